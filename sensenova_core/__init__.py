@@ -1,0 +1,35 @@
+"""A small inference engine for the SenseNova-U1 and U1.5 models.
+
+    engine = sensenova_core.load("path/to/SenseNova-U1-8B-MoT", device="cuda")
+    conditioning = engine.encode("A cute cat")
+    for step in engine.sample(conditioning, width=2048, height=2048, steps=50, cfg=4.0, seed=42):
+        print(step.index + 1, "of", step.total)
+    image = step.image()  # float32 (batch, height, width, 3) in 0 .. 1
+
+Importing this package is cheap; torch is imported when a name is first used.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": ".engine",
+    "Engine": ".engine",
+    "Conditioning": ".prompt",
+    "SamplingSettings": ".sampling",
+    "Step": ".sampling",
+    "Guidance": ".flow",
+    "ModelConfig": ".config",
+    "SenseNovaError": ".errors",
+    "CheckpointError": ".errors",
+    "PromptError": ".errors",
+    "SettingsError": ".errors",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,77 @@
+"""Which tensors a checkpoint folder holds and where they lie, from file headers alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointError
+
+INDEX_NAME = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One stored tensor: its file, its type as safetensors spells it ("BF16"), its shape."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for side in self.shape:
+            count *= side
+        return count
+
+
+def read_headers(folder: str | Path) -> dict[str, TensorHeader]:
+    """Name -> header of every tensor in a Hugging Face folder, sharded or not. No weight is read.
+
+    Raises CheckpointError for a missing, truncated or damaged file, or when an index and its shards disagree.
+    """
+    headers: dict[str, TensorHeader] = {}
+    for file in _shards(Path(folder)):
+        for name, header in _file_headers(file).items():
+            if name in headers:
+                raise CheckpointError(f"{name} lies both in {headers[name].file.name} and in {file.name}; remove one")
+            headers[name] = header
+    return headers
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES)
+            reason = f"; {pickled[0]} is a pickle, which can run code and is never opened" if pickled else ""
+            raise CheckpointError(f"{folder}: no .safetensors file in it{reason}")
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index}: not a safetensors index ({error!r}); fetch the file again") from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{index}: names {outside[0]!r}, which is not a file of this folder")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder}: {len(missing)} of {len(names)} shards missing: {', '.join(missing)}")
+    return [folder / name for name in names]
+
+
+def _file_headers(file: Path) -> dict[str, TensorHeader]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}
+            return {
+                name: TensorHeader(file, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} ({file.stat().st_size:,} bytes) is truncated or damaged: {error}; fetch it again"
+        ) from error

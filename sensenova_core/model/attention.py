@@ -1,0 +1,101 @@
+"""Grouped-query attention: projections with two norms per head, and the kernels that attend."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import DecoderConfig
+from ..errors import SettingsError
+from .rope import Rotation
+
+# (query, key, value, causal) -> out. All (batch, tokens, heads, head_dim); key and value may have fewer heads.
+# causal: the last query sees the last key, the one before sees one less, and so on.
+Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+# (query, key, value) of the new tokens -> out; whoever calls a layer decides what the tokens see.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+BACKENDS = ("auto", "sdpa", "flash")
+
+
+class Attention(nn.Module):
+    """One expert's attention of one layer."""
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.config = config
+        hidden, head_dim = config.hidden_size, config.head_dim
+        self.q_proj = nn.Linear(hidden, config.num_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(hidden, config.num_kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(hidden, config.num_kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * head_dim, hidden, bias=False)
+        for name in ("q_norm", "q_norm_hw", "k_norm", "k_norm_hw"):
+            setattr(self, name, RMSNorm(head_dim // 2, config.rms_norm_eps))
+
+    def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        """x: (batch, tokens, hidden) -> the same."""
+        heads = (*x.shape[:-1], -1, self.config.head_dim)
+        query = self._position(self.q_proj(x).view(heads), self.q_norm, self.q_norm_hw, rotation)
+        key = self._position(self.k_proj(x).view(heads), self.k_norm, self.k_norm_hw, rotation)
+        out = attend(query, key, self.v_proj(x).view(heads))
+        return self.o_proj(out.flatten(-2))
+
+    def _position(self, x: Tensor, norm_t: "RMSNorm", norm_hw: "RMSNorm", rotation: Rotation) -> Tensor:
+        """Normalise the time half and the row-column half, then turn, in float32."""
+        halves = x.float().unflatten(-1, (2, -1))  # (..., heads, 2, head_dim / 2)
+        weight = torch.stack([norm_t.weight, norm_hw.weight]).float()
+        halves = F.rms_norm(halves, halves.shape[-1:], eps=norm_t.eps) * weight
+        return rotation.turn(halves.flatten(-2)).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, in float32 whatever the dtype of x."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def attention_kernel(backend: str) -> Kernel:
+    """The kernel of a backend: "sdpa" (torch), "flash" (the flash-attn package), "auto" (torch's own choice).
+
+    Raises SettingsError for an unknown name, or for "flash" where flash-attn is not installed.
+    """
+    if backend not in BACKENDS:
+        raise SettingsError(f"attention backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    return _flash_kernel() if backend == "flash" else sdpa
+
+
+def sdpa(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Attention through torch, which picks the fastest of its kernels; grouped heads are not repeated in memory."""
+    new, seen = query.shape[1], key.shape[1]
+    mask = None
+    if causal and new > 1 and new != seen:  # torch aligns is_causal to the top left; a small mask aligns it right
+        mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
+    out = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (query, key, value)),
+        attn_mask=mask,
+        is_causal=causal and new == seen and new > 1,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return out.transpose(1, 2)
+
+
+def _flash_kernel() -> Kernel:
+    try:
+        from flash_attn import flash_attn_func
+    except ImportError as error:
+        raise SettingsError(
+            f"attention backend 'flash' needs the flash-attn package, which does not import here ({error}); "
+            "install flash-attn, or choose 'auto' or 'sdpa'"
+        ) from error
+
+    def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        return flash_attn_func(query, key, value, causal=causal)
+
+    return flash

@@ -1,0 +1,40 @@
+"""One expert: a stack of pre-norm decoder layers and the final norm."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..config import DecoderConfig, ExpertsConfig
+from .attention import Attend, Attention, RMSNorm
+from .feed_forward import feed_forward
+from .rope import Rotation
+
+# layer index -> how that layer's new tokens attend
+AttendAt = Callable[[int], Attend]
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: DecoderConfig, experts: ExpertsConfig | None):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = feed_forward(config.hidden_size, config.intermediate_size, experts)
+
+    def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        """x: (batch, tokens, hidden) -> the same."""
+        x = x + self.self_attn(self.input_layernorm(x), rotation, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: DecoderConfig, experts: tuple[ExpertsConfig | None, ...]):
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(config, layer_experts) for layer_experts in experts)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt) -> Tensor:
+        """x: (batch, tokens, hidden) -> the same, after the final norm."""
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotation, attend_at(index))
+        return self.norm(x)

@@ -1,0 +1,51 @@
+"""Pixels -> tokens. The same module reads reference images (understanding) and noisy images (generation)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import VisionConfig
+from .rope import frequencies
+
+# What reference images are normalised with before the understanding embedder, per rgb channel.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class PatchEmbedder(nn.Module):
+    """Patches -> linear, GELU, 2-D rotary -> one token per 2 x 2 patches. The convolutions do not overlap."""
+
+    def __init__(self, config: VisionConfig, hidden_size: int):
+        super().__init__()
+        self.config = config
+        width, patch = config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Conv2d(config.channels, width, patch, stride=patch)
+        self.dense_embedding = nn.Conv2d(width, hidden_size, 2, stride=2)
+
+    def forward(self, patches: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """patches: (batch, tokens, 4, channels * patch * patch) -> (batch, tokens, hidden)."""
+        patch, dense = self.patch_embedding, self.dense_embedding
+        x = F.gelu(F.linear(patches, patch.weight.flatten(1), patch.bias))  # (batch, tokens, 4, width)
+        x = _turn_pairs(x.float(), *rotary).to(patches.dtype)
+        x = x.transpose(-1, -2).flatten(-2)  # (batch, tokens, width * 4), as the 2 x 2 kernel flattens
+        return F.linear(x, dense.weight.flatten(1), dense.bias)
+
+    def rotary(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for a grid of `rows` x `columns` tokens; each float32 (tokens, 4, width / 2).
+
+        The first half of the channels turns with the patch's column, the second with its row.
+        """
+        half = self.config.hidden_size // 2
+        steps = frequencies(half, self.config.rope_theta, device)  # (half / 2,)
+        token = torch.arange(rows * columns, device=device)[:, None]
+        corner = torch.arange(4, device=device)[None]  # of the 2 x 2 patches, row-major
+        column = 2 * (token % columns) + corner % 2  # (tokens, 4)
+        row = 2 * (token // columns) + corner // 2
+        angles = torch.cat([column[..., None] * steps, row[..., None] * steps], -1)  # (tokens, 4, half)
+        return angles.cos(), angles.sin()
+
+
+def _turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn neighbouring channels (0, 1), (2, 3), ... of float32 x; cos and sin: (tokens, 4, width / 2)."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)

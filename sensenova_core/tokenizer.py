@@ -1,0 +1,87 @@
+"""Text <-> token ids, with the model's special tokens kept apart from text a user typed."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import CheckpointError, PromptError
+
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+THINK_START, THINK_END = "<think>", "</think>"
+IMAGE_START, IMAGE_SLOT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+SPECIALS = (TURN_START, TURN_END, THINK_START, THINK_END, IMAGE_START, IMAGE_SLOT, IMAGE_END)
+_SPECIAL_PATTERN = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
+
+
+class Special(str):
+    """A special token by its spelling, as opposed to plain text that happens to spell the same."""
+
+
+def markup(template: str) -> list[str]:
+    """Split text of the protocol itself (never a user's) into Specials and plain text."""
+    pieces = _SPECIAL_PATTERN.split(template)
+    return [Special(piece) if piece in SPECIALS else piece for piece in pieces if piece]
+
+
+class Tokenizer:
+    """The checkpoint's tokenizer. Plain text never becomes a token that structures the sequence."""
+
+    def __init__(self, folder: str | Path):
+        """Read `tokenizer.json`, or where it is missing the slow files (vocab.json, merges.txt) through transformers."""
+        self._backend = _backend(Path(folder))
+        self._backend.encode_special_tokens = True  # a special token spelled in plain text is read letter by letter
+        self.ids = {special: self._backend.token_to_id(special) for special in SPECIALS}
+        unknown = [special for special, index in self.ids.items() if index is None]
+        if unknown:
+            raise CheckpointError(f"{folder}: the tokenizer lacks {', '.join(unknown)}; it is another model's")
+        self._structural = {self.ids[name] for name in (TURN_START, TURN_END, IMAGE_START, IMAGE_SLOT, IMAGE_END)}
+
+    def encode(self, pieces: Iterable[str]) -> list[int]:
+        """Ids of Specials and plain text in order. Plain pieces that touch are tokenised as one text.
+
+        Raises PromptError if the tokenizer reads structure into plain text, or for text that is not Unicode.
+        """
+        ids: list[int] = []
+        plain = ""
+        for piece in (*pieces, Special("")):
+            if not isinstance(piece, Special):
+                plain += piece
+                continue
+            if plain:
+                ids += self._plain(plain)
+                plain = ""
+            if piece:
+                ids.append(self.ids[piece])
+        return ids
+
+    def _plain(self, text: str) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"the prompt holds a character that is not Unicode text (at {error.start}: {text[error.start]!r}); remove it"
+            ) from error
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        found = self._structural.intersection(ids)
+        if found:
+            spelled = next(name for name, index in self.ids.items() if index in found)
+            raise PromptError(f"the prompt spells the special token {spelled}, which would break it; write it differently")
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+
+def _backend(folder: Path):
+    from tokenizers import Tokenizer as Backend
+
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return Backend.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises bare Exception for a file it cannot parse
+            raise CheckpointError(f"{folder / 'tokenizer.json'}: not readable ({error}); fetch the file again") from error
+    if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
+        raise CheckpointError(f"{folder}: no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt")
+    from transformers import Qwen2TokenizerFast
+
+    return Qwen2TokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
