@@ -1,0 +1,40 @@
+# Every target sets up what it needs in .venv, so each works as the first command after a clone.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+DEMO := build/demo-checkpoint
+
+.PHONY: demo test live bench lint clean
+
+demo: $(VENV)/.runtime
+	$(VENV)/bin/python tools/demo/make_checkpoint.py $(DEMO)
+	$(VENV)/bin/sensenova generate --model $(DEMO) --prompt "a red circle on a blue background" \
+		--width 256 --height 256 --num-steps 20 --output outputs/demo.png
+	@echo "outputs/demo.png: drawn by a tiny model with random weights, so it shows coloured noise, not the prompt."
+
+test: lint
+	$(VENV)/bin/python -m pytest -q
+
+live: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -q tests/live -rs
+
+bench: $(VENV)/.runtime
+	$(VENV)/bin/python benchmarks/text_to_image.py
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build outputs
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@ $(VENV)/.runtime
