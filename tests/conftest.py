@@ -1,0 +1,78 @@
+"""What all tests share: engines on the tiny checkpoints, and copies of checkpoints to break."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import sensenova_core
+from tests.golden_set import checkpoint
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+class RepositoryIsAFolder:
+    """The `__init__.py` at the root is ComfyUI's door into the pack; pytest would import it as a package of tests."""
+
+    @pytest.hookimpl
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == REPOSITORY else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(RepositoryIsAFolder())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads():
+    """More gain nothing at this size, and the machine may be shared."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def engines() -> Callable[[str], sensenova_core.Engine]:
+    """Name of a tiny checkpoint -> its engine in float32, loaded once. Tests leave its weights as they are."""
+    loaded: dict[str, sensenova_core.Engine] = {}
+
+    def engine(name: str) -> sensenova_core.Engine:
+        if name not in loaded:
+            loaded[name] = sensenova_core.load(checkpoint(name))
+        return loaded[name]
+
+    return engine
+
+
+@pytest.fixture
+def engine() -> sensenova_core.Engine:
+    """An engine of its own, to break."""
+    return sensenova_core.load(checkpoint("tiny-u15"))
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[..., Path]:
+    """(name, config=edit, weights=edit) -> a writable copy of a tiny checkpoint, changed by these functions."""
+
+    def copy(name: str = "tiny-u15", config=None, weights=None) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in checkpoint(name).iterdir():
+            shutil.copyfile(file, folder / file.name)
+        if config:
+            edit_json(folder / "config.json", config)
+        if weights:
+            tensors = load_file(folder / "model.safetensors")
+            weights(tensors)
+            save_file(tensors, folder / "model.safetensors")
+        return folder
+
+    return copy
+
+
+def edit_json(path: Path, edit: Callable[[dict], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    edit(content)
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,129 @@
+"""Whole text-to-image runs against the reference implementation, step by step."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sensenova_core import flow
+from sensenova_core.layout import image_to_tokens, to_patches
+from sensenova_core.prompt import image_positions
+from tests.golden_set import cases, relative_error, sample_settings, tensors
+
+PICTURE = 1e-4  # worst measured: 1.3e-5, in the batch of two of the mixture of experts
+COMPONENT = 1e-5
+BRANCHES = {"condition": "cond", "unconditional": "uncond"}  # ours -> as golden files spell them
+CASES = [case for case in cases("t2i") if not case["params"]["think_mode"]]
+
+
+def having(tensor: str):
+    """Only the cases that hold this tensor."""
+    chosen = [case for case in CASES if tensor in case["tensors"]]
+    return pytest.mark.parametrize("drawn", chosen, indirect=True, ids=lambda case: case["name"])
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case["name"])
+def drawn(request, engines) -> SimpleNamespace:
+    """One case drawn as a user would, with what went in and out of the model recorded on the way."""
+    case = request.param
+    engine, settings = engines(case["checkpoint"]), sample_settings(case)
+    conditioning = engine.encode(case["prompt"])
+    generation, embedded, guesses = engine.model.generation, [], []
+    hooks = [
+        generation.vision.register_forward_pre_hook(lambda _, args: embedded.append(args[0].clone())),
+        generation.head.register_forward_hook(lambda _, __, out: guesses.append(out.clone())),
+    ]
+    steps = list(engine.sample(conditioning, **settings))
+    for hook in hooks:
+        hook.remove()
+    side = engine.config.token_pixels
+    return SimpleNamespace(
+        case=case,
+        settings=settings,
+        golden=tensors(case),
+        engine=engine,
+        conditioning=conditioning,
+        steps=steps,
+        embedded=embedded,
+        guesses=guesses,
+        rows=settings["height"] // side,
+        columns=settings["width"] // side,
+    )
+
+
+def test_ids_and_positions(drawn):
+    compared = 0
+    for ours, theirs in BRANCHES.items():
+        if f"input_ids_{theirs}" in drawn.golden:
+            sequence = drawn.conditioning.sequences[ours]
+            assert sequence.ids.tolist() == drawn.golden[f"input_ids_{theirs}"].tolist()
+            assert sequence.positions.tolist() == drawn.golden[f"indexes_{theirs}"].tolist()
+            image = image_positions(sequence.last_t + 1, drawn.rows, drawn.columns)
+            assert image.tolist() == drawn.golden[f"image_indexes_{theirs}"].tolist()
+            compared += 1
+    assert compared == (2 if drawn.settings["cfg"] > 1 else 1)
+
+
+def test_times(drawn):
+    reference = drawn.golden["timesteps"]
+    torch.testing.assert_close(flow.schedule(drawn.settings["steps"], drawn.settings["shift"]), reference)
+    assert [step.t for step in drawn.steps] == pytest.approx(reference[:-1].tolist(), abs=1e-6)
+    assert [step.index for step in drawn.steps] == list(range(len(reference) - 1))
+
+
+def test_noise_scale(drawn):
+    noise = drawn.engine.config.noise
+    scale = flow.noise_scale(noise, drawn.rows * drawn.columns)
+    assert scale == pytest.approx(drawn.case["noise_scale"], rel=1e-12)
+    assert scale / noise.max_scale == pytest.approx(drawn.case["noise_scale_embed_input"], rel=1e-12)
+
+
+@having("init_image")
+def test_starting_noise(drawn):
+    """The same numbers as the reference draws from a seed, and they are what the model is given first."""
+    reference, settings = drawn.golden["init_image"], drawn.settings
+    noise = flow.starting_noise(settings["seed"], settings["batch_size"], settings["height"], settings["width"])
+    assert torch.equal(drawn.case["noise_scale"] * noise, reference)
+    if settings["cfg_norm"] != "cfg_zero_star":  # which stands still at step 0, without asking the model
+        assert torch.equal(drawn.embedded[0], to_patches(reference, drawn.engine.config.vision.patch_size))
+
+
+@having("v_first_cond")
+def test_first_velocities(drawn):
+    first = [drawn.golden[f"v_first_{name}"] for name in BRANCHES.values() if f"v_first_{name}" in drawn.golden]
+    z = image_to_tokens(drawn.golden["init_image"], drawn.engine.config.token_pixels)
+    for guess, reference in zip(drawn.guesses[0].chunk(len(first)), first, strict=True):
+        assert relative_error(flow.velocity(guess, z, torch.tensor(0.0), 0.02), reference) < COMPONENT
+
+
+@having("z_steps")
+def test_each_step(drawn):
+    for step, reference in zip(drawn.steps, drawn.golden["z_steps"], strict=True):
+        assert relative_error(step.z, reference) < PICTURE
+
+
+def test_image(drawn):
+    assert relative_error(drawn.steps[-1].pixels(), drawn.golden["image"]) < PICTURE
+
+
+def test_image_ready_to_show(drawn):
+    image = drawn.steps[-1].image()  # (batch, height, width, 3) in 0 .. 1
+    pixels = drawn.golden["image"]
+    expected = drawn.golden.get("image_u8", (pixels * 0.5 + 0.5).clamp(0, 1).mul(255).round().permute(0, 2, 3, 1))
+    assert ((image * 255).round() - expected.float()).abs().max() <= 1
+
+
+@having("prefix_k_cond")
+def test_prefix(drawn):
+    """What the prompt has become: keys and values of its last tokens, and its last hidden state."""
+    engine, hidden = drawn.engine, []
+    hook = engine.model.understanding.decoder.register_forward_hook(lambda _, __, out: hidden.append(out))
+    engine.prefixes.clear()
+    prefix = engine.read(drawn.conditioning.sequences["condition"])
+    hook.remove()
+    for ours, theirs in ((prefix.keys, "prefix_k_cond"), (prefix.values, "prefix_v_cond")):
+        reference = drawn.golden[theirs]  # (layers, kv_heads, last tokens, head_dim)
+        last = torch.cat(ours)[:, -reference.shape[2] :].transpose(1, 2)
+        assert relative_error(last, reference) < COMPONENT
+    reference = drawn.golden["prefix_last_hidden_cond"].flatten()
+    assert relative_error(hidden[0][0, -1], reference) < COMPONENT
