@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import prompt as prompts
-from .checkpoint import check_names_and_shapes, drop_weights, load_weights, read_headers
+from .checkpoint import STORED_DTYPES, check_names_and_shapes, drop_weights, load_weights, read_headers
 from .config import ModelConfig
 from .errors import SettingsError
 from .flow import Guidance
@@ -16,7 +16,7 @@ from .memory import MODES_IN_EFFECT, check_mode, parse_max_memory
 from .model import SenseNovaU1, attention_kernel
 from .prefix import Prefix, PrefixCache, Reading
 from .prompt import Conditioning, Sequence
-from .sampling import Denoiser, SamplingSettings, Step
+from .sampling import Denoiser, SamplingSettings, Step, working_bytes
 from .tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,6 +32,7 @@ def load(
     vram_mode: str = "auto",
     max_memory: str = "auto",
     attention: str = "auto",
+    place: bool = True,
 ) -> "Engine":
     """Load a Hugging Face checkpoint folder of the SenseNova-U1 family.
 
@@ -39,12 +40,16 @@ def load(
     vram_mode, max_memory: see memory.budget; whatever they say, every weight is kept on the device for now.
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
     nothing. Weights go from the memory-mapped files to `device`; on the CPU in their stored dtype they stay mapped.
+    place=False leaves them on disk until they are first needed.
     """
     check_mode(vram_mode)
     if parse_max_memory(max_memory) or vram_mode not in MODES_IN_EFFECT:
-        log.warning("vram_mode=%s, max_memory=%s: no effect yet, every weight stays on %s", vram_mode, max_memory, device)
+        log.warning(
+            "vram_mode=%s, max_memory=%s: no effect yet, every weight stays on %s", vram_mode, max_memory, device
+        )
     engine = Engine(path, device, dtype, attention)
-    engine.place()
+    if place:
+        engine.place()
     return engine
 
 
@@ -72,6 +77,22 @@ class Engine:
     def placed(self) -> bool:
         """Whether the weights are where they run."""
         return self.model.device.type != "meta"
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype that matmuls run in."""
+        return self.dtype or STORED_DTYPES[self._headers["language_model.model.layers.0.self_attn.o_proj.weight"].dtype]
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take on the device."""
+        size = self.dtype.itemsize if self.dtype else None
+        return sum(header.numel * (size or header.itemsize) for header in self._headers.values())
+
+    def working_bytes(self, conditioning: Conditioning, settings: SamplingSettings) -> int:
+        """Device memory that sampling needs beside the weights, estimated from above."""
+        prefix_tokens = sum(len(sequence.ids) for sequence in conditioning.sequences.values())
+        return working_bytes(self.config, settings, prefix_tokens, self.compute_dtype.itemsize)
 
     def place(self) -> None:
         """Bring the weights from the files to the device, unless they are there."""

@@ -78,7 +78,8 @@ def read_custom_groups(path: str | Path) -> dict[str, list[str]]:
     except (OSError, ValueError) as error:
         raise SettingsError(f"custom groups {path}: {error}; give a JSON file") from error
     if not isinstance(groups, dict) or not all(
-        isinstance(prefixes, list) and all(isinstance(prefix, str) for prefix in prefixes) for prefixes in groups.values()
+        isinstance(prefixes, list) and all(isinstance(prefix, str) for prefix in prefixes)
+        for prefixes in groups.values()
     ):
         raise SettingsError(f'custom groups {path}: expected {{"group": ["prefix", ...]}}')
     return groups

@@ -31,7 +31,7 @@ def picture(inspection: Inspection) -> Image.Image:
         return top + BAR + GAP
 
     top = bar(MARGIN // 2, "all parameters", list(colours))
-    for name, total in pathways.items():
+    for name in pathways:
         own = next(group for group in (UNDERSTANDING, GENERATION) if name.startswith(group.split("_")[0]))
         top = bar(top, name, [own, SHARED])
     for group, colour in colours.items():

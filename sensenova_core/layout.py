@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def to_patches(image: Tensor, patch: int) -> Tensor:
-    """(batch, channels, height, width) -> (batch, tokens, 4, channels * patch * patch), tokens and patches row-major."""
+    """(batch, channels, height, width) -> (batch, tokens, 4, channels * patch * patch), a token's patches row-major."""
     batch, channels, height, width = image.shape
     rows, columns = height // (2 * patch), width // (2 * patch)
     pieces = image.reshape(batch, channels, rows, 2, patch, columns, 2, patch)

@@ -20,7 +20,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def save_png(image: Tensor, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write (height, width, 3) in 0 .. 1 with `settings` as JSON in its metadata. The file appears whole or not at all."""
+    """Write (height, width, 3) in 0 .. 1, `settings` as JSON in its metadata. The file appears whole or not at all."""
     info = PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,8 @@ class Prefix:
 class Reading:
     """Attention while the understanding expert reads: text sees what came before, an image also all of itself.
 
-    Collects the keys and values of every layer. runs: (stop, is_image) of each stretch of new tokens, in order; attending
-    run by run needs no mask over the whole sequence.
+    Collects the keys and values of every layer. runs: (stop, is_image) of each stretch of new tokens, in order;
+    attending run by run needs no mask over the whole sequence.
     """
 
     def __init__(self, runs: tuple[tuple[int, bool], ...], kernel: Kernel, past: Prefix | None = None):
@@ -63,7 +63,7 @@ class Drawing:
     """Attention while the generation expert draws: every image token sees its branch's prefix and the whole image.
 
     The linear layers see all branches as one batch of (branches * images) rows, branch by branch; here each branch
-    attends with its own prefix, so nothing is padded or masked. One pair of buffers per branch serves all layers and steps.
+    attends with its own prefix, so nothing is padded or masked. A branch's buffers serve all layers and steps.
     """
 
     def __init__(self, prefixes: tuple[Prefix, ...], images: int, tokens: int, kernel: Kernel):

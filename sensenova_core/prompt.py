@@ -103,7 +103,8 @@ def _sequence(tokenizer: Tokenizer, pieces: list[str], max_tokens: int) -> Seque
     ids = torch.tensor(tokenizer.encode(pieces), dtype=torch.int64)
     if len(ids) > max_tokens:
         raise PromptError(
-            f"the prompt comes to {len(ids):,} tokens, {len(ids) - max_tokens:,} over the model's {max_tokens:,}; shorten it"
+            f"the prompt comes to {len(ids):,} tokens, {len(ids) - max_tokens:,} over the model's {max_tokens:,}; "
+            "shorten it"
         )
     return Sequence(ids, positions(ids, tokenizer.ids[IMAGE_START], tokenizer.ids[IMAGE_SLOT], ()))
 

@@ -70,6 +70,25 @@ class SamplingSettings:
         }
 
 
+def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens: int, itemsize: int) -> int:
+    """Device memory for drawing beside the weights, from above: prefixes, buffers, and one layer's activations.
+
+    prefix_tokens: over all branches. itemsize: bytes of a number in the compute dtype.
+    """
+    decoder, branches = config.decoder, 3
+    tokens = settings.width * settings.height // config.token_pixels**2 * settings.batch_size
+    kv = 2 * decoder.num_kv_heads * decoder.head_dim * itemsize  # of one token in one layer
+    prefixes = prefix_tokens * kv * decoder.num_layers
+    buffers = (prefix_tokens * settings.batch_size + branches * tokens) * kv
+    experts = decoder.generation_experts[0]
+    width = decoder.intermediate_size if experts is None else experts.width * experts.per_token
+    feed_forward = 3 * width * itemsize
+    attention = decoder.num_heads * decoder.head_dim * (3 * itemsize + 3 * 4)  # turned in float32
+    layer = 4 * decoder.hidden_size * (itemsize + 4) + max(feed_forward, attention)
+    image = 8 * 4 * config.token_values  # noise, z, guesses, velocities and the picture, in float32
+    return prefixes + buffers + tokens * (branches * layer + image)
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One step taken. index: 0 .. total - 1. t: the time it was taken at. z: tokens after it, float32.
@@ -149,10 +168,10 @@ class Denoiser:
         for index in range(self.settings.steps):
             t, t_next = self.device_times[index], self.device_times[index + 1]
             v = self._guided_velocity(z, index)
-            yield_guess = z + (1 - t) * v
+            guess = z + (1 - t) * v
             z = z + (t_next - t) * v
             yield Step(
-                index, self.settings.steps, float(self.times[index]), z, yield_guess, self.rows, self.columns, self.side
+                index, self.settings.steps, float(self.times[index]), z, guess, self.rows, self.columns, self.side
             )
 
     def _guided_velocity(self, z: Tensor, index: int) -> Tensor:
@@ -169,7 +188,7 @@ class Denoiser:
         )
 
     def _guesses(self, z: Tensor, index: int, branches: int) -> tuple[Tensor, ...]:
-        """The clean image as each of the first `branches` branches sees it: float32 tokens. One pass for all of them."""
+        """The clean image as each of the first `branches` branches sees it, in one pass: float32 tokens."""
         image = tokens_to_image(z, self.side, self.rows, self.columns).to(self.model.dtype)
         x = self.generation.vision(to_patches(image, self.side // 2), self.vision_rotary)
         x = (x + self.time_embeddings[index]).repeat(branches, 1, 1)  # (branches * images, tokens, hidden)

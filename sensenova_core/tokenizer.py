@@ -27,7 +27,7 @@ class Tokenizer:
     """The checkpoint's tokenizer. Plain text never becomes a token that structures the sequence."""
 
     def __init__(self, folder: str | Path):
-        """Read `tokenizer.json`, or where it is missing the slow files (vocab.json, merges.txt) through transformers."""
+        """Read `tokenizer.json`, or where it is missing vocab.json and merges.txt through transformers."""
         self._backend = _backend(Path(folder))
         self._backend.encode_special_tokens = True  # a special token spelled in plain text is read letter by letter
         self.ids = {special: self._backend.token_to_id(special) for special in SPECIALS}
@@ -59,13 +59,16 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise PromptError(
-                f"the prompt holds a character that is not Unicode text (at {error.start}: {text[error.start]!r}); remove it"
+                f"the prompt holds a character that is not Unicode text (at {error.start}: {text[error.start]!r}); "
+                "remove it"
             ) from error
         ids = self._backend.encode(text, add_special_tokens=False).ids
         found = self._structural.intersection(ids)
         if found:
             spelled = next(name for name, index in self.ids.items() if index in found)
-            raise PromptError(f"the prompt spells the special token {spelled}, which would break it; write it differently")
+            raise PromptError(
+                f"the prompt spells the special token {spelled}, which would break it; write it differently"
+            )
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -79,7 +82,9 @@ def _backend(folder: Path):
         try:
             return Backend.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises bare Exception for a file it cannot parse
-            raise CheckpointError(f"{folder / 'tokenizer.json'}: not readable ({error}); fetch the file again") from error
+            raise CheckpointError(
+                f"{folder / 'tokenizer.json'}: not readable ({error}); fetch the file again"
+            ) from error
     if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
         raise CheckpointError(f"{folder}: no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt")
     from transformers import Qwen2TokenizerFast

@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 
 INDEX_NAME = "model.safetensors.index.json"
+# What safetensors calls the types that weights of this family are stored in.
+STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -21,11 +25,12 @@ class TensorHeader:
     shape: tuple[int, ...]
 
     @property
+    def itemsize(self) -> int:
+        return STORED_DTYPES[self.dtype].itemsize
+
+    @property
     def numel(self) -> int:
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
+        return prod(self.shape)
 
 
 def read_headers(folder: str | Path) -> dict[str, TensorHeader]:
@@ -67,7 +72,7 @@ def _shards(folder: Path) -> list[Path]:
 def _file_headers(file: Path) -> dict[str, TensorHeader]:
     try:
         with safe_open(file, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}
+            slices = {name: opened.get_slice(name) for name in list(opened.keys())}
             return {
                 name: TensorHeader(file, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
             }

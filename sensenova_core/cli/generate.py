@@ -45,8 +45,12 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--cfg-interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("START", "END"), help="times with guidance"
     )
-    parser.add_argument("--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of weights")
+    parser.add_argument(
+        "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
+    )
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of weights"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
     parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png")
@@ -73,7 +77,7 @@ def run(options) -> int:
         tokens = job.settings.width * job.settings.height // engine.config.token_pixels**2
         with profile.generating(job.settings.batch_size, tokens):
             steps = tqdm(engine.denoise(conditioning, job.settings), total=job.settings.steps, unit="step", leave=False)
-            for step in steps:
+            for step in steps:  # noqa: B007 - the last one is the result
                 profile.tick()
             image = step.image()
         for path in save(image, job, Path(options.output), str(options.model)):

@@ -17,7 +17,9 @@ def add_parser(commands) -> None:
         metavar="GROUP",
         help='groups to list the members of; "all" for every one, "" for none (default: shared)',
     )
-    parser.add_argument("--custom-groups-json", metavar="FILE", help='{"group": ["prefix", ...]} in place of the defaults')
+    parser.add_argument(
+        "--custom-groups-json", metavar="FILE", help='{"group": ["prefix", ...]} in place of the defaults'
+    )
     parser.set_defaults(run=run)
 
 

@@ -12,9 +12,7 @@ class LinearHead(nn.Sequential):
 
     def __init__(self, config: ModelConfig):
         width = config.head_width
-        super().__init__(
-            nn.Linear(config.decoder.hidden_size, width), nn.GELU(), nn.Linear(width, config.token_values)
-        )
+        super().__init__(nn.Linear(config.decoder.hidden_size, width), nn.GELU(), nn.Linear(width, config.token_values))
 
     def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """(batch, rows * columns, hidden) -> (batch, rows * columns, token values)."""

@@ -1,0 +1,50 @@
+"""The Inspect node: a checkpoint's parameters by group, without loading it."""
+
+from comfy_api.latest import io, ui
+
+from ..sensenova_core import inspect as core
+from ..sensenova_core.inspect_picture import picture
+from . import host
+from .load import checkpoint_input
+from .sockets import CATEGORY
+
+
+class Inspect(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreInspect",
+            display_name="SenseNova U1 Inspect",
+            category=CATEGORY,
+            description="Counts a checkpoint's parameters by group (understanding, generation, shared) and by pathway. "
+            "Reads file headers only, so any size takes a second.",
+            search_aliases=["parameters", "model size"],
+            is_output_node=True,
+            inputs=[
+                checkpoint_input(),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(core.DTYPE_BYTES),
+                    default="bfloat16",
+                    tooltip="What the memory column is counted in; it does not change the counts.",
+                ),
+                io.String.Input(
+                    "show_groups",
+                    default=core.SHARED,
+                    tooltip="Groups to list the members of, separated by spaces; all for every group, empty for none.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="report"), io.Image.Output(display_name="picture")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint, **kwargs):
+        folder = host.checkpoint_folders().get(checkpoint)
+        return host.fingerprint(folder) if folder else None
+
+    @classmethod
+    def execute(cls, checkpoint, dtype, show_groups) -> io.NodeOutput:
+        inspection = core.inspect(host.checkpoint_folder(checkpoint))
+        report = core.report(inspection, dtype, tuple(show_groups.replace(",", " ").split()))
+        image = host.picture_to_wire(picture(inspection))
+        return io.NodeOutput(report, image, ui=ui.PreviewImage(image, cls=cls))

@@ -1,0 +1,83 @@
+"""The Loader."""
+
+from comfy_api.latest import io
+
+from ..sensenova_core import load
+from ..sensenova_core.engine import DTYPES
+from ..sensenova_core.memory import MODES
+from ..sensenova_core.model import BACKENDS
+from . import host
+from .sockets import CATEGORY, Model
+
+
+def checkpoint_input() -> io.Combo.Input:
+    """The list of checkpoint folders, refreshed whenever the graph editor asks."""
+    return io.Combo.Input(
+        "checkpoint",
+        options=list(host.checkpoint_folders()) or [host.NOTHING_FOUND],
+        tooltip="A SenseNova-U1 or U1.5 checkpoint folder (config.json, *.safetensors, tokenizer files) inside "
+        "models/sensenova or models/diffusion_models. Press R to refresh the list.",
+    )
+
+
+class Loader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreLoader",
+            display_name="SenseNova U1 Loader",
+            category=CATEGORY,
+            description="Loads one SenseNova-U1 or U1.5 checkpoint for every task. Files are checked in full before "
+            "any weight is read, and weights are read straight from the memory-mapped files.",
+            search_aliases=["sensenova", "u1", "u1.5", "neo"],
+            inputs=[
+                checkpoint_input(),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", *DTYPES],
+                    default="auto",
+                    tooltip="What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or "
+                    "float32 on a device without bfloat16. float32 is exact and takes twice the memory.",
+                ),
+                io.Combo.Input(
+                    "vram_mode",
+                    options=list(MODES),
+                    default="auto",
+                    tooltip="Where weights live. For now every mode does what full does: all weights stay on the "
+                    "device (35 GB for the 8B models in bfloat16). balanced and low, which are to stream layers, have "
+                    "no effect yet.",
+                ),
+                io.String.Input(
+                    "max_memory",
+                    default="auto",
+                    tooltip="A limit such as 13GiB, or 0=13GiB,cpu=64GiB; auto is none. Has no effect yet.",
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(BACKENDS),
+                    default="auto",
+                    advanced=True,
+                    tooltip="auto and sdpa: torch's own attention. flash: the flash-attn package, which must be "
+                    "installed; float16 or bfloat16 on NVIDIA cards only.",
+                ),
+            ],
+            outputs=[Model.Output(display_name="model")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint, **kwargs):
+        folder = host.checkpoint_folders().get(checkpoint)
+        return host.fingerprint(folder) if folder else None
+
+    @classmethod
+    def execute(cls, checkpoint, dtype, vram_mode, max_memory, attention) -> io.NodeOutput:
+        engine = load(
+            host.checkpoint_folder(checkpoint),
+            device=host.torch_device(),
+            dtype=host.weight_dtype(dtype),
+            vram_mode=vram_mode,
+            max_memory=max_memory,
+            attention=attention,
+            place=False,
+        )
+        return io.NodeOutput(host.LoadedModel(engine))
