@@ -91,7 +91,7 @@ class FlowMatchSampler(io.ComfyNode):
                     options=list(CFG_NORMS),
                     default="none",
                     tooltip="Tames strong guidance. global: never longer than the unguided step, over the whole image; "
-                    "channel: the same token by token; cfg_zero_star: rescales the unconditional branch, skips step one "
+                    "channel: the same token by token; cfg_zero_star: rescales the unconditional branch, skips step 1 "
                     "(text to image only).",
                 ),
                 _interval_end("cfg_start", 0.0, "first"),

@@ -1,4 +1,4 @@
-"""A prompt -> the token sequence of each guidance branch, with positions. Templates: docs/architecture.md."""
+"""A prompt -> the token sequence of each guidance branch, with positions. Templates: docs/model.md."""
 
 import hashlib
 import json

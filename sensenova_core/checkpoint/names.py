@@ -1,6 +1,6 @@
 """Parameter names: ours (two experts side by side) -> the published checkpoints' (experts interleaved by suffix).
 
-Rules: ../docs/architecture.md. A path component that ends in `_mot_gen` marks the generation expert.
+Rules: docs/model.md. A path component that ends in `_mot_gen` marks the generation expert.
 """
 
 _SUFFIX = "_mot_gen"

@@ -1,0 +1,151 @@
+"""Time and memory of drawing one batch, beside what the arithmetic alone would take.
+
+    python benchmarks/text_to_image.py                                  # small geometry, CPU
+    python benchmarks/text_to_image.py --geometry u1-8b --device cuda --width 2048 --height 2048 --steps 50
+    python benchmarks/text_to_image.py --model FOLDER                   # a checkpoint's own weights
+
+Random weights of the named geometry, a prefix of random tokens. The limit is the step's arithmetic at the rate of a
+large matrix product measured in the same run. Writes JSON with date, machine and versions.
+"""
+
+import argparse
+import json
+import platform
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from geometry import GEOMETRIES, model_config, random_model, step_flops
+
+import sensenova_core
+from sensenova_core.flow import Guidance
+from sensenova_core.model import SenseNovaU1, attention_kernel
+from sensenova_core.prefix import Prefix, Reading
+from sensenova_core.profile import GIB, Peak
+from sensenova_core.prompt import Sequence
+from sensenova_core.sampling import Denoiser, SamplingSettings
+
+CONDITION_TOKENS, UNCONDITIONAL_TOKENS = 400, 9  # a usual prompt with the system message, and the empty prompt
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product: the best of several."""
+    side = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        synchronize(device)
+        start = time.perf_counter()
+        left @ right
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def read(model: SenseNovaU1, tokens: int, kernel) -> Prefix:
+    """A prefix of random tokens."""
+    ids = torch.randint(model.config.decoder.vocab_size, (tokens,), generator=torch.Generator().manual_seed(tokens))
+    sequence = Sequence(ids, torch.stack([torch.arange(tokens), *torch.zeros(2, tokens, dtype=torch.int64)]))
+    reading = Reading(sequence.runs, kernel)
+    embedded = model.understanding.embed_tokens(ids.to(model.device))[None]
+    model.understanding.decoder(embedded, model.rotation(sequence.positions[None].to(model.device)), reading.attend_at)
+    return reading.prefix(tokens - 1)
+
+
+@torch.inference_mode()
+def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dict:
+    device, kernel, peak = model.device, attention_kernel(backend), Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    branches = settings.guidance.branches(False, 0.0)
+    lengths = [CONDITION_TOKENS, UNCONDITIONAL_TOKENS][: len(branches)]
+    synchronize(device)
+    start = time.perf_counter()
+    prefixes = {branch: read(model, tokens, kernel) for branch, tokens in zip(branches, lengths, strict=True)}
+    synchronize(device)
+    reading_seconds = time.perf_counter() - start
+    denoiser = Denoiser(model, prefixes, settings, kernel, edit=False)
+    seconds = []
+    start = time.perf_counter()
+    for step in denoiser.steps():  # noqa: B007 - the last one is the result
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+        peak.update(device)
+        start = time.perf_counter()
+    step.image()
+    tokens = denoiser.rows * denoiser.columns
+    flops = step_flops(model, tokens, lengths, settings.batch_size)
+    rate = matmul_rate(device, model.dtype)
+    steady = sorted(seconds[1:] or seconds)
+    return {
+        "image_tokens": tokens,
+        "branches": len(branches),
+        "reading_s": reading_seconds,
+        "first_step_s": seconds[0],
+        "step_s": steady[len(steady) // 2],
+        "image_s": reading_seconds + sum(seconds),
+        "step_tflop": flops / 1e12,
+        "matmul_tflops": rate / 1e12,
+        "step_limit_s": flops / rate,
+        "step_over_limit": steady[len(steady) // 2] * rate / flops,
+        "peak_allocated_gib": peak.allocated / GIB,
+        "peak_reserved_gib": peak.reserved / GIB,
+        "peak_rss_gib": peak.resident / GIB,
+    }
+
+
+def machine(device: torch.device) -> dict:
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sensenova_core": sensenova_core.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--geometry", choices=GEOMETRIES, default="small")
+    parser.add_argument("--layers", type=int, help="fewer or more layers than the geometry has")
+    parser.add_argument("--model", help="a checkpoint folder in place of random weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--output", type=Path, default=Path("build/bench/text_to_image.json"))
+    options = parser.parse_args()
+
+    device = torch.device(options.device)
+    dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    if options.model:
+        model = sensenova_core.load(options.model, device, dtype).model
+    else:
+        model = random_model(model_config(options.geometry, options.layers), device, dtype)
+    settings = SamplingSettings(
+        options.width, options.height, options.steps, Guidance(options.cfg), batch_size=options.batch_size
+    )
+    settings.check_size(model.config)
+    figures = measure(model, settings, options.attention)
+    run = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(device), "run": run | {"dtype": str(dtype)}, "figures": figures}
+    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for name, value in figures.items():
+        print(f"{name:<20} {value:.4g}" if isinstance(value, float) else f"{name:<20} {value}")
+    print(options.output)
+
+
+if __name__ == "__main__":
+    main()
