@@ -125,10 +125,9 @@ print(loaded - before, anonymous() - before)
     command = [sys.executable, "-c", script, str(checkpoint("tiny-u15")), str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     (tmp_path / "model.safetensors").unlink()
-    print(done.stdout)
     loaded, drawn = map(int, done.stdout.split())
-    assert loaded < 0.1 * size, f"loading took {loaded:,} bytes"  # measured: 6 MB, of 214
-    assert drawn < 0.25 * size, f"drawing took {drawn:,} bytes"  # measured: 20 MB
+    assert loaded < 0.02 * size, f"loading took {loaded:,} bytes"  # measured: 16 kB, of 226 MB
+    assert drawn < 0.5 * size, f"drawing took {drawn:,} bytes"  # measured: 35 MB, the activations of the prompt
 
 
 @pytest.fixture
@@ -265,3 +264,18 @@ def test_dangling_link(copy_of):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(folder / "gone")
     assert "model.safetensors" in refusal(folder)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="known bug: the message names the fault, not the remedy")
+@pytest.mark.parametrize("fault", ["a shard is missing", "only a pickle", "index leaves the folder"])
+def test_faults_of_files_name_a_remedy(copy_of, fault):
+    folder = copy_of()
+    if fault == "only a pickle":
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    elif fault == "a shard is missing":
+        (shard(folder) / "model-00002-of-00002.safetensors").unlink()
+    else:
+        index = shard(folder) / "model.safetensors.index.json"
+        edit_json(index, lambda content: content["weight_map"].update(x="../x.safetensors"))
+    message = refusal(folder)
+    assert any(word in message for word in ("fetch", "download", "give", "convert"))
