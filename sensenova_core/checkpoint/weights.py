@@ -7,14 +7,14 @@ from safetensors import safe_open
 from torch import nn
 
 from ..errors import CheckpointError
-from .headers import TensorHeader
+from .headers import STORED_DTYPES, TensorHeader
 from .names import checkpoint_name
 
 _SHOWN = 8  # names listed of each kind of mismatch
 
 
 def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]) -> None:
-    """Raise one CheckpointError naming every missing, extra and misshapen tensor. Reads no weight."""
+    """Raise one CheckpointError naming every missing, extra, misshapen or unreadable tensor. Reads no weight."""
     expected = {checkpoint_name(name): tuple(value.shape) for name, value in model.named_parameters()}
     missing = [name for name in expected if name not in headers]
     extra = [name for name in headers if name not in expected]
@@ -23,7 +23,17 @@ def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]
         for name, shape in expected.items()
         if name in headers and headers[name].shape != shape
     ]
-    kinds = {"missing": missing, "not part of the model": extra, "of another shape": misshapen}
+    foreign = [
+        f"{name} is {header.dtype}, readable are {', '.join(STORED_DTYPES)}"
+        for name, header in headers.items()
+        if header.dtype not in STORED_DTYPES
+    ]
+    kinds = {
+        "missing": missing,
+        "not part of the model": extra,
+        "of another shape": misshapen,
+        "of another type": foreign,
+    }
     problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise CheckpointError(

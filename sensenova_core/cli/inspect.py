@@ -1,33 +1,40 @@
 """`sensenova inspect`: where a checkpoint's parameters are."""
 
-from .. import inspect as core
+from dataclasses import replace
+
 from .models import add_model_option, resolve_model
+
+DEFAULT_GROUPS = ["shared"]
 
 
 def add_parser(commands) -> None:
     parser = commands.add_parser("inspect", help="count a checkpoint's parameters; reads no weight")
     add_model_option(parser)
     parser.add_argument(
-        "--dtype", choices=core.DTYPE_BYTES, default="bfloat16", help="what the memory column is counted in"
+        "--dtype",
+        default="bfloat16",
+        help="what the memory column is counted in: float32, float16, bfloat16 (default: bfloat16)",
     )
     parser.add_argument(
         "--show-groups",
         nargs="*",
-        default=[core.SHARED],
+        default=DEFAULT_GROUPS,
         metavar="GROUP",
         help='groups to list the members of; "all" for every one, "" for none (default: shared)',
     )
     parser.add_argument(
-        "--custom-groups-json", metavar="FILE", help='{"group": ["prefix", ...]} in place of the defaults'
+        "--custom-groups-json", metavar="FILE", help='{"group": ["prefix", ...]} in place of the default groups'
     )
     parser.set_defaults(run=run)
 
 
 def run(options) -> int:
+    from .. import inspect as core
+
     groups = core.read_custom_groups(options.custom_groups_json) if options.custom_groups_json else None
-    inspection = core.inspect(resolve_model(options.model), groups)
+    inspection = replace(core.inspect(resolve_model(options.model), groups), model=options.model)
     asked = tuple(name for part in options.show_groups for name in part.replace(",", " ").split())
-    if groups is not None and options.show_groups == [core.SHARED] and core.SHARED not in inspection.groups:
-        asked = ()  # the default group does not exist among custom ones
+    if groups is not None and options.show_groups is DEFAULT_GROUPS:
+        asked = ()  # nobody asked for "shared", which need not exist among custom groups
     print(core.report(inspection, options.dtype, asked))
     return 0

@@ -1,0 +1,148 @@
+"""The command line, run as a user runs it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sensenova_core
+from sensenova_core.cli import main
+from tests.golden_set import checkpoint
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--width", "64", "--height", "96", "--num-steps", "2"]
+
+
+@pytest.fixture
+def model() -> str:
+    return str(checkpoint("tiny-u15"))
+
+
+def test_a_picture_equals_the_engine_s_and_carries_its_settings(model, tmp_path, capsys):
+    output = tmp_path / "cat.png"
+    assert (
+        main(["generate", "--model", model, "--prompt", "a cat", *SMALL, "--seed", "7", "--output", str(output)]) == 0
+    )
+    engine = sensenova_core.load(model)
+    *_, last = engine.sample(engine.encode("a cat"), width=64, height=96, steps=2, seed=7)
+    drawn = Image.open(output)
+    assert np.array_equal(np.asarray(drawn), (last.image()[0].numpy() * 255).round())
+    settings = json.loads(drawn.text["sensenova"])
+    assert settings["prompt"] == "a cat" and settings["seed"] == 7 and settings["cfg"] == 4.0
+    assert settings["model"] == Path(model).name
+    assert capsys.readouterr().out.strip() == str(output)
+
+
+def test_underscores_and_the_reference_s_names_are_understood(model, tmp_path):
+    arguments = ["generate", "--model_path", model, "--num_steps=1", "--cfg_scale", "1", "--output_dir", str(tmp_path)]
+    assert main([*arguments, "--width", "64", "--height", "64"]) == 0
+    assert main([*arguments, "--width", "64", "--height", "64"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sensenova_00001.png", "sensenova_00002.png"]
+
+
+def test_a_batch_is_numbered(model, tmp_path):
+    assert main(["generate", "--model", model, *SMALL, "--batch-size", "3", "--output", str(tmp_path / "x.png")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png", "x_2.png", "x_3.png"]
+
+
+def test_a_jsonl_line_overrides_the_options(model, tmp_path):
+    lines = [{"prompt": "a"}, {"prompt": "b", "width": 128, "cfg-scale": 1, "cfg_interval": [0.2, 0.8]}]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    assert main(["generate", "--model", model, *SMALL, "--jsonl", str(file), "--output", str(tmp_path / "out")]) == 0
+    drawn = [Image.open(path) for path in sorted((tmp_path / "out").iterdir())]
+    assert [image.size for image in drawn] == [(64, 96), (128, 96)]
+    assert json.loads(drawn[1].text["sensenova"])["cfg_interval"] == [0.2, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ('{"width": 64}', 'line 2: expected an object with a "prompt"'),
+        ('{"prompt": "a", "steps": 3}', "line 2: 'steps' is unknown; the keys are prompt, width"),
+        ('{"prompt": "a", "width": "64"}', "line 2: width is '64'; expected int"),
+        ('{"prompt": "a", "cfg_interval": [1]}', "line 2: cfg_interval is"),
+        ('{"prompt": "a", "cfg_norm": "glob"}', "line 2: cfg_norm 'glob' is unknown; choose one of none"),
+    ],
+)
+def test_a_bad_jsonl_line_is_named_and_nothing_is_drawn(model, tmp_path, capsys, line, message):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "fine"}\n' + line)
+    assert main(["generate", "--model", model, *SMALL, "--jsonl", str(file), "--output", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--width", "100"], "width is 100; this model draws multiples of 32, such as 96"),
+        (["--num-steps", "0"], "steps is 0; give a whole number from 1"),
+        (["--num-steps", "-3"], "steps is -3"),
+        (["--cfg-norm", "strong"], "cfg_norm 'strong' is unknown; choose one of none, global, channel, cfg_zero_star"),
+        (["--cfg-interval", "0.8", "0.2"], "cfg_interval 0.8 to 0.2 is not an interval"),
+        (["--timestep-shift", "0"], "shift is 0.0; give a number over 0"),
+        (["--device", "cuda:9"], "--device cuda:9: "),
+        (["--prompt", "<image> as a cat"], "names 1 <image> but no image is given"),
+        (["--attn-backend", "flash"], "install flash-attn, or choose 'auto' or 'sdpa'"),
+        (["--model", "nobody/nothing"], "nobody/nothing: no such folder, and nothing under that id in the local hub"),
+        (["--model", "/nowhere"], "/nowhere: no such folder"),
+        (["--jsonl", "/nowhere.jsonl"], "/nowhere.jsonl"),
+    ],
+)
+def test_a_user_s_mistake_is_one_line_that_names_value_and_remedy(model, tmp_path, capsys, arguments, message):
+    assert main(["generate", "--model", model, *SMALL, "--output", str(tmp_path / "x.png"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sensenova: error: ") and message in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_profile_has_the_published_rows(model, tmp_path, capsys):
+    assert main(["generate", "--model", model, *SMALL, "--profile", "--output", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines[0] == lines[2] == lines[-1] == "=" * 64 and lines[1] == "Profile summary"
+    number, memory = r"\d+\.\d+", r"allocated \d+\.\d\d GiB, reserved \d+\.\d\d GiB, cpu RSS \d+\.\d\d GiB"
+    rows = {
+        "config": "vram_mode=full, attn_backend=sdpa, dtype=float32",
+        "model load": rf"{number} s",
+        "load peak memory": memory,
+        "generations": rf"1 call\(s\), 1 image\(s\) total, {number} s wall",
+        "avg per image": rf"{number} s",
+        "image tokens": r"patch_size=32, avg 6 tok/image \(6\)",
+        "throughput": rf"{number} tok/s",
+        "generation peak mem": memory,
+    }
+    found = dict(re.split(r"\s+: ", line, maxsplit=1) for line in lines[3:-1])
+    assert list(found) == list(rows)
+    assert all(re.fullmatch(pattern, found[name]) for name, pattern in rows.items())
+
+
+def test_inspect_prints_the_report(model, capsys):
+    assert main(["inspect", "--model", model, "--show_groups", "", "--dtype", "float32"]) == 0
+    text = capsys.readouterr().out
+    assert f"Model: {model}\nLoad dtype: float32\nTotal params: 948.928K" in text and "Members" not in text
+    assert main(["inspect", "--model", model, "--show-groups", "nothing"]) == 1
+    assert "group 'nothing' is unknown; there are" in capsys.readouterr().err
+
+
+def test_the_module_runs_and_shows_progress(model, tmp_path):
+    command = [sys.executable, "-m", "sensenova_core", "generate", "--model", model, *SMALL, "--output", str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "2/2" in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_nothing_half_written_stays(model, tmp_path, monkeypatch):
+    def fail(self, target, *args, **kwargs):
+        Path(target).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        main(["generate", "--model", model, *SMALL, "--output", str(tmp_path / "x.png")])
+    assert not list(tmp_path.iterdir())

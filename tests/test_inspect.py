@@ -1,0 +1,134 @@
+"""The parameter report: published figures, exact layout, custom groups, errors."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from sensenova_core.errors import CheckpointError, SettingsError
+from sensenova_core.inspect import GENERATION, SHARED, UNDERSTANDING, inspect, read_custom_groups, report
+from sensenova_core.inspect_picture import COLOURS, picture
+from tests.golden_set import checkpoint
+
+U1_8B = {
+    "architectures": ["NEOChatModel"],
+    "noise_scale_mode": "resolution",
+    "add_noise_scale_embedding": True,
+    "llm_config": {
+        "model_type": "qwen3",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 42,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "rope_theta": 5e6,
+        "rope_theta_hw": 1e4,
+    },
+    "vision_config": {"hidden_size": 1024, "patch_size": 16},
+}
+# The published example, white space aside.
+PUBLISHED = """
+Load dtype: bfloat16 Total params: 17.552B Total memory: 35.105GB (bfloat16)
+group params memory (bfloat16) ratio
+generation_transformer 8.186B 16.373GB 46.64%
+understanding_transformer 8.121B 16.243GB 46.27%
+shared 1.245B 2.489GB 7.09%
+Pathway breakdown (shared counted in both):
+pathway params memory (bfloat16) ratio
+understanding pathway 9.366B 18.732GB 53.36%
+generation pathway 9.431B 18.862GB 53.73%
+Members of group 'shared' (2 params, 1.245B total, 2.489GB @ bfloat16)
+param name numel dtype
+language_model.model.embed_tokens.weight 622.330M bfloat16
+language_model.lm_head.weight 622.330M bfloat16
+"""
+
+
+@pytest.fixture(scope="module")
+def u1_8b(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "SenseNova-U1-8B-MoT"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(U1_8B))
+    return inspect(folder)
+
+
+def _words(text: str) -> list[str]:
+    return re.sub(r"-{5,}", " ", text).split()
+
+
+def test_the_published_report_of_the_8b_model(u1_8b):
+    lines = report(u1_8b).splitlines()
+    assert lines[0].startswith("Model: ") and lines[0].endswith("SenseNova-U1-8B-MoT")
+    assert _words("\n".join(lines[1:])) == _words(PUBLISHED)
+    assert all(len(line) == 69 for line in lines if line.startswith("---"))
+
+
+def test_exact_counts_of_the_8b_model(u1_8b):
+    assert u1_8b.total == 17_552_340_992
+    assert [u1_8b.group_total(group) for group in (UNDERSTANDING, GENERATION, SHARED)] == [
+        8_121_323_008,
+        8_186_358_272,
+        1_244_659_712,
+    ]
+
+
+def test_dtype_changes_memory_only(u1_8b):
+    text = report(u1_8b, "float32")
+    assert "17.552B" in text and "70.209GB (float32)" in text
+    with pytest.raises(SettingsError, match=r"int8.*float32, float16, bfloat16"):
+        report(u1_8b, "int8")
+
+
+def test_members_all_none_and_unknown(u1_8b):
+    assert report(u1_8b, show_groups=("all",)).count("Members of group") == 3
+    assert "Members of group" not in report(u1_8b, show_groups=())
+    with pytest.raises(SettingsError, match=r"'vision'.*shared"):
+        report(u1_8b, show_groups=("vision",))
+
+
+def test_members_are_listed_in_the_order_of_the_model(u1_8b):
+    layers = [int(match) for match in re.findall(r"layers\.(\d+)\.", " ".join(u1_8b.groups[UNDERSTANDING]))]
+    assert layers == sorted(layers) and layers[-1] == 41
+
+
+def test_weight_files_are_counted():
+    folder = checkpoint("tiny-u15")
+    assert inspect(folder).total == 948_928
+    assert inspect(folder).group_total(SHARED) == 2 * 512 * 64
+
+
+def test_custom_groups_take_the_longest_prefix_and_keep_the_rest(u1_8b, tmp_path):
+    file = tmp_path / "groups.json"
+    file.write_text(json.dumps({"text": ["language_model."], "head": ["language_model.lm_head."]}))
+    folder = u1_8b.model
+    grouped = inspect(folder, read_custom_groups(file))
+    assert grouped.groups["head"] == {"language_model.lm_head.weight": 622_329_856}
+    assert grouped.total == u1_8b.total
+    assert set(grouped.groups) == {"text", "head", "ungrouped"}
+    assert "Pathway" not in report(grouped, show_groups=())
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": "b"}', '{"a": [1]}', "{", ""])
+def test_custom_groups_of_another_form_are_refused(tmp_path, content):
+    file = tmp_path / "groups.json"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=r"groups\.json"):
+        read_custom_groups(file)
+
+
+def test_a_folder_without_config_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        inspect(tmp_path)
+
+
+def test_the_picture_shows_every_group_in_proportion(u1_8b):
+    image = picture(u1_8b)
+    colours = {rgb: count for count, rgb in image.getcolors(image.width * image.height)}
+    amounts = [
+        colours[Image.new("RGB", (1, 1), COLOURS[group]).getpixel((0, 0))]
+        for group in (GENERATION, UNDERSTANDING, SHARED)
+    ]
+    assert image.mode == "RGB" and amounts[0] > amounts[1] > amounts[2] > 0

@@ -1,0 +1,43 @@
+"""The promises that installing makes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _names(lines: list[str]) -> set[str]:
+    return {line for raw in lines if (line := raw.strip()) and not line.startswith("#")}
+
+
+def _pyproject_dependencies() -> set[str]:
+    block = re.search(r"^dependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M).group(1)
+    return set(re.findall(r'"([^"]+)"', block))
+
+
+def test_requirements_are_the_dependencies_without_torch():
+    requirements = _names((ROOT / "requirements.txt").read_text().splitlines())
+    dependencies = _pyproject_dependencies()
+    assert requirements == {name for name in dependencies if not name.startswith("torch")}
+    assert any(name.startswith("torch>=2.5") for name in dependencies)
+
+
+@pytest.mark.parametrize("module", ["sensenova_core", "sensenova_core.cli"])
+def test_import_costs_nothing_heavy(module):
+    script = f"import {module}, sys; print([name for name in ('torch', 'transformers', 'PIL') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_core_never_imports_comfyui():
+    pattern = re.compile(r"^\s*(from|import) (comfy|nodes|folder_paths|server|execution)\b", re.M)
+    assert not [path for path in (ROOT / "sensenova_core").rglob("*.py") if pattern.search(path.read_text())]
+
+
+def test_no_file_of_the_package_reads_pickles():
+    pattern = re.compile(r"torch\.load\(|import pickle|weights_only")
+    assert not [path for path in (ROOT / "sensenova_core").rglob("*.py") if pattern.search(path.read_text())]
