@@ -28,9 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def two_threads():
-    """More gain nothing at this size, and the machine may be shared."""
-    torch.set_num_threads(2)
+def one_thread():
+    """The models are tiny, and two threads on a busy machine wait for each other: 20 times slower was measured."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def anonymous():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 def draw(engine):
     return list(engine.sample(engine.encode("a"), width=64, height=64, steps=2))
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 draw(sensenova_core.load(sys.argv[1]))  # imports everything
 before = anonymous()
 engine = sensenova_core.load(sys.argv[2])
