@@ -1,26 +1,32 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from PIL import Image
 
-from . import prompt as prompts
+from . import thinking
 from .checkpoint import STORED_DTYPES, check_names_and_shapes, drop_weights, load_weights, read_headers
 from .config import ModelConfig
-from .errors import SettingsError
+from .conversation import Answer, answer
+from .decode import Choose, DecodingSettings
+from .document import DocumentSettings, Event, Writer
+from .errors import PromptError, SettingsError
 from .flow import Guidance
+from .images import ReferenceImage, edit_pixel_limits, reference_image, understanding_pixel_limits
 from .memory import MODES_IN_EFFECT, check_mode, parse_max_memory
 from .model import SenseNovaU1, attention_kernel
-from .prefix import Prefix, PrefixCache, Reading
-from .prompt import Conditioning, Sequence
+from .prompt import Conditioning, Message, PromptBuilder
+from .prompt import Sequence as Tokens
+from .reader import Reader
 from .sampling import Denoiser, SamplingSettings, Step, working_bytes
-from .tokenizer import Tokenizer
+from .thinking import MAX_THINK_TOKENS
+from .tokenizer import IMAGE_SLOT, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PREFIX_CACHE_BYTES = 2 * 2**30  # a 2048 x 2048 reference of the 8B models takes 0.7 GB
+MAX_IMAGES = 10
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +77,8 @@ class Engine:
         self.model = SenseNovaU1.on_meta(self.config)
         check_names_and_shapes(self.model, self._headers)
         self.tokenizer = Tokenizer(self.path)
-        self.prefixes = PrefixCache(PREFIX_CACHE_BYTES)
+        self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions)
+        self.reader = Reader(self.model, self._kernel, self.tokenizer.ids[IMAGE_SLOT])
 
     @property
     def placed(self) -> bool:
@@ -100,16 +107,46 @@ class Engine:
             load_weights(self.model, self._headers, self.device, self.dtype)
 
     def release(self) -> None:
-        """Give back all device memory, weights and prefixes; `place` brings the weights back from the files."""
-        self.prefixes.clear()
+        """Give back all device memory: weights, and all that was read. `place` reads the weights from the files again."""
+        self.reader.forget()
         drop_weights(self.model)
 
-    def encode(self, prompt: str) -> Conditioning:
-        """Make a prompt ready to be read. Cheap: the reading itself happens once, when sampling first needs it.
+    def encode(
+        self,
+        prompt: str,
+        images: Sequence[Image.Image] = (),
+        think_text: str | None = None,
+        max_pixels: int | None = None,
+    ) -> Conditioning:
+        """Make a prompt ready to be read: of a picture drawn from text, or of an edit of one to ten `images`.
 
+        Cheap: the reading itself happens once, when sampling first needs it. think_text: reasoning to draw by, as
+        `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
-        return prompts.text_to_image(self.tokenizer, prompt, self.config.decoder.max_positions)
+        if len(images) > MAX_IMAGES:
+            raise PromptError(f"{len(images)} reference images; give at most {MAX_IMAGES}")
+        references = self._references(images, edit_pixel_limits(len(images)), max_pixels)
+        return self.prompts.picture(prompt, references, think_text)
+
+    def think(
+        self,
+        conditioning: Conditioning,
+        settings: DecodingSettings | None = None,
+        on_text: Callable[[str], None] = lambda piece: None,
+        choose: Choose | None = None,
+    ) -> Conditioning:
+        """Let the model reason about a picture before it draws: the same conditioning with the reasoning inside.
+
+        settings: greedy and 1024 tokens at most, unless given. on_text gets the text piece by piece; raising from it
+        cancels. choose: a way to choose tokens in place of the settings' own.
+        """
+        settings = settings or DecodingSettings(max_tokens=MAX_THINK_TOKENS)
+        with torch.inference_mode():
+            self.place()
+            return thinking.think(
+                self.reader, self.prompts, conditioning, settings, choose or settings.chooser(), on_text
+            )
 
     def sample(
         self,
@@ -126,6 +163,7 @@ class Engine:
         t_eps: float = 0.02,
         seed: int = 42,
         batch_size: int = 1,
+        crop: bool = False,
     ) -> Iterator[Step]:
         """Draw. Returns an iterator of `steps` Steps; the last one's `image()` is the result.
 
@@ -134,44 +172,83 @@ class Engine:
         """
         guidance = Guidance(cfg, img_cfg, cfg_norm, tuple(cfg_interval))
         return self.denoise(
-            conditioning, SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size)
+            conditioning, SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)
         )
 
     def denoise(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
         """`sample` with its settings in one value."""
         settings.check_size(self.config)
+        if conditioning.is_edit and settings.guidance.norm == "cfg_zero_star":
+            raise SettingsError(
+                "cfg_norm cfg_zero_star is for text to image only, where there is one unconditional branch to rescale; "
+                "choose none, global or channel for an edit"
+            )
         return self._denoise(conditioning, settings)
 
     @torch.inference_mode()
     def _denoise(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
         self.place()
-        prefixes = self._prefixes(conditioning, settings)
-        yield from Denoiser(self.model, prefixes, settings, self._kernel, edit=False).steps()
+        edit, times = conditioning.is_edit, settings.times()[:-1].tolist()
+        branches = settings.guidance.branches_needed(edit, times)
+        prefixes = {branch: self.reader.prefix(conditioning.sequences[branch]) for branch in branches}
+        yield from Denoiser(self.model, prefixes, settings, self._kernel, edit).steps()
 
-    def _prefixes(self, conditioning: Conditioning, settings: SamplingSettings) -> dict[str, Prefix]:
-        """A prefix for every branch that some step of these settings needs, the full condition first."""
-        times = settings.times()[:-1].tolist()
-        needed = max((settings.guidance.branches(False, t) for t in times), key=len)
-        return {branch: self.read(conditioning.sequences[branch]) for branch in needed}
+    def understand(
+        self,
+        messages: str | Sequence[Message],
+        images: Sequence[Image.Image] = (),
+        settings: DecodingSettings | None = None,
+        max_pixels: int | None = None,
+        choose: Choose | None = None,
+    ) -> Iterator[Answer]:
+        """Answer a question about images, or a conversation. Yields Answers as they grow; the last one is whole.
+
+        messages: a question, or messages that end with the user's. Every <image> in the user's texts is filled in
+        order; images without one go before the last text. What was read for earlier turns is not read again.
+        max_pixels: a limit on the size of each image, for speed.
+        """
+        if isinstance(messages, str):
+            messages = [Message("user", messages)]
+        references = self._references(images, understanding_pixel_limits(), max_pixels)
+        conversation = self.prompts.conversation(messages, references)
+        settings = settings or DecodingSettings()
+        return self._understand(conversation, settings, choose or settings.chooser())
 
     @torch.inference_mode()
-    def read(self, sequence: Sequence) -> Prefix:
-        """Run the understanding expert over a sequence, unless that has been done and is still held."""
-        prefix = self.prefixes.get(sequence.key)
-        if prefix is None:
-            self.place()
-            prefix = self._read(sequence)[0]
-            self.prefixes.put(sequence.key, prefix)
-        return prefix
+    def _understand(self, conversation: Tokens, settings: DecodingSettings, choose: Choose) -> Iterator[Answer]:
+        self.place()
+        yield from answer(self.reader, self.prompts, conversation, settings, choose)
 
-    def _read(self, sequence: Sequence) -> tuple[Prefix, Tensor]:
-        """The prefix and the last hidden states (1, tokens, hidden)."""
-        understanding = self.model.understanding
-        x = understanding.embed_tokens(sequence.ids.to(self.device))[None]
-        rotation = self.model.rotation(sequence.positions[None].to(self.device))
-        reading = Reading(sequence.runs, self._kernel)
-        hidden = understanding.decoder(x, rotation, reading.attend_at)
-        return reading.prefix(sequence.last_t), hidden
+    def interleave(
+        self,
+        prompt: str,
+        images: Sequence[Image.Image] = (),
+        settings: DocumentSettings | None = None,
+        max_pixels: int | None = None,
+        choose: Choose | None = None,
+    ) -> Iterator[Event]:
+        """Write a document of text and pictures. Yields Text, Drawing and at last End events as they come."""
+        settings = settings or DocumentSettings()
+        for index in range(len(settings.sizes)):
+            settings.of_image(index).check_size(self.config)
+        references = self._references(images, edit_pixel_limits(len(images)), max_pixels)
+        sequences = self.prompts.document(prompt, references, settings.system_text, settings.think)
+        return self._interleave(sequences, settings, choose)
+
+    @torch.inference_mode()
+    def _interleave(self, sequences, settings: DocumentSettings, choose: Choose | None) -> Iterator[Event]:
+        self.place()
+        unconditional = self.prompts.unconditional()
+        yield from Writer(self.reader, self.tokenizer, sequences, unconditional, settings, choose).events()
+
+    def _references(
+        self, images: Sequence[Image.Image], limits: tuple[int, int], max_pixels: int | None
+    ) -> tuple[ReferenceImage, ...]:
+        low, high = limits
+        if max_pixels is not None:
+            high = min(high, max_pixels)
+            low = min(low, high)
+        return tuple(reference_image(image, self.config.token_pixels, low, high) for image in images)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:

@@ -4,7 +4,7 @@ t runs from 0 (noise) to 1 (image). Velocities and z are tokens: (batch, tokens,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +37,14 @@ def noise_scale(config: NoiseConfig, tokens: int) -> float:
     return min(scale, config.max_scale)
 
 
-def starting_noise(seed: int, batch: int, height: int, width: int) -> Tensor:
-    """Standard normal (batch, 3, height, width), drawn on the CPU in float32 so that a seed gives the same picture on
-    every device and in every dtype. The images of a batch continue one stream."""
-    return torch.randn((batch, 3, height, width), generator=torch.Generator("cpu").manual_seed(seed))
+def noise_stream(seed: int) -> torch.Generator:
+    """Where all noise of one run comes from: on the CPU, so that a seed gives the same picture on every device."""
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def starting_noise(stream: torch.Generator, batch: int, height: int, width: int) -> Tensor:
+    """Standard normal float32 (batch, 3, height, width). Images of a batch or of a document continue one stream."""
+    return torch.randn((batch, 3, height, width), generator=stream)
 
 
 def velocity(guess: Tensor, z: Tensor, t: Tensor, t_eps: float) -> Tensor:
@@ -82,6 +86,10 @@ class Guidance:
         if self.cfg == self.img_cfg:
             return (CONDITION,) if self.cfg == 1 else (CONDITION, UNCONDITIONAL)
         return (CONDITION, IMAGES_ONLY) if self.img_cfg == 1 else (CONDITION, IMAGES_ONLY, UNCONDITIONAL)
+
+    def branches_needed(self, edit: bool, times: Iterable[float]) -> tuple[str, ...]:
+        """The branches that some of these times need, the full condition first."""
+        return max((self.branches(edit, t) for t in times), key=len)
 
     def skips(self, edit: bool, step: int, t: float) -> bool:
         """Whether this step stands still: cfg_zero_star takes a zero velocity at the first guided step 0."""

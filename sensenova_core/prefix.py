@@ -1,18 +1,24 @@
-"""What has been read, as the attention sees it: every layer's keys and values. Immutable."""
+"""What has been read, as attention sees it: every layer's keys and values, and how new tokens attend to them."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from .config import DecoderConfig
 from .model.attention import Attend, Kernel
+
+BLOCK_TOKENS = 512  # a context's buffers grow by this many tokens at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """keys, values: per layer (1, tokens, kv_heads, head_dim), keys after norm and rotation. last_t: the time position
-    of the last token."""
+    """Immutable. keys, values: per layer (1, tokens, kv_heads, head_dim), keys after norm and rotation.
+
+    last_t: the time position of the last token.
+    """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -27,36 +33,81 @@ class Prefix:
         return sum(part.nbytes for part in (*self.keys, *self.values))
 
 
+class Context:
+    """A sequence that is still being read or written: keys and values in buffers that grow in blocks.
+
+    New tokens are written in place; what has been written is never moved except when a buffer grows, nor changed except
+    after `truncate`, so a `prefix()` taken from it stays true while the context goes on.
+    """
+
+    def __init__(self, config: DecoderConfig, device: torch.device, dtype: torch.dtype, tokens: int):
+        """tokens: room to start with."""
+        self.tokens, self.last_t = 0, -1
+        shape = (1, tokens, config.num_kv_heads, config.head_dim)
+        self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+        self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+
+    @property
+    def room(self) -> int:
+        return self._keys[0].shape[1]
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` in all."""
+        if tokens <= self.room:
+            return
+        room = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+        for buffers in (self._keys, self._values):
+            for layer, old in enumerate(buffers):
+                grown = old.new_empty(1, room, *old.shape[2:])
+                grown[:, : self.tokens] = old[:, : self.tokens]
+                buffers[layer] = grown
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put a layer's new keys and values behind what is there; returns all of both, the new ones included."""
+        stop = self.tokens + key.shape[1]
+        self._keys[layer][:, self.tokens : stop] = key
+        self._values[layer][:, self.tokens : stop] = value
+        return self._keys[layer][:, :stop], self._values[layer][:, :stop]
+
+    def advance(self, tokens: int, last_t: int) -> None:
+        """Count `tokens` that every layer has written."""
+        self.tokens, self.last_t = self.tokens + tokens, last_t
+
+    def truncate(self, tokens: int, last_t: int) -> None:
+        """Forget all but the first `tokens`, the last of which is at time last_t."""
+        self.tokens, self.last_t = tokens, last_t
+
+    def prefix(self) -> Prefix:
+        """What has been written so far, without a copy."""
+        keys, values = ([part[:, : self.tokens] for part in parts] for parts in (self._keys, self._values))
+        return Prefix(tuple(keys), tuple(values), self.last_t)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (*self._keys, *self._values))
+
+
 class Reading:
     """Attention while the understanding expert reads: text sees what came before, an image also all of itself.
 
-    Collects the keys and values of every layer. runs: (stop, is_image) of each stretch of new tokens, in order;
-    attending run by run needs no mask over the whole sequence.
+    runs: (stop, is_image) of each stretch of new tokens, in order; attending run by run needs no mask over the whole
+    sequence.
     """
 
-    def __init__(self, runs: tuple[tuple[int, bool], ...], kernel: Kernel, past: Prefix | None = None):
-        self.runs, self.kernel, self.past = runs, kernel, past
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+    def __init__(self, context: Context, runs: tuple[tuple[int, bool], ...], kernel: Kernel):
+        self.context, self.runs, self.kernel = context, runs, kernel
 
     def attend_at(self, layer: int) -> Attend:
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            if self.past is not None:
-                key = torch.cat([self.past.keys[layer], key], 1)
-                value = torch.cat([self.past.values[layer], value], 1)
-            self.keys.append(key)
-            self.values.append(value)
-            before, start, parts = key.shape[1] - query.shape[1], 0, []
+            keys, values = self.context.write(layer, key, value)
+            before, start, parts = self.context.tokens, 0, []
             for stop, is_image in self.runs:
                 seen = before + stop
-                parts.append(self.kernel(query[:, start:stop], key[:, :seen], value[:, :seen], not is_image))
+                parts.append(self.kernel(query[:, start:stop], keys[:, :seen], values[:, :seen], not is_image))
                 start = stop
             return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
         return attend
-
-    def prefix(self, last_t: int) -> Prefix:
-        return Prefix(tuple(self.keys), tuple(self.values), last_t)
 
 
 class Drawing:
@@ -89,27 +140,36 @@ class Drawing:
         return attend
 
 
-class PrefixCache:
-    """The most recently used prefixes, by what was read. Dropped whole by its owner when memory is wanted back."""
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Held = TypeVar("Held", bound=Sized)
+
+
+class RecentlyUsed(Generic[Held]):
+    """The most recently used results, by what they were made from. Dropped whole by its owner when memory is wanted."""
 
     def __init__(self, limit_bytes: int):
         self.limit_bytes = limit_bytes
-        self._held: OrderedDict[str, Prefix] = OrderedDict()
+        self._held: OrderedDict[str, Held] = OrderedDict()
 
-    def get(self, key: str) -> Prefix | None:
+    def get(self, key: str) -> Held | None:
         if key in self._held:
             self._held.move_to_end(key)
         return self._held.get(key)
 
-    def put(self, key: str, prefix: Prefix) -> None:
-        """Keep `prefix`, forgetting the least recently used while more than the limit is held."""
-        self._held[key] = prefix
+    def put(self, key: str, value: Held) -> None:
+        """Keep `value`, forgetting the least recently used while more than the limit is held."""
+        self._held[key] = value
+        self._held.move_to_end(key)
         while len(self._held) > 1 and self.nbytes > self.limit_bytes:
             self._held.popitem(last=False)
 
     @property
     def nbytes(self) -> int:
-        return sum(prefix.nbytes for prefix in self._held.values())
+        return sum(value.nbytes for value in self._held.values())
 
     def clear(self) -> None:
         self._held.clear()

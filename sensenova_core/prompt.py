@@ -1,8 +1,9 @@
-"""A prompt -> the token sequence of each guidance branch, with positions. Templates: docs/model.md."""
+"""A prompt and its images -> the token sequence of each guidance branch, with positions. Templates: docs/model.md."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -10,10 +11,17 @@ import torch
 from torch import Tensor
 
 from .errors import PromptError
-from .flow import CONDITION, UNCONDITIONAL
-from .tokenizer import IMAGE_SLOT, IMAGE_START, Tokenizer, markup
+from .flow import CONDITION, IMAGES_ONLY, UNCONDITIONAL
+from .images import ReferenceImage
+from .tokenizer import IMAGE_END, IMAGE_SLOT, IMAGE_START, THINK_END, Special, Tokenizer, markup
 
 IMAGE_PLACEHOLDER = "<image>"
+NO_THINKING = "<think>\n\n</think>\n\n"
+THINKING = "<think>\n"
+AFTER_THINKING = "\n\n"  # between the reasoning and <img>, tokenised on its own
+
+# A piece of a sequence: plain text, a special token, or an image.
+Piece = str | ReferenceImage
 
 
 @cache
@@ -24,57 +32,146 @@ def system_message(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """What one branch reads. ids: int64 (tokens,); positions: int64 (3, tokens), rows time, row, column."""
+    """What one branch reads. ids: int64 (tokens,); positions: int64 (3, tokens), rows time, row, column.
+
+    images: those that fill its image slots, in order.
+    """
 
     ids: Tensor
     positions: Tensor
+    images: tuple[ReferenceImage, ...] = ()
 
     @property
     def key(self) -> str:
         """Equal for sequences that read the same."""
-        return hashlib.sha256(self.ids.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(self.ids.numpy().tobytes())
+        for image in self.images:
+            digest.update(image.key.encode())
+        return digest.hexdigest()
 
     @property
     def last_t(self) -> int:
         return int(self.positions[0, -1])
 
-    @property
-    def runs(self) -> tuple[tuple[int, bool], ...]:
-        """(stop, is_image) of each stretch of text or of one image: tokens of one image share their time."""
-        time = self.positions[0]
-        shared = torch.zeros(len(time) + 1, dtype=torch.bool)
-        shared[1:-1] = time[1:] == time[:-1]
-        image = shared[1:] | shared[:-1]  # equal to a neighbour; an image of one token is its own run of text
-        breaks = (image[1:] != image[:-1]) | (image[1:] & (time[1:] != time[:-1]))
-        stops = [*(breaks.nonzero().flatten() + 1).tolist(), len(time)]
-        return tuple((stop, bool(image[stop - 1])) for stop in stops)
+    def followed_by(self, ids: list[int]) -> "Sequence":
+        """The same with text tokens appended."""
+        more = text_positions(self.last_t + 1, len(ids))
+        return replace(
+            self, ids=torch.cat([self.ids, torch.tensor(ids)]), positions=torch.cat([self.positions, more], 1)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """A prompt made ready to be read: one sequence per guidance branch. Immutable, and holds no device memory; what has
-    been read from it stays with the engine, found again by content."""
+    been read from it stays with the engine, found again by content.
+
+    think_text: the reasoning between prompt and image, with its closing </think>; None if there is none.
+    """
 
     prompt: str
+    images: tuple[ReferenceImage, ...]
     sequences: dict[str, Sequence]
+    think_text: str | None = None
+
+    @property
+    def is_edit(self) -> bool:
+        """Whether there are reference images: guidance then has its branch of images alone."""
+        return bool(self.images)
 
 
-def text_to_image(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> Conditioning:
-    """The conditioning of a picture drawn from text alone. An empty prompt is allowed.
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation. role: "system", "user" or "assistant"."""
 
-    Raises PromptError for a prompt over the context, or one that places an image where there is none.
-    """
-    prompt = _clean(prompt)
-    if IMAGE_PLACEHOLDER in prompt:
-        raise PromptError(
-            f"the prompt names {prompt.count(IMAGE_PLACEHOLDER)} {IMAGE_PLACEHOLDER} but no image is given; remove it"
-        )
-    condition = [*_system(system_message("GEN")), *_turn(prompt), *markup("<think>\n\n</think>\n\n<img>")]
-    unconditional = [*_turn(""), *markup("<img>")]
-    sequences = {CONDITION: condition, UNCONDITIONAL: unconditional}
-    return Conditioning(
-        prompt, {branch: _sequence(tokenizer, pieces, max_tokens) for branch, pieces in sequences.items()}
-    )
+    role: str
+    text: str
+
+
+class PromptBuilder:
+    """Sequences for one tokenizer and context length."""
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int):
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+
+    def picture(
+        self, prompt: str, images: tuple[ReferenceImage, ...] = (), think_text: str | None = None
+    ) -> Conditioning:
+        """The conditioning of one picture: drawn from text, or an edit of `images`. The prompt may be empty.
+
+        think_text: reasoning to draw by, as `Engine.think` returns it or edited; a missing </think> is added.
+        Raises PromptError for a prompt over the context, or one with more <image> than images.
+        """
+        prompt = clean(prompt)
+        asked = [*_system(system_message("GEN")), *_turn(_placed(_numbered(prompt, len(images)), iter(images)))]
+        if think_text is None:
+            condition = self.sequence([*asked, *markup(f"{NO_THINKING}<img>")])
+        else:
+            condition = self.thought(self.sequence([*asked, *markup(THINKING), *_reasoning(think_text)]))
+        sequences = {CONDITION: condition, UNCONDITIONAL: self.unconditional()}
+        if images:
+            sequences[IMAGES_ONLY] = self.sequence([*_turn(images), *markup("<img>")])
+        return Conditioning(prompt, images, sequences, think_text)
+
+    def thinking(self, conditioning: Conditioning) -> Sequence:
+        """What the model reads before it reasons about a picture."""
+        text = _numbered(conditioning.prompt, len(conditioning.images))
+        asked = [*_system(system_message("GEN")), *_turn(_placed(text, iter(conditioning.images)))]
+        return self.sequence([*asked, *markup(THINKING)])
+
+    def thought(self, sequence: Sequence) -> Sequence:
+        """A sequence that ends with reasoning -> the same, ready for the image."""
+        return sequence.followed_by(self.tokenizer.encode([AFTER_THINKING, *markup("<img>")]))
+
+    def unconditional(self) -> Sequence:
+        return self.sequence([*_turn([""]), *markup("<img>")])
+
+    def document(
+        self, prompt: str, images: tuple[ReferenceImage, ...], system: str, think: bool
+    ) -> tuple[Sequence, Sequence]:
+        """The full branch and the images-only branch of a document of text and pictures, up to where it begins."""
+        asked = _turn(_placed(_filled(clean(prompt), len(images)), iter(images)))
+        opening = [] if think else markup(NO_THINKING)
+        return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
+
+    def conversation(self, messages: Iterable[Message], images: tuple[ReferenceImage, ...]) -> Sequence:
+        """A conversation up to where the model answers.
+
+        Placeholders are filled in order over all messages; images without one are put before the last user's text.
+        """
+        messages = [replace(message, text=clean(message.text)) for message in messages]
+        if not messages or messages[-1].role != "user":
+            raise PromptError("the conversation does not end with a user's message; add the question")
+        named = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages if message.role == "user")
+        question = messages[-1]
+        messages[-1] = replace(question, text=f"{IMAGE_PLACEHOLDER}\n" * (len(images) - named) + question.text)
+        remaining, pieces = iter(images), []
+        for message in messages:
+            pieces += _message(message, remaining)
+        return self.sequence([*pieces, *markup("<|im_start|>assistant\n")])
+
+    def room_after(self, sequence: Sequence) -> int:
+        """Tokens that the context still holds after a sequence, an image's opening set aside; at least 1."""
+        return max(1, self.max_tokens - len(sequence.ids) - len(AFTER_THINKING) - 1)
+
+    def sequence(self, pieces: Iterable[Piece]) -> Sequence:
+        """Tokens and positions of pieces. Raises PromptError if they exceed the context."""
+        images, flat = [], []
+        for piece in pieces:
+            if isinstance(piece, ReferenceImage):
+                images.append(piece)
+                flat += [Special(IMAGE_START), *[Special(IMAGE_SLOT)] * piece.tokens, Special(IMAGE_END)]
+            else:
+                flat.append(piece)
+        ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64)
+        if len(ids) > self.max_tokens:
+            raise PromptError(
+                f"the prompt comes to {len(ids):,} tokens, {len(ids) - self.max_tokens:,} over the model's "
+                f"{self.max_tokens:,}; shorten it" + (", or give smaller or fewer images" if images else "")
+            )
+        grids = tuple((image.rows, image.columns) for image in images)
+        special = self.tokenizer.ids
+        return Sequence(ids, positions(ids, special[IMAGE_START], special[IMAGE_SLOT], grids), tuple(images))
 
 
 def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[tuple[int, int], ...]) -> Tensor:
@@ -88,38 +185,86 @@ def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[tuple[int, 
     out = torch.zeros(3, len(ids), dtype=torch.int64)
     out[0] = ((~slot) | after_start).cumsum(0) - 1
     if grids:
-        out[1, slot] = torch.cat([torch.arange(rows).repeat_interleave(columns) for rows, columns in grids])
-        out[2, slot] = torch.cat([torch.arange(columns).repeat(rows) for rows, columns in grids])
+        out[1:, slot] = torch.cat([image_positions(0, rows, columns)[1:] for rows, columns in grids], 1)
     return out
 
 
 def image_positions(t: int, rows: int, columns: int) -> Tensor:
-    """Positions of an image being drawn: int64 (3, rows * columns), all at time t."""
+    """Positions of one image's tokens: int64 (3, rows * columns), all at time t."""
     row = torch.arange(rows).repeat_interleave(columns)
     return torch.stack([torch.full_like(row, t), row, torch.arange(columns).repeat(rows)])
 
 
-def _sequence(tokenizer: Tokenizer, pieces: list[str], max_tokens: int) -> Sequence:
-    ids = torch.tensor(tokenizer.encode(pieces), dtype=torch.int64)
-    if len(ids) > max_tokens:
-        raise PromptError(
-            f"the prompt comes to {len(ids):,} tokens, {len(ids) - max_tokens:,} over the model's {max_tokens:,}; "
-            "shorten it"
-        )
-    return Sequence(ids, positions(ids, tokenizer.ids[IMAGE_START], tokenizer.ids[IMAGE_SLOT], ()))
+def text_positions(t: int, tokens: int) -> Tensor:
+    """Positions of text that begins at time t: int64 (3, tokens)."""
+    time = t + torch.arange(tokens)
+    return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)])
 
 
-def _system(message: str) -> list[str]:
-    return [*markup("<|im_start|>system\n"), *markup(message), *markup("<|im_end|>\n")]
+def runs(time: Tensor) -> tuple[tuple[int, bool], ...]:
+    """(stop, is_image) of each stretch of text or of one image; time: (tokens,), shared by the tokens of an image."""
+    shared = torch.zeros(len(time) + 1, dtype=torch.bool)
+    shared[1:-1] = time[1:] == time[:-1]
+    image = shared[1:] | shared[:-1]  # equal to a neighbour; an image of one token may pass as text
+    breaks = (image[1:] != image[:-1]) | (image[1:] & (time[1:] != time[:-1]))
+    stops = [*(breaks.nonzero().flatten() + 1).tolist(), len(time)]
+    return tuple((stop, bool(image[stop - 1])) for stop in stops)
 
 
-def _turn(text: str) -> list[str]:
-    """A user's turn, up to where the model answers."""
-    return [*markup("<|im_start|>user\n"), text, *markup("<|im_end|>\n<|im_start|>assistant\n")]
-
-
-def _clean(prompt: str) -> str:
+def clean(text: str) -> str:
     """Line ends as the model was trained on: a carriage return would change the tokens."""
-    if not isinstance(prompt, str):
-        raise PromptError(f"the prompt is a {type(prompt).__name__}; give text")
-    return prompt.replace("\r\n", "\n").replace("\r", "\n")
+    if not isinstance(text, str):
+        raise PromptError(f"the prompt is a {type(text).__name__}; give text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _message(message: Message, images: Iterator[ReferenceImage]) -> list[Piece]:
+    if message.role == "system":
+        return _system(message.text)
+    if message.role not in ("user", "assistant"):
+        raise PromptError(f"a message's role is {message.role!r}; use system, user or assistant")
+    content = _placed(message.text, images) if message.role == "user" else [message.text]
+    return [*markup(f"<|im_start|>{message.role}\n"), *content, *markup("<|im_end|>\n")]
+
+
+def _system(message: str) -> list[Piece]:
+    """A system turn; none at all for an empty message."""
+    return [*markup("<|im_start|>system\n"), *markup(message), *markup("<|im_end|>\n")] if message else []
+
+
+def _turn(pieces: Iterable[Piece]) -> list[Piece]:
+    """A user's turn, up to where the model answers."""
+    return [*markup("<|im_start|>user\n"), *pieces, *markup("<|im_end|>\n<|im_start|>assistant\n")]
+
+
+def _reasoning(text: str) -> list[Piece]:
+    """Reasoning that a user may have edited: its closing token kept or added, all else plain text."""
+    text = clean(text).removeprefix(THINKING).removesuffix(THINK_END)
+    return [text, Special(THINK_END)]
+
+
+def _numbered(prompt: str, images: int) -> str:
+    """An edit's prompt with a placeholder for every image; several unplaced images are numbered for the prompt."""
+    if images > 1 and IMAGE_PLACEHOLDER not in prompt:
+        return "".join(f"Image-{index}:{IMAGE_PLACEHOLDER}\n" for index in range(1, images + 1)) + prompt
+    return _filled(prompt, images)
+
+
+def _filled(prompt: str, images: int) -> str:
+    """A placeholder in front for every image that the prompt does not place."""
+    return f"{IMAGE_PLACEHOLDER}\n" * (images - prompt.count(IMAGE_PLACEHOLDER)) + prompt
+
+
+def _placed(text: str, images: Iterator[ReferenceImage]) -> list[Piece]:
+    """Plain text cut at its placeholders, each filled with the next image. Raises PromptError when they run out."""
+    before, *rest = text.split(IMAGE_PLACEHOLDER)
+    pieces: list[Piece] = [before]
+    for index, after in enumerate(rest):
+        image = next(images, None)
+        if image is None:
+            raise PromptError(
+                f"the prompt names {len(rest) - index} more {IMAGE_PLACEHOLDER} than there are images; "
+                "remove a placeholder or add an image"
+            )
+        pieces += [image, after]
+    return pieces

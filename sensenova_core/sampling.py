@@ -1,5 +1,6 @@
 """The denoising loop: settings in, steps out."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ class SamplingSettings:
 
     width, height: pixels. steps: 1 or more. shift: over 0; 1 is an even schedule. t_eps: over 0, the smallest
     distance to the end that a velocity is divided by. batch_size: images of one prompt from one noise stream.
+    crop: draw a size that is no multiple of a token's side at the next larger multiples, and cut it back.
     """
 
     width: int = 2048
@@ -34,6 +36,7 @@ class SamplingSettings:
     t_eps: float = 0.02
     seed: int = 42
     batch_size: int = 1
+    crop: bool = False
 
     def __post_init__(self):
         for name, least, most in (("steps", 1, 10_000), ("batch_size", 1, 4096), ("seed", 0, MAX_SEED)):
@@ -50,13 +53,21 @@ class SamplingSettings:
         return flow.schedule(self.steps, self.shift)
 
     def check_size(self, config: ModelConfig) -> None:
-        """Raise SettingsError unless both sides are multiples of what one token of this model covers."""
+        """Raise SettingsError unless both sides are multiples of what one token of this model covers, or cropped."""
         side = config.token_pixels
         for name in ("width", "height"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < side or value % side:
+            if not isinstance(value, int) or value < 1 or (value % side and not self.crop):
                 nearest = max(side, round(value / side) * side)
-                raise SettingsError(f"{name} is {value}; this model draws multiples of {side}, such as {nearest}")
+                raise SettingsError(
+                    f"{name} is {value}; this model draws multiples of {side}, such as {nearest}; "
+                    "with crop it cuts the picture back to any size"
+                )
+
+    def grid(self, config: ModelConfig) -> tuple[int, int]:
+        """(rows, columns) of image tokens."""
+        side = config.token_pixels
+        return -(-self.height // side), -(-self.width // side)
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, with the names that the nodes and the command line use."""
@@ -76,7 +87,7 @@ def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens
     prefix_tokens: over all branches. itemsize: bytes of a number in the compute dtype.
     """
     decoder, branches = config.decoder, 3
-    tokens = settings.width * settings.height // config.token_pixels**2 * settings.batch_size
+    tokens = math.prod(settings.grid(config)) * settings.batch_size
     kv = 2 * decoder.num_kv_heads * decoder.head_dim * itemsize  # of one token in one layer
     prefixes = prefix_tokens * kv * decoder.num_layers
     buffers = (prefix_tokens * settings.batch_size + branches * tokens) * kv
@@ -104,6 +115,8 @@ class Step:
     rows: int
     columns: int
     side: int
+    height: int
+    width: int
 
     def pixels(self) -> Tensor:
         """The guess in the model's own range: float32 (batch, 3, height, width), about -1 to 1, not clamped."""
@@ -120,7 +133,8 @@ class Step:
                 f"the image holds NaN or infinity after step {self.index + 1} of {self.total}; "
                 "try dtype float32, another attention backend, or check the checkpoint for damage"
             )
-        return (pixels * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        shown = pixels[..., : self.height, : self.width] * 0.5 + 0.5
+        return shown.clamp(0, 1).permute(0, 2, 3, 1)
 
 
 class Denoiser:
@@ -133,12 +147,17 @@ class Denoiser:
         settings: SamplingSettings,
         kernel: Kernel,
         edit: bool,
+        noise: torch.Generator | None = None,
     ):
-        """prefixes: one for every branch that any step needs, the full condition first."""
+        """prefixes: one for every branch that any step needs, the full condition first.
+
+        noise: a stream to continue; else one begins from the settings' seed.
+        """
+        self.noise = noise or flow.noise_stream(settings.seed)
         self.model, self.generation, self.settings, self.edit = model, model.generation, settings, edit
         config, device = model.config, model.device
         self.side = config.token_pixels
-        self.rows, self.columns = settings.height // self.side, settings.width // self.side
+        self.rows, self.columns = settings.grid(config)
         self.drawing = Drawing(tuple(prefixes.values()), settings.batch_size, self.rows * self.columns, kernel)
         positions = [image_positions(prefix.last_t + 1, self.rows, self.columns) for prefix in prefixes.values()]
         positions = torch.stack(positions).repeat_interleave(settings.batch_size, 0)  # (branches * images, 3, tokens)
@@ -158,20 +177,29 @@ class Denoiser:
 
     def start(self) -> Tensor:
         """The noise that the image begins as: float32 tokens."""
-        settings = self.settings
-        noise = flow.starting_noise(settings.seed, settings.batch_size, settings.height, settings.width)
+        height, width = self.rows * self.side, self.columns * self.side
+        noise = flow.starting_noise(self.noise, self.settings.batch_size, height, width)
         return image_to_tokens(self.noise_scale * noise.to(self.model.device), self.side)
 
     def steps(self) -> Iterator[Step]:
         """Take one step at a time, each when it is asked for."""
-        z = self.start()
-        for index in range(self.settings.steps):
+        z, settings = self.start(), self.settings
+        for index in range(settings.steps):
             t, t_next = self.device_times[index], self.device_times[index + 1]
             v = self._guided_velocity(z, index)
             guess = z + (1 - t) * v
             z = z + (t_next - t) * v
             yield Step(
-                index, self.settings.steps, float(self.times[index]), z, guess, self.rows, self.columns, self.side
+                index=index,
+                total=settings.steps,
+                t=float(self.times[index]),
+                z=z,
+                guess=guess,
+                rows=self.rows,
+                columns=self.columns,
+                side=self.side,
+                height=settings.height,
+                width=settings.width,
             )
 
     def _guided_velocity(self, z: Tensor, index: int) -> Tensor:

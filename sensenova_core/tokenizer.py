@@ -72,7 +72,8 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._backend.decode(list(ids), skip_special_tokens=False)
+        """Text of ids; special tokens are left out (<think> and </think> are text)."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
 
 
 def _backend(folder: Path):

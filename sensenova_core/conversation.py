@@ -1,0 +1,43 @@
+"""Questions about images, and conversations."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .decode import Choose, DecodingSettings, TextStream, decode
+from .prefix import BLOCK_TOKENS
+from .prompt import PromptBuilder, Sequence
+from .reader import Reader
+from .tokenizer import TURN_END
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as far as it has been written. piece: what is new; text, ids: all so far.
+
+    ended: None while it goes on, then "end", or "cut" where the token limit ended it. The last text is stripped.
+    """
+
+    piece: str
+    text: str
+    ids: tuple[int, ...]
+    ended: str | None
+
+
+def answer(
+    reader: Reader, prompts: PromptBuilder, conversation: Sequence, settings: DecodingSettings, choose: Choose
+) -> Iterator[Answer]:
+    """Answer a conversation, token by token. Only what differs from the conversation held before is read."""
+    context, hidden = reader.resume(conversation, BLOCK_TOKENS)
+    stop, ids, text, ended = {prompts.tokenizer.ids[TURN_END]}, [], "", "cut"
+    stream = TextStream(prompts.tokenizer.decode)
+    limit = min(settings.max_tokens, prompts.room_after(conversation))
+    for chosen in decode(reader, context, hidden, choose, stop, set(), limit):
+        if not chosen.read:
+            ended = "end"
+            break
+        ids.append(chosen.token)
+        piece = stream.push(chosen.token)
+        text += piece
+        yield Answer(piece, text, tuple(ids), None)
+    reader.hold(conversation.followed_by(ids), context)
+    yield Answer(stream.rest(), prompts.tokenizer.decode(ids).strip(), tuple(ids), ended)

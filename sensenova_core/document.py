@@ -1,0 +1,154 @@
+"""A document of text and pictures, written and drawn in one go (interleaved generation)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from . import flow
+from .decode import Choose, DecodingSettings, TextStream
+from .errors import SettingsError
+from .prompt import Sequence, system_message
+from .reader import Reader
+from .sampling import Denoiser, SamplingSettings, Step
+from .tokenizer import IMAGE_END, IMAGE_START, TURN_END, Tokenizer
+
+
+@dataclass(frozen=True)
+class DocumentSettings:
+    """sizes: (width, height) of each image in order; a single one serves all.
+
+    think: reason first, and draw while reasoning. max_images, 0 for text alone: an image beyond it ends the document. decoding.max_tokens counts text only.
+    system: the system message; None is the trained one.
+    """
+
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    sizes: tuple[tuple[int, int], ...] = ((1536, 1536),)
+    decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=8192))
+    max_images: int = 10
+    think: bool = False
+    system: str | None = None
+
+    def __post_init__(self):
+        if self.max_images < 0:
+            raise SettingsError(f"max_images is {self.max_images}; give 0 or more")
+        if not self.sizes or (len(self.sizes) > 1 and len(self.sizes) < self.max_images):
+            raise SettingsError(
+                f"{len(self.sizes)} sizes for up to {self.max_images} images; give one for all, or one for each"
+            )
+        if self.sampling.guidance.norm == "cfg_zero_star":
+            raise SettingsError("cfg_norm cfg_zero_star is for text to image only; choose none, global or channel")
+
+    @property
+    def system_text(self) -> str:
+        return system_message("INTERLEAVE") if self.system is None else self.system
+
+    def of_image(self, index: int) -> SamplingSettings:
+        """How the image of that index (from 0) is drawn."""
+        width, height = self.sizes[0] if len(self.sizes) == 1 else self.sizes[index]
+        return replace(self.sampling, width=width, height=height, batch_size=1)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The next piece of text."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A step of the image of that index (from 0). step.index + 1 == step.total is the finished one."""
+
+    index: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class End:
+    """Why the document ended: "end" (the model's own), "max_tokens", "max_images"."""
+
+    reason: str
+
+
+Event = Text | Drawing | End
+
+
+class Writer:
+    """One document being made. Two contexts grow with it: all of it, and its images alone."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        tokenizer: Tokenizer,
+        sequences: tuple[Sequence, Sequence],
+        unconditional: Sequence,
+        settings: DocumentSettings,
+        choose: Choose | None = None,
+    ):
+        """sequences: full and images-only, as PromptBuilder.document makes them. choose: replaces the settings' own."""
+        self.reader, self.tokenizer, self.settings = reader, tokenizer, settings
+        self.choose = choose or settings.decoding.chooser()
+        self.noise = flow.noise_stream(settings.sampling.seed)
+        self.full, self.hidden = reader.open(sequences[0])
+        self.contexts = {flow.CONDITION: self.full}
+        branches = settings.sampling.guidance.branches_needed(True, settings.sampling.times()[:-1].tolist())
+        if flow.IMAGES_ONLY in branches:
+            self.contexts[flow.IMAGES_ONLY] = reader.open(sequences[1])[0]
+        self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if flow.UNCONDITIONAL in branches else {}
+        self.branches = branches
+
+    def events(self) -> Iterator[Event]:
+        """Text, drawing steps, and the end, as they come."""
+        ids, chosen, images, stream = self.tokenizer.ids, [], 0, TextStream(self.tokenizer.decode)
+        while len(chosen) < self.settings.decoding.max_tokens:
+            token = self.choose(self.reader.logits(self.hidden), chosen)
+            if token == ids[TURN_END]:
+                yield from _left(stream)
+                yield End("end")
+                return
+            if token == ids[IMAGE_START]:
+                yield from _left(stream)
+                if images == self.settings.max_images:
+                    yield End("max_images")
+                    return
+                for step in self._draw(images):
+                    yield Drawing(images, step)
+                images += 1
+                continue
+            chosen.append(token)
+            self.hidden = self.reader.feed(self.full, [token])
+            if text := stream.push(token):
+                yield Text(text)
+        yield from _left(stream)
+        yield End("max_tokens")
+
+    def _draw(self, index: int) -> Iterator[Step]:
+        """Draw an image at this point, and read it back into both contexts."""
+        for context in self.contexts.values():
+            self.reader.feed(context, [self.tokenizer.ids[IMAGE_START]])
+        prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
+        denoiser = Denoiser(
+            self.reader.model,
+            {branch: prefixes[branch] for branch in self.branches},
+            self.settings.of_image(index),
+            self.reader.kernel,
+            edit=True,
+            noise=self.noise,
+        )
+        for step in denoiser.steps():
+            yield step
+        self._read_back(step.pixels(), denoiser.rows, denoiser.columns)
+
+    def _read_back(self, pixels: Tensor, rows: int, columns: int) -> None:
+        embedded = self.reader.embed_drawn(pixels)[0]
+        for context in self.contexts.values():
+            self.reader.feed_image(context, embedded, rows, columns)
+            hidden = self.reader.feed(context, [self.tokenizer.ids[IMAGE_END]])
+            if context is self.full:
+                self.hidden = hidden
+
+
+def _left(stream: TextStream) -> Iterator[Text]:
+    if text := stream.rest():
+        yield Text(text)

@@ -1,0 +1,100 @@
+"""Reference images: any picture -> pixels the understanding expert reads, at a size it knows."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import PromptError
+
+MAX_ASPECT = 200
+# Pixels of one reference image, by task.
+EDIT_MIN_PIXELS, EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL = 512 * 512, 2048 * 2048, 4096 * 4096
+UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS = 65_536, 4_194_304
+
+# What the understanding embedder expects, per rgb channel.
+MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceImage:
+    """One image ready to be read. pixels: normalised float32 (3, height, width) on the CPU, sides multiples of `side`.
+
+    original: (width, height) as it was given.
+    """
+
+    pixels: Tensor
+    side: int
+    original: tuple[int, int]
+
+    @property
+    def rows(self) -> int:
+        return self.pixels.shape[1] // self.side
+
+    @property
+    def columns(self) -> int:
+        return self.pixels.shape[2] // self.side
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.columns
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for images that are read the same."""
+        return hashlib.sha256(self.pixels.contiguous().numpy().tobytes() + str(self.pixels.shape).encode()).hexdigest()
+
+
+def reference_image(image: Image.Image, side: int, min_pixels: int, max_pixels: int) -> ReferenceImage:
+    """Flatten, resize and normalise. side: pixels of one token. Raises PromptError for an aspect ratio over 200."""
+    height, width = smart_resize(image.height, image.width, side, min_pixels, max_pixels)
+    resized = flattened(image).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
+    return ReferenceImage((pixels - MEAN) / STD, side, image.size)
+
+
+def edit_pixel_limits(images: int) -> tuple[int, int]:
+    """(min_pixels, max_pixels) of each of `images` references of an edit or a document."""
+    return EDIT_MIN_PIXELS, min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1))
+
+
+def understanding_pixel_limits() -> tuple[int, int]:
+    """(min_pixels, max_pixels) of each image that is asked about."""
+    return UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """RGB; transparency of RGBA on white. 16-bit greys are scaled to 8 bits, which PIL itself would clip."""
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode.startswith("I"):
+        return Image.fromarray(
+            (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8)
+        ).convert("RGB")
+    return image.convert("RGB")
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(height, width) in multiples of `factor`, near the given size and inside the limits where the ratio allows it.
+
+    Raises PromptError for an aspect ratio over 200.
+    """
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise PromptError(
+            f"an image of {width}x{height} is more than {MAX_ASPECT} times as long as wide; crop it or pad it first"
+        )
+    sides = [max(factor, round(side / factor) * factor) for side in (height, width)]
+    if math.prod(sides) > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        sides = [max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)]
+    elif math.prod(sides) < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        sides = [math.ceil(side * grow / factor) * factor for side in (height, width)]
+    return sides[0], sides[1]

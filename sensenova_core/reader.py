@@ -1,0 +1,129 @@
+"""Runs the understanding expert: over whole sequences, token by token, and over images that were just drawn."""
+
+import torch
+from torch import Tensor
+
+from .images import MEAN, STD, ReferenceImage
+from .layout import to_patches
+from .model import Kernel, SenseNovaU1
+from .prefix import Context, Prefix, Reading, RecentlyUsed
+from .prompt import Sequence, image_positions, runs, text_positions
+
+PREFIX_CACHE_BYTES = 2 * 2**30  # a 2048 x 2048 reference of the 8B models takes 0.7 GB
+EMBEDDING_CACHE_BYTES = 2**28  # the same reference as embedded tokens takes 34 MB
+
+
+class Reader:
+    """Holds what has been read, by content, until `forget`."""
+
+    def __init__(self, model: SenseNovaU1, kernel: Kernel, slot_id: int):
+        """slot_id: the token that stands for one image token."""
+        self.model, self.kernel, self.slot_id = model, kernel, slot_id
+        self.prefixes: RecentlyUsed[Prefix] = RecentlyUsed(PREFIX_CACHE_BYTES)
+        self.embeddings: RecentlyUsed[Tensor] = RecentlyUsed(EMBEDDING_CACHE_BYTES)
+        self.held: tuple[Sequence, Context] | None = None
+
+    def forget(self) -> None:
+        self.prefixes.clear()
+        self.embeddings.clear()
+        self.held = None
+
+    def prefix(self, sequence: Sequence) -> Prefix:
+        """The prefix of a sequence, read now unless it is still held."""
+        prefix = self.prefixes.get(sequence.key)
+        if prefix is None:
+            prefix = self.open(sequence)[0].prefix()
+            self.keep(sequence, prefix)
+        return prefix
+
+    def keep(self, sequence: Sequence, prefix: Prefix) -> None:
+        """Have `prefix` found by all who read `sequence`."""
+        self.prefixes.put(sequence.key, prefix)
+
+    def open(self, sequence: Sequence, more: int = 0) -> tuple[Context, Tensor]:
+        """Read a sequence into a context with room for `more` tokens; also the last hidden state (1, hidden)."""
+        context = self.new_context(len(sequence.ids) + more)
+        return context, self.read_on(context, sequence)
+
+    def resume(self, sequence: Sequence, more: int) -> tuple[Context, Tensor]:
+        """`open`, reading only what differs from the sequence that `hold` kept: the next turn of a conversation."""
+        if self.held is None:
+            return self.open(sequence, more)
+        held, context = self.held
+        self.held = None  # the context is about to change
+        kept = min(_common_tokens(held, sequence, self.slot_id), len(sequence.ids) - 1)
+        context.truncate(kept, int(sequence.positions[0, kept - 1]) if kept else -1)
+        return context, self.read_on(context, sequence)
+
+    def hold(self, sequence: Sequence, context: Context) -> None:
+        """Keep a context that has read `sequence`, for `resume`."""
+        self.held = sequence, context
+
+    def new_context(self, tokens: int) -> Context:
+        return Context(self.model.config.decoder, self.model.device, self.model.dtype, tokens)
+
+    def read_on(self, context: Context, sequence: Sequence) -> Tensor:
+        """Read what `context` lacks of `sequence`, whose beginning it holds; the last hidden state (1, hidden)."""
+        start = context.tokens
+        ids, slots = sequence.ids[start:], sequence.ids == self.slot_id
+        x = self.model.understanding.embed_tokens(ids.to(self.model.device))  # (tokens, hidden)
+        if slots[start:].any():
+            images = torch.cat([self.embed(image) for image in sequence.images])
+            x[slots[start:].to(x.device)] = images[int(slots[:start].sum()) :]
+        return self._extend(context, x, sequence.positions[:, start:])
+
+    def feed(self, context: Context, ids: list[int]) -> Tensor:
+        """Read more text tokens; the last hidden state (1, hidden)."""
+        x = self.model.understanding.embed_tokens(torch.tensor(ids, device=self.model.device))
+        return self._extend(context, x, text_positions(context.last_t + 1, len(ids)))
+
+    def feed_image(self, context: Context, embedded: Tensor, rows: int, columns: int) -> None:
+        """Read an image's tokens (rows * columns, hidden); <img> must have been read before."""
+        self._extend(context, embedded, image_positions(context.last_t + 1, rows, columns))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(1, hidden) -> float32 (vocabulary,)."""
+        return self.model.understanding.lm_head(hidden)[0].float()
+
+    def embed(self, image: ReferenceImage) -> Tensor:
+        """A reference image's tokens (tokens, hidden), embedded once however many sequences hold it."""
+        embedded = self.embeddings.get(image.key)
+        if embedded is None:
+            embedded = self.embed_pixels(image.pixels[None])[0]
+            self.embeddings.put(image.key, embedded)
+        return embedded
+
+    def embed_drawn(self, pixels: Tensor) -> Tensor:
+        """An image as it was drawn, (1, 3, height, width) in about -1 .. 1 -> (1, tokens, hidden). Neither clamped nor
+        rounded: the model reads back exactly what it drew."""
+        shown = pixels * 0.5 + 0.5
+        return self.embed_pixels((shown - MEAN.to(shown.device)) / STD.to(shown.device))
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """Normalised (batch, 3, height, width) -> (batch, tokens, hidden)."""
+        vision, side = self.model.understanding.vision, self.model.config.token_pixels
+        pixels = pixels.to(self.model.device, self.model.dtype)
+        rotary = vision.rotary(pixels.shape[2] // side, pixels.shape[3] // side, pixels.device)
+        return vision(to_patches(pixels, side // 2), rotary)
+
+    def _extend(self, context: Context, x: Tensor, positions: Tensor) -> Tensor:
+        """x: (tokens, hidden) at positions (3, tokens) -> the last hidden state (1, hidden)."""
+        context.reserve(context.tokens + len(x))
+        reading = Reading(context, runs(positions[0]), self.kernel)
+        rotation = self.model.rotation(positions[None].to(x.device))
+        hidden = self.model.understanding.decoder(x[None], rotation, reading.attend_at)
+        context.advance(len(x), int(positions[0, -1]))
+        return hidden[:, -1]
+
+
+def _common_tokens(held: Sequence, new: Sequence, slot_id: int) -> int:
+    """How many tokens both begin with, cut back to before an image that they do not share."""
+    length = min(len(held.ids), len(new.ids))
+    same = (held.ids[:length] == new.ids[:length]) & (held.positions[:, :length] == new.positions[:, :length]).all(0)
+    common = length if same.all() else int(same.logical_not().nonzero()[0])
+    slots = (new.ids == slot_id).nonzero().flatten().split([image.tokens for image in new.images])
+    for index, (image, span) in enumerate(zip(new.images, slots, strict=True)):
+        shared = index < len(held.images) and held.images[index].key == image.key
+        if span[0] < common and not (shared and span[-1] < common):
+            return int(span[0])
+    return common
