@@ -16,9 +16,10 @@ from .tokenizer import IMAGE_END, IMAGE_START, TURN_END, Tokenizer
 
 @dataclass(frozen=True)
 class DocumentSettings:
-    """sizes: (width, height) of each image in order; a single one serves all.
+    """How a document is made. Checked when made; raises SettingsError.
 
-    think: reason first, and draw while reasoning. max_images, 0 for text alone: an image beyond it ends the document. decoding.max_tokens counts text only.
+    sizes: (width, height) of each image in order; a single one serves all. think: reason first, and draw while
+    reasoning. max_images: 0 for text alone; an image beyond it ends the document. decoding.max_tokens counts text only.
     system: the system message; None is the trained one.
     """
 

@@ -107,7 +107,7 @@ class Engine:
             load_weights(self.model, self._headers, self.device, self.dtype)
 
     def release(self) -> None:
-        """Give back all device memory: weights, and all that was read. `place` reads the weights from the files again."""
+        """Give back all device memory: weights, and all that was read. `place` reads the weights again."""
         self.reader.forget()
         drop_weights(self.model)
 
