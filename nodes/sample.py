@@ -1,59 +1,71 @@
-"""Sizes, and the sampler."""
+"""The sampler."""
 
 from comfy_api.latest import io
 
 from ..sensenova_core.flow import CFG_NORMS, Guidance
 from ..sensenova_core.sampling import MAX_SEED, SamplingSettings
-from ..sensenova_core.sizes import TRAINED_SIZES, TRAINED_SIZES_U15
 from . import host
+from .size import side_input
 from .sockets import CATEGORY, Conditioning, Model
 
-CUSTOM = "custom"
-MAX_SIDE = 8192
+
+def sampling_inputs(norms: tuple[str, ...] = CFG_NORMS) -> list[io.Input]:
+    """The widgets that decide how pictures are drawn, whatever they are drawn from."""
+    return [
+        io.Int.Input(
+            "steps", default=50, min=1, max=1000, tooltip="50 for the full models, 8 for the distilled ones."
+        ),
+        _guidance_scale(
+            "cfg",
+            4.0,
+            "Guidance by the prompt. 4 for the full models; 1 is off, twice as fast, and what the distilled 8-step models "
+            "need.",
+        ),
+        _guidance_scale(
+            "img_cfg",
+            1.0,
+            "Guidance by images. 1 is off; equal to cfg: ordinary guidance against nothing at all; else both are weighed "
+            "separately, at three passes' cost. Does nothing where a picture is drawn from text alone.",
+        ),
+        io.Combo.Input(
+            "cfg_norm",
+            options=list(norms),
+            default="none",
+            tooltip="Tames strong guidance. global: never longer than the unguided step, over the whole image; channel: the "
+            "same token by token; cfg_zero_star: rescales the unconditional branch, skips step 1 (text to image only).",
+        ),
+        _interval_end("cfg_start", 0.0, "first"),
+        _interval_end("cfg_end", 1.0, "last"),
+        io.Float.Input(
+            "shift",
+            default=3.0,
+            min=0.01,
+            max=100.0,
+            step=0.1,
+            tooltip="Over 1 spends more steps near the noise, where the composition is decided. 3 as trained.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=42,
+            min=0,
+            max=MAX_SEED,
+            control_after_generate=True,
+            tooltip="The noise to start from; the same seed draws the same picture on every device.",
+        ),
+    ]
 
 
-def _side(name: str) -> io.Int.Input:
-    return io.Int.Input(
-        name,
-        default=2048,
-        min=32,
-        max=MAX_SIDE,
-        step=32,
-        tooltip=f"{name.capitalize()} in pixels, a multiple of 32. The models were trained at the sizes that the "
-        "Resolution node lists; others work, with weaker pictures.",
+def time_floor_input() -> io.Float.Input:
+    return io.Float.Input(
+        "t_eps",
+        default=0.02,
+        min=0.0001,
+        max=1.0,
+        step=0.001,
+        round=0.0001,
+        advanced=True,
+        tooltip="Smallest distance to the end that a velocity is divided by.",
     )
-
-
-class Resolution(io.ComfyNode):
-    SIZES = TRAINED_SIZES | TRAINED_SIZES_U15
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        trained = [io.DynamicCombo.Option(label, []) for label in cls.SIZES]
-        return io.Schema(
-            node_id="SenseNovaCoreResolution",
-            display_name="SenseNova U1 Resolution",
-            category=CATEGORY,
-            description="Width and height that the models were trained at, by ratio, or a size of your own.",
-            search_aliases=["size", "aspect ratio"],
-            inputs=[
-                io.DynamicCombo.Input(
-                    "size",
-                    options=[*trained, io.DynamicCombo.Option(CUSTOM, [_side("width"), _side("height")])],
-                    tooltip="Ratio and width x height in pixels. custom: any multiples of 32, outside training.",
-                )
-            ],
-            outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],
-        )
-
-    @classmethod
-    def execute(cls, size) -> io.NodeOutput:
-        label = size["size"]
-        if label == CUSTOM:
-            return io.NodeOutput(size["width"], size["height"])
-        if label not in cls.SIZES:
-            raise ValueError(f"size {label!r} is unknown; choose {CUSTOM} or one of: {', '.join(cls.SIZES)}")
-        return io.NodeOutput(*cls.SIZES[label])
 
 
 class FlowMatchSampler(io.ComfyNode):
@@ -68,50 +80,10 @@ class FlowMatchSampler(io.ComfyNode):
             search_aliases=["ksampler", "generate"],
             inputs=[
                 Model.Input("model"),
-                Conditioning.Input("conditioning", tooltip="From Text Encode."),
-                _side("width"),
-                _side("height"),
-                io.Int.Input(
-                    "steps", default=50, min=1, max=1000, tooltip="50 for the full models, 8 for the distilled ones."
-                ),
-                _guidance_scale(
-                    "cfg",
-                    4.0,
-                    "Guidance by the prompt. 4 for the full models; 1 is off, twice as fast, and "
-                    "what the distilled 8-step models need.",
-                ),
-                _guidance_scale(
-                    "img_cfg",
-                    1.0,
-                    "Guidance by reference images, 1 is off. Only an edit has any; it does "
-                    "nothing when drawing from text alone.",
-                ),
-                io.Combo.Input(
-                    "cfg_norm",
-                    options=list(CFG_NORMS),
-                    default="none",
-                    tooltip="Tames strong guidance. global: never longer than the unguided step, over the whole image; "
-                    "channel: the same token by token; cfg_zero_star: rescales the unconditional branch, skips step 1 "
-                    "(text to image only).",
-                ),
-                _interval_end("cfg_start", 0.0, "first"),
-                _interval_end("cfg_end", 1.0, "last"),
-                io.Float.Input(
-                    "shift",
-                    default=3.0,
-                    min=0.01,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Over 1 spends more steps near the noise, where the composition is decided. 3 as trained.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=42,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="The noise to start from; the same seed draws the same picture on every device.",
-                ),
+                Conditioning.Input("conditioning", tooltip="From Text Encode or Think."),
+                side_input("width"),
+                side_input("height"),
+                *sampling_inputs(),
                 io.Int.Input(
                     "batch_size",
                     default=1,
@@ -119,41 +91,29 @@ class FlowMatchSampler(io.ComfyNode):
                     max=64,
                     tooltip="Images drawn at once; the prompt is read once for all.",
                 ),
-                io.Float.Input(
-                    "t_eps",
-                    default=0.02,
-                    min=0.0001,
-                    max=1.0,
-                    step=0.001,
-                    round=0.0001,
+                time_floor_input(),
+                io.Boolean.Input(
+                    "crop",
+                    default=False,
                     advanced=True,
-                    tooltip="Smallest distance to the end that a velocity is divided by.",
+                    tooltip="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at "
+                    "exactly its image's size.",
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[io.Image.Output(display_name="image")],
         )
 
     @classmethod
     def execute(
-        cls,
-        model,
-        conditioning,
-        width,
-        height,
-        steps,
-        cfg,
-        img_cfg,
-        cfg_norm,
-        cfg_start,
-        cfg_end,
-        shift,
-        seed,
-        batch_size,
-        t_eps=0.02,
-    ) -> io.NodeOutput:
+        cls, model, conditioning, width, height, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end, shift, seed,
+        batch_size, t_eps=0.02, crop=False,
+    ) -> io.NodeOutput:  # fmt: skip
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
-        settings = SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size)
+        settings = SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)
         steps_to_take = model.engine.denoise(conditioning, settings)
+        if warning := conditioning.repeats_its_source(settings):
+            host.warn(warning)
         progress = host.Progress(steps)
         progress.report(0)
         model.make_ready(model.engine.working_bytes(conditioning, settings))

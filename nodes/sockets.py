@@ -1,8 +1,32 @@
 """The types on this pack's own wires. They match by name across all packs, hence the prefix."""
 
+from dataclasses import dataclass
+
 from comfy_api.latest import io
+from PIL import Image
+
+from ..sensenova_core.prompt import Message
 
 Model = io.Custom("SENSENOVA_CORE_MODEL")  # a host.LoadedModel
 Conditioning = io.Custom("SENSENOVA_CORE_CONDITIONING")  # a sensenova_core.Conditioning
+Images = io.Custom("SENSENOVA_CORE_IMAGES")  # a References
+History = io.Custom("SENSENOVA_CORE_HISTORY")  # a Chat
+Document = io.Custom("SENSENOVA_CORE_DOCUMENT")  # a sensenova_core.pages.Document
 
 CATEGORY = "SenseNova U1"
+
+
+@dataclass(frozen=True)
+class References:
+    """Images for the model to read, each at its own size. max_pixels: the budget of each, None for the model's own."""
+
+    images: tuple[Image.Image, ...] = ()
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation so far: its messages, and the images that its <image> stand for."""
+
+    messages: tuple[Message, ...] = ()
+    images: tuple[Image.Image, ...] = ()

@@ -1,5 +1,7 @@
 """The sizes the published models were trained at, in pixels. Other multiples of a token work, but worse."""
 
+from .images import smart_resize
+
 # label -> (width, height), for text to image and edits
 TRAINED_SIZES = {
     "1:1  2048x2048": (2048, 2048),
@@ -20,3 +22,30 @@ TRAINED_SIZES_U15 = {
     "U1.5 only, 16:9  3840x2176": (3840, 2176),
     "U1.5 only, 9:16  2176x3840": (2176, 3840),
 }
+# For documents of text and pictures.
+INTERLEAVE_SIZES = {
+    "1:1  1536x1536": (1536, 1536),
+    "16:9  2048x1152": (2048, 1152),
+    "9:16  1152x2048": (1152, 2048),
+    "3:2  1888x1248": (1888, 1248),
+    "2:3  1248x1888": (1248, 1888),
+    "4:3  1760x1312": (1760, 1312),
+    "3:4  1312x1760": (1312, 1760),
+    "2:1  2144x1088": (2144, 1088),
+    "1:2  1088x2144": (1088, 2144),
+    "3:1  2592x864": (2592, 864),
+    "1:3  864x2592": (864, 2592),
+}
+
+
+def edit_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) that an edit of such a picture is drawn at: its ratio, at the area the models know best."""
+    area = 2048 * 2048
+    rows, columns = smart_resize(height, width, 32, area, area)
+    return columns, rows
+
+
+def document_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) that a document's pictures are drawn at when it starts from such a picture."""
+    rows, columns = smart_resize(height, width, 32, 512 * 512, 2_097_152)
+    return columns, rows

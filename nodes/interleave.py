@@ -1,0 +1,136 @@
+"""Documents of text and pictures."""
+
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..sensenova_core.document import DocumentSettings, Drawing, End, Text
+from ..sensenova_core.flow import Guidance
+from ..sensenova_core.pages import FORMATS, page, save_document
+from ..sensenova_core.pages import Document as Pages
+from ..sensenova_core.png import to_pil
+from ..sensenova_core.sampling import SamplingSettings
+from ..sensenova_core.sizes import INTERLEAVE_SIZES
+from . import host
+from .decoding import decoding_input, decoding_settings
+from .sample import guidance_inputs, seed_input, size_input, size_of
+from .sockets import CATEGORY, Document, Images, Model, References
+
+AUTOMATIC = "automatic: from the first image"
+
+
+class Interleave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreInterleave",
+            display_name="SenseNova U1 Interleave",
+            category=CATEGORY,
+            description="Writes an illustrated document: the model decides where pictures belong and draws them as it goes. Text "
+            "and pictures appear here while they are made.",
+            search_aliases=["story", "tutorial", "illustrated document"],
+            is_output_node=True,
+            inputs=[
+                Model.Input("model"),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What the document is about."),
+                Images.Input("images", optional=True, tooltip="From Image Condition: pictures to start from."),
+                size_input(INTERLEAVE_SIZES, AUTOMATIC),
+                io.Boolean.Input("think", default=False, tooltip="Reason first, drawing in between."),
+                io.Int.Input("max_images", default=10, min=0, max=100, tooltip="A further picture ends the document."),
+                io.Int.Input("max_tokens", default=8192, min=1, max=65536, tooltip="Text tokens at most."),
+                decoding_input(),
+                *guidance_inputs(("none", "global", "channel")),
+                seed_input(),
+                io.String.Input(
+                    "system_message",
+                    default="",
+                    multiline=True,
+                    advanced=True,
+                    tooltip="Replaces the system message that the model was trained with; empty keeps it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="pictures", is_output_list=True),
+                io.String.Output(display_name="text"),
+                Document.Output(display_name="document"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, prompt, size, think, max_images, max_tokens, decoding, steps, cfg, img_cfg, cfg_norm, shift, seed,
+        images=None, cfg_start=0.0, cfg_end=1.0, t_eps=0.02, system_message="",
+    ) -> io.NodeOutput:  # fmt: skip
+        images = images or References()
+        width, height = cls._size(size, images)
+        guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
+        settings = DocumentSettings(
+            SamplingSettings(width, height, steps, guidance, shift, t_eps, seed),
+            sizes=((width, height),),
+            decoding=decoding_settings(decoding, max_tokens),
+            max_images=max_images,
+            think=think,
+            system=system_message or None,
+        )
+        events = model.engine.interleave(prompt, images.images, settings, images.max_pixels)
+        model.make_ready(model.engine.document_bytes(prompt, images.images, settings))
+        document = collect(events, steps)
+        shown = ui.PreviewImage(host.picture_to_wire(page(document)), cls=cls)
+        pictures = [host.picture_to_wire(picture) for picture in document.images]
+        return io.NodeOutput(pictures, document.text, document, ui=shown)
+
+    @classmethod
+    def _size(cls, size: dict, images: References) -> tuple[int, int]:
+        if size["size"] != AUTOMATIC:
+            return size_of(size, INTERLEAVE_SIZES)
+        if not images.images:
+            raise ValueError(f"size is {AUTOMATIC!r} but no image is connected; choose a size")
+        return host.automatic_size(images.images[0], interleave=True)
+
+
+def collect(events, steps: int) -> Pages:
+    """Gather events into a document, showing text and drawing steps on the node as they come."""
+    parts, ended = [], "end"
+    text_progress, drawing_progress = host.TextProgress(None), None
+    for event in events:
+        if isinstance(event, Text):
+            parts[-1:] = [parts[-1] + event.text] if parts and isinstance(parts[-1], str) else [*parts[-1:], event.text]
+            text_progress.report(Pages(tuple(parts)).text)
+        elif isinstance(event, Drawing):
+            if event.step.index == 0:
+                drawing_progress = host.Progress(steps)
+            image = event.step.image()
+            drawing_progress.report(event.step.index + 1, image if drawing_progress.previews else None)
+            if event.step.index + 1 == event.step.total:
+                parts.append(to_pil(image[0]))
+        elif isinstance(event, End):
+            ended = event.reason
+    document = Pages(tuple(parts), ended)
+    text_progress.finish(document.text + ("" if ended == "end" else f"\n[ended by {ended}]"))
+    return document
+
+
+class SaveDocument(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreSaveDocument",
+            display_name="SenseNova U1 Save Document",
+            category=CATEGORY,
+            description="Saves an illustrated document as one Markdown or HTML file with its pictures, in a folder of its own "
+            "below ComfyUI's output folder.",
+            is_output_node=True,
+            inputs=[
+                Document.Input("document"),
+                io.String.Input(
+                    "filename_prefix", default="SenseNova_document", tooltip="The folder's name, numbered; / makes subfolders."
+                ),
+                io.Combo.Input("format", options=list(FORMATS), default="markdown", tooltip="document.md or document.html."),
+            ],
+            outputs=[io.String.Output(display_name="path")],
+        )
+
+    @classmethod
+    def execute(cls, document, filename_prefix, format) -> io.NodeOutput:
+        path = save_document(document, Path(host.next_output_folder(filename_prefix)), format)
+        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

@@ -1,0 +1,91 @@
+"""Nodes and widgets for sizes."""
+
+from comfy_api.latest import io
+
+from ..sensenova_core.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size
+from .sockets import CATEGORY, Images
+
+CUSTOM = "custom"
+MAX_SIDE = 8192
+FULL_RESOLUTION, SAME = "its ratio, at full resolution", "the same as the image"
+
+
+def side_input(name: str) -> io.Int.Input:
+    return io.Int.Input(
+        name,
+        default=2048,
+        min=32,
+        max=MAX_SIDE,
+        step=32,
+        tooltip=f"{name.capitalize()} in pixels, a multiple of 32. The models were trained at the sizes that the "
+        "Resolution node lists; others work, with weaker pictures.",
+    )
+
+
+def size_input(sizes: dict[str, tuple[int, int]], *more: str) -> io.DynamicCombo.Input:
+    """A choice of named sizes, then of `more` names, then of a size of one's own."""
+    named = [io.DynamicCombo.Option(label, []) for label in (*sizes, *more)]
+    return io.DynamicCombo.Input(
+        "size",
+        options=[*named, io.DynamicCombo.Option(CUSTOM, [side_input("width"), side_input("height")])],
+        tooltip="Ratio and width x height in pixels. custom: any multiples of 32, outside training.",
+    )
+
+
+def size_of(size: dict, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """The (width, height) that a `size_input` of these sizes says."""
+    label = size["size"]
+    if label == CUSTOM:
+        return size["width"], size["height"]
+    if label not in sizes:
+        raise ValueError(f"size {label!r} is unknown; choose {CUSTOM} or one of: {', '.join(sizes)}")
+    return sizes[label]
+
+
+class Resolution(io.ComfyNode):
+    SIZES = TRAINED_SIZES | TRAINED_SIZES_U15
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreResolution",
+            display_name="SenseNova U1 Resolution",
+            category=CATEGORY,
+            description="Width and height that the models were trained at, by ratio, or a size of your own.",
+            search_aliases=["size", "aspect ratio"],
+            inputs=[size_input(cls.SIZES)],
+            outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],
+        )
+
+    @classmethod
+    def execute(cls, size) -> io.NodeOutput:
+        return io.NodeOutput(*size_of(size, cls.SIZES))
+
+
+class EditSize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreEditSize",
+            display_name="SenseNova U1 Edit Size",
+            category=CATEGORY,
+            description="The size to draw an edit at, from its first image.",
+            search_aliases=["size", "resolution"],
+            inputs=[
+                Images.Input("images", tooltip="From Image Condition."),
+                io.Combo.Input(
+                    "mode",
+                    options=[FULL_RESOLUTION, SAME],
+                    default=FULL_RESOLUTION,
+                    tooltip="Full resolution: the image's ratio at about 2048 x 2048 pixels, where the models are sharpest. "
+                    "The same: exactly the image's size; switch on the sampler's crop, which draws at the next multiples "
+                    "of 32 and cuts back.",
+                ),
+            ],
+            outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],
+        )
+
+    @classmethod
+    def execute(cls, images, mode) -> io.NodeOutput:
+        width, height = images.images[0].size
+        return io.NodeOutput(*((width, height) if mode == SAME else edit_size(width, height)))

@@ -1,0 +1,79 @@
+"""Questions about images, and chat."""
+
+from comfy_api.latest import io
+
+from ..sensenova_core.prompt import IMAGE_PLACEHOLDER, Message
+from . import host
+from .decoding import decoding_input, decoding_settings, penalty_input
+from .sockets import CATEGORY, Chat, History, Images, Model, References
+
+
+class Understand(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreUnderstand",
+            display_name="SenseNova U1 Understand",
+            category=CATEGORY,
+            description="Answers a question about images, or about nothing but text. The answer appears here while it is "
+            "written. Connect history to the next Understand node to go on with the conversation.",
+            search_aliases=["vqa", "caption", "chat", "llm", "describe"],
+            inputs=[
+                Model.Input("model"),
+                io.String.Input(
+                    "question",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What to ask. Write <image> where an image belongs; others are put first.",
+                ),
+                Images.Input("images", optional=True, tooltip="From Image Condition: images new to the conversation."),
+                History.Input("history", optional=True, tooltip="From an earlier Understand node."),
+                io.Int.Input(
+                    "max_tokens", default=512, min=1, max=32768, tooltip="Where the answer is cut, in tokens."
+                ),
+                decoding_input(),
+                io.String.Input(
+                    "system_message",
+                    default="",
+                    multiline=True,
+                    advanced=True,
+                    tooltip="Tells the model how to answer. Counts only where a conversation begins.",
+                ),
+                penalty_input(),
+            ],
+            outputs=[io.String.Output(display_name="answer"), History.Output(display_name="history")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        question,
+        max_tokens,
+        decoding,
+        images=None,
+        history=None,
+        system_message="",
+        repetition_penalty=1.0,
+    ) -> io.NodeOutput:
+        images = images or References()
+        chat = asked(history or Chat(), question, images, system_message)
+        settings = decoding_settings(decoding, max_tokens, repetition_penalty)
+        answers = model.engine.understand(chat.messages, chat.images, settings, images.max_pixels)
+        progress = host.TextProgress(max_tokens)
+        model.make_ready(model.engine.answering_bytes(chat.messages, chat.images, max_tokens))
+        for answer in answers:
+            progress.report(answer.text)
+        cut = f"\n[cut at {max_tokens} tokens: raise max_tokens for more]" if answer.ended == "cut" else ""
+        progress.finish(answer.text + cut)
+        return io.NodeOutput(answer.text, Chat((*chat.messages, Message("assistant", answer.text)), chat.images))
+
+
+def asked(chat: Chat, question: str, images: References, system_message: str) -> Chat:
+    """The conversation with a question added, its images given their places in the text."""
+    messages = chat.messages
+    if not messages and system_message.strip():
+        messages = (Message("system", system_message.strip()),)
+    missing = len(images.images) - question.count(IMAGE_PLACEHOLDER)
+    text = f"{IMAGE_PLACEHOLDER}\n" * missing + question
+    return Chat((*messages, Message("user", text)), (*chat.images, *images.images))
