@@ -16,7 +16,7 @@ class TextEncode(io.ComfyNode):
             "other seeds and sizes reuse what was read.",
             search_aliases=["prompt"],
             inputs=[
-                Model.Input("model"),
+                Model.Input("model", tooltip="From the Loader."),
                 io.String.Input(
                     "prompt",
                     multiline=True,

@@ -67,7 +67,7 @@ class FlowMatchSampler(io.ComfyNode):
             "guess at every step, and stops within one step when cancelled.",
             search_aliases=["ksampler", "generate"],
             inputs=[
-                Model.Input("model"),
+                Model.Input("model", tooltip="From the Loader."),
                 Conditioning.Input("conditioning", tooltip="From Text Encode."),
                 _side("width"),
                 _side("height"),
