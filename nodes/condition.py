@@ -71,7 +71,7 @@ class TextEncode(io.ComfyNode):
             "when a sampler first needs it; other seeds and sizes reuse what was read.",
             search_aliases=["prompt"],
             inputs=[
-                Model.Input("model"),
+                Model.Input("model", tooltip="From the Loader."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -107,7 +107,7 @@ class Think(io.ComfyNode):
             "written; it can be kept, changed and fed back through Text Encode's thinking input.",
             search_aliases=["reasoning", "chain of thought"],
             inputs=[
-                Model.Input("model"),
+                Model.Input("model", tooltip="From the Loader."),
                 Conditioning.Input("conditioning", tooltip="From Text Encode, without reasoning."),
                 io.Int.Input(
                     "max_tokens", default=1024, min=1, max=32768, tooltip="Where the reasoning is cut, in tokens."

@@ -31,7 +31,7 @@ class Interleave(io.ComfyNode):
             search_aliases=["story", "tutorial", "illustrated document"],
             is_output_node=True,
             inputs=[
-                Model.Input("model"),
+                Model.Input("model", tooltip="From the Loader."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What the document is about."),
                 Images.Input("images", optional=True, tooltip="From Image Condition: pictures to start from."),
                 size_input(INTERLEAVE_SIZES, AUTOMATIC),

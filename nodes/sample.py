@@ -79,7 +79,7 @@ class FlowMatchSampler(io.ComfyNode):
             "guess at every step, and stops within one step when cancelled.",
             search_aliases=["ksampler", "generate"],
             inputs=[
-                Model.Input("model"),
+                Model.Input("model", tooltip="From the Loader."),
                 Conditioning.Input("conditioning", tooltip="From Text Encode or Think."),
                 side_input("width"),
                 side_input("height"),

@@ -19,7 +19,7 @@ class Understand(io.ComfyNode):
             "written. Connect history to the next Understand node to go on with the conversation.",
             search_aliases=["vqa", "caption", "chat", "llm", "describe"],
             inputs=[
-                Model.Input("model"),
+                Model.Input("model", tooltip="From the Loader."),
                 io.String.Input(
                     "question",
                     multiline=True,

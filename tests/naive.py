@@ -28,6 +28,15 @@ class Naive:
             x / (x.square().mean(-1, keepdim=True) + self.llm["rms_norm_eps"]).sqrt() * self.weights[f"{name}.weight"]
         )
 
+    def noise_scale(self, tokens: int) -> float:
+        scale = self.raw["noise_scale"]
+        if self.raw["noise_scale_mode"] == "static":
+            return scale
+        scale *= (tokens / self.raw["noise_scale_base_image_seq_len"]) ** 0.5
+        return min(
+            scale**0.5 if self.raw["noise_scale_mode"] == "dynamic_sqrt" else scale, self.raw["noise_scale_max_value"]
+        )
+
     def guess(self, ids: Tensor, image: Tensor, t: float, noise_scale: float) -> Tensor:
         """The clean image that the model sees in `image` (3, height, width) at time t, after reading ids."""
         rows, columns = (side // (2 * self.patch) for side in image.shape[1:])

@@ -152,6 +152,14 @@ def test_a_branch_no_step_needs_is_never_read(engine, settings):
     assert len(reads) == 1
 
 
+def test_one_guided_step_is_enough_to_read_a_branch(engine):
+    plain = draw(engine, cfg=1.0)
+    with calls(engine.model.understanding.decoder) as reads:
+        guided = draw(engine, cfg=4.0, cfg_interval=(0.0, 0.01))  # step 0 alone
+    assert len(reads) == 1  # the empty prompt; the other is held
+    assert (guided - plain).abs().max() > 1e-3
+
+
 def test_nothing_happens_before_the_first_step_is_asked_for(engine):
     engine.release()
     steps = engine.sample(engine.encode("a"), **SMALL)

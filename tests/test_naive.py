@@ -24,9 +24,8 @@ def inference():
 
 def naive_picture(folder, engine, width, height, steps, cfg, shift, t_eps, seed) -> torch.Tensor:
     """The whole picture by the formula: each branch reads prompt and image anew at every step."""
-    model, noise = Naive(folder), engine.config.noise
-    sequences = engine.encode("a red circle").sequences
-    scale = flow.noise_scale(noise, width * height // engine.config.token_pixels**2)
+    model, sequences = Naive(folder), engine.encode("a red circle").sequences
+    scale = model.noise_scale(width * height // engine.config.token_pixels**2)
     z = scale * flow.starting_noise(seed, 1, height, width)[0]
     sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     times = (1 - shift * sigma / (1 + (shift - 1) * sigma)).tolist()
@@ -56,12 +55,18 @@ def strong_noise(raw):
     raw.update(noise_scale=40.0, noise_scale_max_value=5.0)  # so that the cap is reached
 
 
+def noise_mode(mode: str):
+    return lambda raw: raw.update(noise_scale_mode=mode, noise_scale=0.7)
+
+
 VARIANTS = {
     "dense": ("tiny-u15", None, None),
     "experts": ("tiny-a3b", None, None),
     "experts, not renormalised": ("tiny-a3b", no_renormalising, None),
     "not told the noise": ("tiny-u15", untold_noise, no_noise_embedder),
     "capped noise": ("tiny-a3b", strong_noise, None),
+    "one noise for every size": ("tiny-u15", noise_mode("static"), None),
+    "noise by the root of the root": ("tiny-u15", noise_mode("dynamic_sqrt"), None),
 }
 
 

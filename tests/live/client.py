@@ -1,0 +1,142 @@
+"""Talks with a ComfyUI server as its graph editor does: prompts over HTTP, messages and previews over a websocket."""
+
+import io
+import json
+import struct
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from websocket import ABNF, create_connection
+
+SECONDS = 120  # to wait for any one message
+PREVIEW_WITH_METADATA = 4
+FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+
+
+class Rejected(Exception):
+    """The server refused a prompt. errors: node id -> [{type, message, details}]."""
+
+    def __init__(self, answer: dict[str, Any]):
+        super().__init__(json.dumps(answer, indent=1))
+        self.errors = {node: error["errors"] for node, error in answer["node_errors"].items()}
+
+
+@dataclass(frozen=True)
+class Message:
+    """data: of a preview its metadata, and `image` the picture."""
+
+    type: str
+    data: dict[str, Any]
+    image: Image.Image | None = None
+
+
+@dataclass
+class Run:
+    """Everything that was sent about one prompt."""
+
+    id: str
+    messages: list[Message]
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, type: str, node: str | None = None) -> list[dict[str, Any]]:
+        return [m.data for m in self.messages if m.type == type and node in (None, m.data.get("node"))]
+
+    @property
+    def outcome(self) -> str:
+        """execution_success, execution_error or execution_interrupted."""
+        types = [message.type for message in self.messages]
+        return next(type for type in reversed(types) if type.startswith("execution_"))
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return self.of("execution_error")[0]
+
+    @property
+    def executed(self) -> list[str]:
+        """The nodes that ran, in order."""
+        return [data["node"] for data in self.of("executing") if data["node"] is not None]
+
+    @property
+    def cached(self) -> set[str]:
+        return {node for data in self.of("execution_cached") for node in data["nodes"]}
+
+    @property
+    def previews(self) -> list[Message]:
+        return [message for message in self.messages if message.image is not None]
+
+
+class Client:
+    """One connection, for a `with` block."""
+
+    def __init__(self, url: str):
+        self.url, self.id = url, uuid.uuid4().hex
+
+    def __enter__(self) -> "Client":
+        address = self.url.replace("http", "ws", 1) + "/ws?clientId=" + self.id
+        self.socket = create_connection(address, timeout=SECONDS)
+        self.socket.send(json.dumps(FEATURES))
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.socket.close()
+
+    def get(self, path: str) -> Any:
+        return json.loads(self._request(path))
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        answer = self._request(path, json.dumps(body).encode())
+        return json.loads(answer) if answer else None
+
+    def queue(self, prompt: dict[str, Any], preview_method: str = "auto") -> str:
+        """Returns the prompt's id. Raises Rejected."""
+        body = {"prompt": prompt, "client_id": self.id, "extra_data": {"preview_method": preview_method}}
+        try:
+            return self.post("/prompt", body)["prompt_id"]
+        except urllib.error.HTTPError as error:
+            raise Rejected(json.loads(error.read())) from error
+
+    def follow(self, prompt_id: str) -> Iterator[Message]:
+        """The messages about a prompt as they come, up to the one that says it is over."""
+        while True:
+            message = self._receive()
+            if message is None or message.data.get("prompt_id") != prompt_id:
+                continue
+            yield message
+            if message.type == "executing" and message.data["node"] is None:
+                return
+
+    def run(self, prompt: dict[str, Any], preview_method: str = "auto") -> Run:
+        id = self.queue(prompt, preview_method)
+        return self.finished(id, list(self.follow(id)))
+
+    def finished(self, id: str, messages: list[Message]) -> Run:
+        return Run(id, messages, self.get(f"/history/{id}")[id]["outputs"])
+
+    def images(self, run: Run, node: str) -> list[Image.Image]:
+        """The pictures that a node of the run saved or shows."""
+        return [self._image(file) for file in run.outputs[node]["images"]]
+
+    def _image(self, file: dict[str, str]) -> Image.Image:
+        return Image.open(io.BytesIO(self._request("/view?" + urllib.parse.urlencode(file))))
+
+    def _request(self, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            return answer.read()
+
+    def _receive(self) -> Message | None:
+        """The next message; None for the kinds that no test reads."""
+        opcode, content = self.socket.recv_data()
+        if opcode == ABNF.OPCODE_TEXT:
+            message = json.loads(content)
+            return Message(message["type"], message["data"])
+        if opcode != ABNF.OPCODE_BINARY or struct.unpack(">I", content[:4])[0] != PREVIEW_WITH_METADATA:
+            return None
+        length = struct.unpack(">I", content[4:8])[0]
+        return Message("preview", json.loads(content[8 : 8 + length]), Image.open(io.BytesIO(content[8 + length :])))

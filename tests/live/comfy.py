@@ -1,0 +1,135 @@
+"""A ComfyUI that is installed on this machine, and servers of it for tests."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+REPOSITORY = Path(__file__).parents[2]
+PACK = "sensenova-u1"
+DEFAULT_FOLDER = Path("~/comfy/ComfyUI")  # where comfy-cli puts it
+START_SECONDS = 180
+LOG_TAIL = 4000
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tiny models gain nothing from more, and lose much on a busy machine
+NOT_FOUND = (
+    "no ComfyUI found: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its interpreter if that is elsewhere)"
+)
+
+
+@dataclass(frozen=True)
+class Installation:
+    folder: Path
+    python: Path
+
+
+def run_python(installation: Installation, *arguments: str | Path, text: str = "") -> str:
+    """Run ComfyUI's interpreter from the root of the repository; returns what it prints."""
+    done = subprocess.run(
+        [installation.python, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": str(REPOSITORY)},
+        input=text,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{arguments[0]} ended with status {done.returncode}:\n{done.stderr[-LOG_TAIL:]}")
+    return done.stdout
+
+
+def draw_alone(installation: Installation, models: Path, prompt: dict[str, Any]) -> bytes:
+    """Pixels of a text-to-image workflow in API form, drawn without ComfyUI."""
+    return bytes.fromhex(run_python(installation, "tests/live/reference.py", models, text=json.dumps(prompt)))
+
+
+def find() -> Installation | None:
+    """The ComfyUI of COMFYUI_PATH, else the one at comfy-cli's default place."""
+    folder = Path(os.environ.get("COMFYUI_PATH") or DEFAULT_FOLDER).expanduser()
+    if not (folder / "main.py").is_file():
+        return None
+    candidates = (folder / ".venv/bin/python", folder / "venv/bin/python", Path(sys.executable))
+    python = os.environ.get("COMFYUI_PYTHON") or next(path for path in candidates if path.exists())
+    return Installation(folder, Path(python))
+
+
+def prepare_base(base: Path) -> None:
+    """Make `base` a base directory that holds nothing but this pack."""
+    for name in ("custom_nodes", "models/sensenova", "user/default"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    (base / "custom_nodes" / PACK).symlink_to(REPOSITORY)
+
+
+class Server:
+    """A running server on a free port, for a `with` block; it is killed at the end whatever happens."""
+
+    def __init__(self, installation: Installation, base: Path):
+        self.installation, self.base = installation, base
+        self.log = base / "server.log"
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "Server":
+        arguments = ["--cpu", "--base-directory", str(self.base), "--disable-all-custom-nodes"]
+        arguments += ["--whitelist-custom-nodes", PACK, "--disable-api-nodes", "--port", str(self.port)]
+        arguments += ["--database-url", "sqlite:///:memory:"]  # its default lies in ComfyUI's own folder
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.installation.python, "main.py", *arguments],
+                cwd=self.installation.folder,
+                env=os.environ | ONE_THREAD,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def resident_bytes(self) -> int:
+        return psutil.Process(self.process.pid).memory_info().rss
+
+    def log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self.process.poll() is not None:
+                raise RuntimeError(
+                    f"ComfyUI ended with status {self.process.returncode}:\n{self.log_text()[-LOG_TAIL:]}"
+                )
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"ComfyUI is not ready after {START_SECONDS} s:\n{self.log_text()[-LOG_TAIL:]}")
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + "/system_stats", timeout=10):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

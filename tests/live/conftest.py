@@ -1,0 +1,76 @@
+"""A real ComfyUI with this pack and tiny checkpoints, started once, and clients and browsers that use it."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live import browser, comfy
+from tests.live.client import Client, Run
+from tests.live.workflows import text_to_image
+
+GOLDEN = comfy.REPOSITORY / "tests/golden/checkpoints/tiny-u15"
+
+
+@pytest.fixture(scope="session")
+def installation() -> comfy.Installation:
+    found = comfy.find()
+    if found is None:
+        pytest.skip(comfy.NOT_FOUND)
+    return found
+
+
+@pytest.fixture(scope="session")
+def models(installation: comfy.Installation, base: Path) -> Path:
+    """The server's models/sensenova."""
+    folder = base / "models/sensenova"
+    comfy.run_python(installation, "tools/demo/make_checkpoint.py", folder / "demo")
+    if GOLDEN.is_dir():
+        shutil.copytree(GOLDEN, folder / GOLDEN.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comfyui")
+    comfy.prepare_base(folder)
+    browser.write_settings(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(installation: comfy.Installation, base: Path, models: Path) -> Iterator[comfy.Server]:
+    with comfy.Server(installation, base) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: comfy.Server) -> Iterator[Client]:
+    with Client(server.url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def first_run(server: comfy.Server) -> tuple[Run, bytes]:
+    """The tiny text-to-image run that others are compared with, and its pixels."""
+    with Client(server.url) as client:
+        run = client.run(text_to_image())
+        return run, client.images(run, "5")[0].tobytes()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with browser.launched() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def screenshot(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """(page, name) keeps a picture of the page, in LIVE_SCREENSHOTS if that is set."""
+    folder = Path(os.environ.get("LIVE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda page, name: page.screenshot(path=folder / f"{name}.png")

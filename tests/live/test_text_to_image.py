@@ -1,0 +1,90 @@
+"""The shipped text-to-image workflow on a real server: pictures, progress, previews, caching, interruption."""
+
+from itertools import pairwise
+
+import pytest
+
+from tests.live import comfy
+from tests.live.client import Run
+from tests.live.workflows import ENCODE, LOADER, REDRAW, RESOLUTION, SAMPLER, SAVE, SIDE, STEPS, text_to_image
+
+PREVIEW_SIDE = 512
+
+
+@pytest.mark.parametrize("checkpoint", ["demo", "tiny-u15"])
+def test_the_picture_is_what_the_engine_alone_draws(client, installation, models, checkpoint):
+    if not (models / checkpoint).is_dir():
+        pytest.skip(f"{checkpoint} is not there")
+    prompt = text_to_image(Loader={"checkpoint": checkpoint}, FlowMatchSampler={"cfg_norm": "global", "cfg_end": 0.9})
+    [image] = client.images(client.run(prompt), SAVE)
+    assert image.size == (SIDE, SIDE)
+    assert image.tobytes() == comfy.draw_alone(installation, models, prompt)
+
+
+def test_progress_counts_the_steps(first_run):
+    run, _ = first_run
+    assert [data["value"] for data in run.of("progress", SAMPLER)] == list(range(STEPS + 1))
+    assert {data["max"] for data in run.of("progress", SAMPLER)} == {STEPS}
+
+
+def test_every_step_shows_another_preview(first_run):
+    previews = first_run[0].previews
+    assert len(previews) == STEPS
+    assert {preview.data["node_id"] for preview in previews} == {SAMPLER}
+    for preview in previews:
+        assert preview.image.format == "JPEG"
+        assert max(preview.image.size) <= PREVIEW_SIDE
+    assert all(one.image.tobytes() != other.image.tobytes() for one, other in pairwise(previews))
+
+
+def test_preview_of_a_wide_picture_keeps_its_shape(client):
+    run = client.run(text_to_image(Resolution={"size.width": 1024, "size.height": 256}, FlowMatchSampler={"steps": 1}))
+    assert [preview.image.size for preview in run.previews] == [(PREVIEW_SIDE, PREVIEW_SIDE // 4)]
+
+
+def test_no_preview_when_switched_off(client):
+    run = client.run(text_to_image(FlowMatchSampler={"seed": 2}), preview_method="none")
+    assert run.of("progress", SAMPLER)
+    assert not run.previews
+
+
+def test_another_seed_samples_again_and_nothing_else(client, first_run):
+    run = client.run(text_to_image(FlowMatchSampler={"seed": 3}))
+    assert run.executed == [SAMPLER, SAVE]
+    assert run.cached == {LOADER, ENCODE, RESOLUTION}
+    assert _pixels(client, run) != first_run[1]
+
+
+def test_another_prompt_encodes_and_samples_again(client, first_run):
+    run = client.run(text_to_image(TextEncode={"prompt": "a lighthouse in fog"}))
+    assert run.executed == [ENCODE, SAMPLER, SAVE]
+    assert run.cached == {LOADER, RESOLUTION}
+    assert _pixels(client, run) != first_run[1]
+
+
+def test_batch(client, first_run):
+    images = client.images(client.run(text_to_image(FlowMatchSampler={"batch_size": 3})), SAVE)
+    assert len({image.tobytes() for image in images}) == 3
+    assert images[0].size == (SIDE, SIDE)
+
+
+def test_interruption_stops_within_one_step(client, first_run):
+    id = client.queue(
+        text_to_image(Resolution={"size.width": 1024, "size.height": 1024}, FlowMatchSampler={"steps": 900})
+    )
+    messages, acknowledged = [], None
+    for message in client.follow(id):
+        messages.append(message)
+        if acknowledged is None and message.type == "progress" and message.data["value"] == 3:
+            client.post("/interrupt", {"prompt_id": id})
+            acknowledged = len(messages)
+    later = [message.data["value"] for message in messages[acknowledged:] if message.type == "progress"]
+    assert later in ([], [4])  # 4 may have been on its way
+    [interruption] = Run(id, messages).of("execution_interrupted")
+    assert interruption["node_id"] == SAMPLER
+
+    assert _pixels(client, client.run(text_to_image(FlowMatchSampler=REDRAW))) == first_run[1]
+
+
+def _pixels(client, run: Run) -> bytes:
+    return client.images(run, SAVE)[0].tobytes()
