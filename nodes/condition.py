@@ -18,21 +18,21 @@ class ImageCondition(io.ComfyNode):
             node_id="SenseNovaCoreImageCondition",
             display_name="SenseNova U1 Image Condition",
             category=CATEGORY,
-            description="One to ten images for the model to read, each at its own size: references of an edit, pictures to ask "
-            "about, or the beginning of a document. Write <image> in the prompt where one belongs.",
+            description="One to ten images for the model to read, each at its own size: references of an edit, "
+            "pictures to ask about, or the beginning of a document. Write <image> in the prompt where one belongs.",
             search_aliases=["reference", "edit", "image input"],
             inputs=[
                 io.Autogrow.Input(
                     "images",
                     template=images,
-                    tooltip="Images in the order the prompt means them. A batch counts as so many images. Transparency is "
-                    "flattened on white.",
+                    tooltip="Images in the order the prompt means them. A batch counts as so many images. Transparency "
+                    "is flattened on white.",
                 ),
                 io.Autogrow.Input(
                     "masks",
                     template=masks,
-                    tooltip="mask0 belongs to image0, and so on: what it covers becomes white, as Load Image's mask does "
-                    "for a transparent picture.",
+                    tooltip="mask0 belongs to image0, and so on: what it covers becomes white, as Load Image's mask "
+                    "does for a transparent picture.",
                 ),
                 io.Int.Input(
                     "max_pixels",
@@ -44,17 +44,18 @@ class ImageCondition(io.ComfyNode):
                     "0 is the model's own limit (4194304, less with more than four images).",
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[Images.Output(display_name="images")],
         )
 
     @classmethod
     def execute(cls, images, masks=None, max_pixels=0) -> io.NodeOutput:
-        masks = masks or {}
-        pictures = [
-            picture
-            for name, batch in images.items()
-            for picture in host.to_pictures(batch, masks.get(name.replace("image", "mask")))
-        ]
+        pictures = []
+        for name, batch in images.items():
+            metadata = host.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
+            for picture in host.to_pictures(batch, (masks or {}).get(name.replace("image", "mask"))):
+                picture.info |= metadata
+                pictures.append(picture)
         if len(pictures) > MAX_IMAGES:
             raise ValueError(f"{len(pictures)} images are connected, batches counted; give at most {MAX_IMAGES}")
         return io.NodeOutput(References(tuple(pictures), max_pixels or None))
@@ -67,8 +68,8 @@ class TextEncode(io.ComfyNode):
             node_id="SenseNovaCoreTextEncode",
             display_name="SenseNova U1 Text Encode",
             category=CATEGORY,
-            description="A prompt for the model to draw, or with images an instruction to edit them. The model reads it once, "
-            "when a sampler first needs it; other seeds and sizes reuse what was read.",
+            description="A prompt for the model to draw, or with images an instruction to edit them. The model reads "
+            "it once, when a sampler first needs it; other seeds and sizes reuse what was read.",
             search_aliases=["prompt"],
             inputs=[
                 Model.Input("model", tooltip="From the Loader."),
@@ -76,8 +77,8 @@ class TextEncode(io.ComfyNode):
                     "prompt",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What to draw or change, in any language; long descriptions work well. May be empty. With several "
-                    "images they are called Image-1, Image-2, ... unless <image> places them.",
+                    tooltip="What to draw or change, in any language; long descriptions work well. May be empty. With "
+                    "several images they are called Image-1, Image-2, ... unless <image> places them.",
                 ),
                 Images.Input("images", optional=True, tooltip="From Image Condition: makes this an edit of them."),
                 io.String.Input(
@@ -103,8 +104,8 @@ class Think(io.ComfyNode):
             node_id="SenseNovaCoreThink",
             display_name="SenseNova U1 Think",
             category=CATEGORY,
-            description="Lets the model reason about the picture before it is drawn. The reasoning appears here while it is "
-            "written; it can be kept, changed and fed back through Text Encode's thinking input.",
+            description="Lets the model reason about the picture before it is drawn. The reasoning appears here while "
+            "it is written; it can be kept, changed and fed back through Text Encode's thinking input.",
             search_aliases=["reasoning", "chain of thought"],
             inputs=[
                 Model.Input("model", tooltip="From the Loader."),

@@ -3,10 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import host
-from .condition import TextEncode
+from .condition import ImageCondition, TextEncode, Think
 from .inspect import Inspect
+from .interleave import Interleave, SaveDocument
 from .load import Loader
-from .sample import FlowMatchSampler, Resolution
+from .sample import FlowMatchSampler
+from .size import EditSize, Resolution
+from .understand import Understand
 
 
 class SenseNovaCoreExtension(ComfyExtension):
@@ -14,4 +17,16 @@ class SenseNovaCoreExtension(ComfyExtension):
         host.register_model_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [Loader, TextEncode, Resolution, FlowMatchSampler, Inspect]
+        return [
+            Loader,
+            ImageCondition,
+            TextEncode,
+            Think,
+            Resolution,
+            EditSize,
+            FlowMatchSampler,
+            Understand,
+            Interleave,
+            SaveDocument,
+            Inspect,
+        ]

@@ -1,6 +1,9 @@
 """The only file that talks with ComfyUI's runtime: model folders, memory, progress, previews, interruption."""
 
+import json
+import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +11,12 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
+import numpy as np
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy_execution.utils import get_executing_context
 from PIL import Image
+from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +28,8 @@ OTHER_FOLDER_KEY = "diffusion_models"
 FAMILY_MARK = b"NEOChat"  # in config.json; tells this family's folders from others in a shared model folder
 SEARCH_DEPTH = 3
 PREVIEW_SIDE = 512
+log = logging.getLogger(__name__)
+
 NOTHING_FOUND = "no checkpoint found: see the tooltip"
 
 
@@ -136,6 +144,20 @@ def to_wire(image: Tensor) -> Tensor:
     return image.to(device=mm.intermediate_device(), dtype=mm.intermediate_dtype())
 
 
+def to_pictures(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
+    """An IMAGE (batch, height, width, 3 or 4) as PIL pictures; a MASK makes what it covers transparent."""
+    pictures = []
+    for index, pixels in enumerate(batch):
+        picture = Image.fromarray((pixels.float().cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8))
+        if mask is not None:
+            covered = mask[min(index, len(mask) - 1)].float().cpu().numpy()
+            alpha = Image.fromarray(((1 - covered) * 255).round().clip(0, 255).astype(np.uint8))
+            picture = picture.convert("RGBA")
+            picture.putalpha(alpha.resize(picture.size, Image.Resampling.BILINEAR))
+        pictures.append(picture)
+    return pictures
+
+
 def picture_to_wire(picture: Image.Image) -> Tensor:
     pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
     return to_wire(pixels.view(1, picture.height, picture.width, 3).float() / 255)
@@ -153,6 +175,63 @@ class Progress:
         """image: (batch, height, width, 3) in 0 .. 1, the first of which is shown."""
         stop_if_interrupted()
         self.bar.update_absolute(done, self.total, None if image is None else ("JPEG", _preview(image), PREVIEW_SIDE))
+
+
+class TextProgress:
+    """Text shown on the node while it is written, and the progress bar where the number of tokens is known."""
+
+    EVERY_SECONDS = 0.1
+
+    def __init__(self, total: int | None):
+        self.bar = comfy.utils.ProgressBar(total) if total else None
+        self.tokens, self.last_shown = 0, 0.0
+
+    def report(self, text: str) -> None:
+        """All text so far. Raises ComfyUI's interruption when the user cancelled."""
+        stop_if_interrupted()
+        self.tokens += 1
+        if self.bar:
+            self.bar.update_absolute(min(self.tokens, self.bar.total))
+        if time.monotonic() - self.last_shown >= self.EVERY_SECONDS:
+            self.finish(text)
+
+    def finish(self, text: str) -> None:
+        show_text(text)
+        self.last_shown = time.monotonic()
+
+
+def show_text(text: str) -> None:
+    """Show text on the node that is running."""
+    context = get_executing_context()
+    if context is not None:
+        PromptServer.instance.send_progress_text(text, context.node_id)
+
+
+def warn(message: str) -> None:
+    """Say something on the node that is running, and in the log."""
+    log.warning(message)
+    show_text(f"Warning: {message}")
+
+
+def source_metadata(graph: dict | None, node_id: str, name: str) -> dict[str, str]:
+    """Metadata of the picture that feeds input `name` of a node, where the graph tells.
+
+    That is a loaded file's own text, or the graph itself where our sampler drew it.
+    """
+    link = (graph or {}).get(node_id, {}).get("inputs", {}).get(name)
+    source = graph.get(link[0], {}) if isinstance(link, list) else {}
+    if source.get("class_type") == "SenseNovaCoreFlowMatchSampler":
+        return {"prompt": json.dumps({link[0]: source})}
+    if source.get("class_type") == "LoadImage" and isinstance(source["inputs"].get("image"), str):
+        with Image.open(folder_paths.get_annotated_filepath(source["inputs"]["image"])) as picture:
+            return {key: value for key, value in picture.info.items() if isinstance(value, str)}
+    return {}
+
+
+def next_output_folder(prefix: str) -> Path:
+    """A folder below ComfyUI's output folder that does not exist yet: prefix_00001, prefix_00002, ..."""
+    folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return next(path for n in range(1, 10**6) if not (path := Path(folder) / f"{name}_{n:05d}").exists())
 
 
 def _preview(image: Tensor) -> Image.Image:

@@ -10,12 +10,14 @@ from ..sensenova_core.pages import FORMATS, page, save_document
 from ..sensenova_core.pages import Document as Pages
 from ..sensenova_core.png import to_pil
 from ..sensenova_core.sampling import SamplingSettings
-from ..sensenova_core.sizes import INTERLEAVE_SIZES
+from ..sensenova_core.sizes import INTERLEAVE_SIZES, document_size
 from . import host
 from .decoding import decoding_input, decoding_settings
-from .sample import guidance_inputs, seed_input, size_input, size_of
+from .sample import sampling_inputs, time_floor_input
+from .size import size_input, size_of
 from .sockets import CATEGORY, Document, Images, Model, References
 
+NORMS = ("none", "global", "channel")
 AUTOMATIC = "automatic: from the first image"
 
 
@@ -26,8 +28,8 @@ class Interleave(io.ComfyNode):
             node_id="SenseNovaCoreInterleave",
             display_name="SenseNova U1 Interleave",
             category=CATEGORY,
-            description="Writes an illustrated document: the model decides where pictures belong and draws them as it goes. Text "
-            "and pictures appear here while they are made.",
+            description="Writes an illustrated document: the model decides where pictures belong and draws them as it "
+            "goes. Text and pictures appear here while they are made.",
             search_aliases=["story", "tutorial", "illustrated document"],
             is_output_node=True,
             inputs=[
@@ -39,8 +41,8 @@ class Interleave(io.ComfyNode):
                 io.Int.Input("max_images", default=10, min=0, max=100, tooltip="A further picture ends the document."),
                 io.Int.Input("max_tokens", default=8192, min=1, max=65536, tooltip="Text tokens at most."),
                 decoding_input(),
-                *guidance_inputs(("none", "global", "channel")),
-                seed_input(),
+                *sampling_inputs(NORMS),
+                time_floor_input(),
                 io.String.Input(
                     "system_message",
                     default="",
@@ -58,8 +60,8 @@ class Interleave(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, prompt, size, think, max_images, max_tokens, decoding, steps, cfg, img_cfg, cfg_norm, shift, seed,
-        images=None, cfg_start=0.0, cfg_end=1.0, t_eps=0.02, system_message="",
+        cls, model, prompt, size, think, max_images, max_tokens, decoding, steps, cfg, img_cfg, cfg_norm,
+        cfg_start, cfg_end, shift, seed, images=None, t_eps=0.02, system_message="",
     ) -> io.NodeOutput:  # fmt: skip
         images = images or References()
         width, height = cls._size(size, images)
@@ -85,7 +87,7 @@ class Interleave(io.ComfyNode):
             return size_of(size, INTERLEAVE_SIZES)
         if not images.images:
             raise ValueError(f"size is {AUTOMATIC!r} but no image is connected; choose a size")
-        return host.automatic_size(images.images[0], interleave=True)
+        return document_size(*images.images[0].size)
 
 
 def collect(events, steps: int) -> Pages:
@@ -94,7 +96,10 @@ def collect(events, steps: int) -> Pages:
     text_progress, drawing_progress = host.TextProgress(None), None
     for event in events:
         if isinstance(event, Text):
-            parts[-1:] = [parts[-1] + event.text] if parts and isinstance(parts[-1], str) else [*parts[-1:], event.text]
+            if parts and isinstance(parts[-1], str):
+                parts[-1] += event.text
+            else:
+                parts.append(event.text)
             text_progress.report(Pages(tuple(parts)).text)
         elif isinstance(event, Drawing):
             if event.step.index == 0:
@@ -117,15 +122,19 @@ class SaveDocument(io.ComfyNode):
             node_id="SenseNovaCoreSaveDocument",
             display_name="SenseNova U1 Save Document",
             category=CATEGORY,
-            description="Saves an illustrated document as one Markdown or HTML file with its pictures, in a folder of its own "
-            "below ComfyUI's output folder.",
+            description="Saves an illustrated document as one Markdown or HTML file with its pictures, in a folder of "
+            "its own below ComfyUI's output folder.",
             is_output_node=True,
             inputs=[
                 Document.Input("document"),
                 io.String.Input(
-                    "filename_prefix", default="SenseNova_document", tooltip="The folder's name, numbered; / makes subfolders."
+                    "filename_prefix",
+                    default="SenseNova_document",
+                    tooltip="The folder's name, numbered; / makes subfolders.",
                 ),
-                io.Combo.Input("format", options=list(FORMATS), default="markdown", tooltip="document.md or document.html."),
+                io.Combo.Input(
+                    "format", options=list(FORMATS), default="markdown", tooltip="document.md or document.html."
+                ),
             ],
             outputs=[io.String.Output(display_name="path")],
         )

@@ -12,27 +12,26 @@ from .sockets import CATEGORY, Conditioning, Model
 def sampling_inputs(norms: tuple[str, ...] = CFG_NORMS) -> list[io.Input]:
     """The widgets that decide how pictures are drawn, whatever they are drawn from."""
     return [
-        io.Int.Input(
-            "steps", default=50, min=1, max=1000, tooltip="50 for the full models, 8 for the distilled ones."
-        ),
+        io.Int.Input("steps", default=50, min=1, max=1000, tooltip="50 for the full models, 8 for the distilled ones."),
         _guidance_scale(
             "cfg",
             4.0,
-            "Guidance by the prompt. 4 for the full models; 1 is off, twice as fast, and what the distilled 8-step models "
-            "need.",
+            "Guidance by the prompt. 4 for the full models; 1 is off, twice as fast, and what the distilled 8-step "
+            "models need.",
         ),
         _guidance_scale(
             "img_cfg",
             1.0,
-            "Guidance by images. 1 is off; equal to cfg: ordinary guidance against nothing at all; else both are weighed "
-            "separately, at three passes' cost. Does nothing where a picture is drawn from text alone.",
+            "Guidance by images. 1 is off; equal to cfg: ordinary guidance against nothing at all; else both are "
+            "weighed separately, at three passes' cost. Does nothing where a picture is drawn from text alone.",
         ),
         io.Combo.Input(
             "cfg_norm",
             options=list(norms),
             default="none",
-            tooltip="Tames strong guidance. global: never longer than the unguided step, over the whole image; channel: the "
-            "same token by token; cfg_zero_star: rescales the unconditional branch, skips step 1 (text to image only).",
+            tooltip="Tames strong guidance. global: never longer than the unguided step, over the whole image; "
+            "channel: the same token by token; cfg_zero_star: rescales the unconditional branch, skips step 1 (text to "
+            "image only).",
         ),
         _interval_end("cfg_start", 0.0, "first"),
         _interval_end("cfg_end", 1.0, "last"),
@@ -96,11 +95,10 @@ class FlowMatchSampler(io.ComfyNode):
                     "crop",
                     default=False,
                     advanced=True,
-                    tooltip="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at "
-                    "exactly its image's size.",
+                    tooltip="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an "
+                    "edit at exactly its image's size.",
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[io.Image.Output(display_name="image")],
         )
 
@@ -112,7 +110,7 @@ class FlowMatchSampler(io.ComfyNode):
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
         settings = SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)
         steps_to_take = model.engine.denoise(conditioning, settings)
-        if warning := conditioning.repeats_its_source(settings):
+        if warning := conditioning.repeated_noise(seed, (width, height)):
             host.warn(warning)
         progress = host.Progress(steps)
         progress.report(0)

@@ -77,9 +77,9 @@ class EditSize(io.ComfyNode):
                     "mode",
                     options=[FULL_RESOLUTION, SAME],
                     default=FULL_RESOLUTION,
-                    tooltip="Full resolution: the image's ratio at about 2048 x 2048 pixels, where the models are sharpest. "
-                    "The same: exactly the image's size; switch on the sampler's crop, which draws at the next multiples "
-                    "of 32 and cuts back.",
+                    tooltip="Full resolution: the image's ratio at about 2048 x 2048 pixels, where the models are "
+                    "sharpest. The same: exactly the image's size; switch on the sampler's crop, which draws at the "
+                    "next multiples of 32 and cuts back.",
                 ),
             ],
             outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],

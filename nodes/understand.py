@@ -15,8 +15,8 @@ class Understand(io.ComfyNode):
             node_id="SenseNovaCoreUnderstand",
             display_name="SenseNova U1 Understand",
             category=CATEGORY,
-            description="Answers a question about images, or about nothing but text. The answer appears here while it is "
-            "written. Connect history to the next Understand node to go on with the conversation.",
+            description="Answers a question about images, or about nothing but text. The answer appears here while it "
+            "is written. Connect history to the next Understand node to go on with the conversation.",
             search_aliases=["vqa", "caption", "chat", "llm", "describe"],
             inputs=[
                 Model.Input("model", tooltip="From the Loader."),

@@ -1,6 +1,7 @@
 """Reference images: any picture -> pixels the understanding expert reads, at a size it knows."""
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import PromptError
+from .png import METADATA_KEY
 
 MAX_ASPECT = 200
 # Pixels of one reference image, by task.
@@ -26,12 +28,13 @@ STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 class ReferenceImage:
     """One image ready to be read. pixels: normalised float32 (3, height, width) on the CPU, sides multiples of `side`.
 
-    original: (width, height) as it was given.
+    original: (width, height) as it was given. seeds: those that this engine drew it with, as far as its metadata says.
     """
 
     pixels: Tensor
     side: int
     original: tuple[int, int]
+    seeds: frozenset[int] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -56,7 +59,22 @@ def reference_image(image: Image.Image, side: int, min_pixels: int, max_pixels: 
     height, width = smart_resize(image.height, image.width, side, min_pixels, max_pixels)
     resized = flattened(image).resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
-    return ReferenceImage((pixels - MEAN) / STD, side, image.size)
+    return ReferenceImage((pixels - MEAN) / STD, side, image.size, seeds_of(image))
+
+
+def seeds_of(image: Image.Image) -> frozenset[int]:
+    """The seeds in a picture's metadata: of our command line, or of a ComfyUI graph with our sampler in it."""
+    try:
+        settings = json.loads(image.info.get(METADATA_KEY) or "{}")
+        nodes = json.loads(image.info.get("prompt") or "{}").values()
+        found = [settings.get("seed"), *(node["inputs"].get("seed") for node in nodes if _is_sampler(node))]
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return frozenset()  # another program's metadata
+    return frozenset(seed for seed in found if isinstance(seed, int))
+
+
+def _is_sampler(node: dict) -> bool:
+    return node.get("class_type") == "SenseNovaCoreFlowMatchSampler"
 
 
 def edit_pixel_limits(images: int) -> tuple[int, int]:
@@ -75,9 +93,8 @@ def flattened(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     if image.mode.startswith("I"):
-        return Image.fromarray(
-            (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8)
-        ).convert("RGB")
+        levels = (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

@@ -51,7 +51,9 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
     try:
         for index, image in enumerate(document.images, 1):
             image.save(unfinished / f"image_{index}.png")
-        name, content = ("document.md", _markdown(document)) if form == "markdown" else ("document.html", _html(document))
+        name, content = (
+            ("document.md", _markdown(document)) if form == "markdown" else ("document.html", _html(document))
+        )
         (unfinished / name).write_text(content, encoding="utf-8")
         unfinished.chmod(0o755)
         os.replace(unfinished, folder)

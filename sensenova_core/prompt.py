@@ -79,6 +79,16 @@ class Conditioning:
         """Whether there are reference images: guidance then has its branch of images alone."""
         return bool(self.images)
 
+    def repeated_noise(self, seed: int, size: tuple[int, int]) -> str | None:
+        """A warning, if one of the images was itself drawn with this seed at this (width, height): the noise then holds
+        the old picture, and the edit tends to collapse into it."""
+        repeats = any(seed in image.seeds and image.original == size for image in self.images)
+        if not repeats:
+            return None
+        return (
+            f"seed {seed} at {size[0]}x{size[1]} also drew the image being edited; choose another seed for a clean edit"
+        )
+
 
 @dataclass(frozen=True)
 class Message:
