@@ -131,7 +131,7 @@ class Think(io.ComfyNode):
             text += piece
             progress.report(text)
 
-        model.make_ready(model.engine.reading_bytes(conditioning, max_tokens))
+        model.make_ready(model.engine.reading_bytes(conditioning.tokens + max_tokens))
         thought = model.engine.think(conditioning, settings, show)
         progress.finish(thought.think_text)
         return io.NodeOutput(thought, thought.think_text)

@@ -75,7 +75,7 @@ class Interleave(io.ComfyNode):
             system=system_message or None,
         )
         events = model.engine.interleave(prompt, images.images, settings, images.max_pixels)
-        model.make_ready(model.engine.document_bytes(prompt, images.images, settings))
+        model.make_ready(model.engine.document_bytes(settings, len(images.images)))
         document = collect(events, steps)
         shown = ui.PreviewImage(host.picture_to_wire(page(document)), cls=cls)
         pictures = [host.picture_to_wire(picture) for picture in document.images]

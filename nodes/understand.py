@@ -59,10 +59,10 @@ class Understand(io.ComfyNode):
         images = images or References()
         chat = asked(history or Chat(), question, images, system_message)
         settings = decoding_settings(decoding, max_tokens, repetition_penalty)
-        answers = model.engine.understand(chat.messages, chat.images, settings, images.max_pixels)
+        conversation = model.engine.conversation(chat.messages, chat.images, images.max_pixels)
         progress = host.TextProgress(max_tokens)
-        model.make_ready(model.engine.answering_bytes(chat.messages, chat.images, max_tokens))
-        for answer in answers:
+        model.make_ready(model.engine.reading_bytes(len(conversation.ids) + max_tokens))
+        for answer in model.engine.understand(conversation, settings=settings):
             progress.report(answer.text)
         cut = f"\n[cut at {max_tokens} tokens: raise max_tokens for more]" if answer.ended == "cut" else ""
         progress.finish(answer.text + cut)

@@ -1,6 +1,7 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from .model import SenseNovaU1, attention_kernel
 from .prompt import Conditioning, Message, PromptBuilder
 from .prompt import Sequence as Tokens
 from .reader import Reader
-from .sampling import Denoiser, SamplingSettings, Step, working_bytes
+from .sampling import Denoiser, SamplingSettings, Step, reading_bytes, working_bytes
 from .thinking import MAX_THINK_TOKENS
 from .tokenizer import IMAGE_SLOT, Tokenizer
 
@@ -98,8 +99,19 @@ class Engine:
 
     def working_bytes(self, conditioning: Conditioning, settings: SamplingSettings) -> int:
         """Device memory that sampling needs beside the weights, estimated from above."""
-        prefix_tokens = sum(len(sequence.ids) for sequence in conditioning.sequences.values())
-        return working_bytes(self.config, settings, prefix_tokens, self.compute_dtype.itemsize)
+        return working_bytes(self.config, settings, conditioning.tokens, self.compute_dtype.itemsize)
+
+    def reading_bytes(self, tokens: int) -> int:
+        """Device memory that reading or writing `tokens` needs beside the weights, estimated from above."""
+        return reading_bytes(self.config, tokens, self.compute_dtype.itemsize)
+
+    def document_bytes(self, settings: DocumentSettings, images: int) -> int:
+        """The same for a document with up to `settings.max_images` pictures, begun from `images` of them."""
+        drawn = math.prod(settings.sampling.grid(self.config))
+        read = images * edit_pixel_limits(images)[1] // self.config.token_pixels**2
+        tokens = 2 * (read + settings.max_images * drawn) + min(settings.decoding.max_tokens, 4096)
+        working = working_bytes(self.config, settings.sampling, 0, self.compute_dtype.itemsize)
+        return self.reading_bytes(tokens) + working
 
     def place(self) -> None:
         """Bring the weights from the files to the device, unless they are there."""
@@ -193,24 +205,31 @@ class Engine:
         prefixes = {branch: self.reader.prefix(conditioning.sequences[branch]) for branch in branches}
         yield from Denoiser(self.model, prefixes, settings, self._kernel, edit).steps()
 
+    def conversation(
+        self, messages: str | Sequence[Message], images: Sequence[Image.Image] = (), max_pixels: int | None = None
+    ) -> Tokens:
+        """Make a question, or messages that end with the user's, ready to be answered.
+
+        Every <image> in the user's texts is filled in order; images without one go before the last text.
+        max_pixels: a limit on the size of each image, for speed. Raises PromptError.
+        """
+        if isinstance(messages, str):
+            messages = [Message("user", messages)]
+        return self.prompts.conversation(messages, self._references(images, understanding_pixel_limits(), max_pixels))
+
     def understand(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[Message] | Tokens,
         images: Sequence[Image.Image] = (),
         settings: DecodingSettings | None = None,
-        max_pixels: int | None = None,
         choose: Choose | None = None,
     ) -> Iterator[Answer]:
         """Answer a question about images, or a conversation. Yields Answers as they grow; the last one is whole.
 
-        messages: a question, or messages that end with the user's. Every <image> in the user's texts is filled in
-        order; images without one go before the last text. What was read for earlier turns is not read again.
-        max_pixels: a limit on the size of each image, for speed.
+        messages, images: as for `conversation`, or what it made of them. What was read for earlier turns is not read
+        again. settings: greedy and 512 tokens at most, unless given.
         """
-        if isinstance(messages, str):
-            messages = [Message("user", messages)]
-        references = self._references(images, understanding_pixel_limits(), max_pixels)
-        conversation = self.prompts.conversation(messages, references)
+        conversation = messages if isinstance(messages, Tokens) else self.conversation(messages, images)
         settings = settings or DecodingSettings()
         return self._understand(conversation, settings, choose or settings.chooser())
 
@@ -227,7 +246,10 @@ class Engine:
         max_pixels: int | None = None,
         choose: Choose | None = None,
     ) -> Iterator[Event]:
-        """Write a document of text and pictures. Yields Text, Drawing and at last End events as they come."""
+        """Write a document of text and pictures. Yields Text, Drawing and at last End events as they come.
+
+        Raises PromptError or SettingsError at the call, before any work.
+        """
         settings = settings or DocumentSettings()
         for index in range(len(settings.sizes)):
             settings.of_image(index).check_size(self.config)
@@ -236,7 +258,9 @@ class Engine:
         return self._interleave(sequences, settings, choose)
 
     @torch.inference_mode()
-    def _interleave(self, sequences, settings: DocumentSettings, choose: Choose | None) -> Iterator[Event]:
+    def _interleave(
+        self, sequences: tuple[Tokens, Tokens], settings: DocumentSettings, choose: Choose | None
+    ) -> Iterator[Event]:
         self.place()
         unconditional = self.prompts.unconditional()
         yield from Writer(self.reader, self.tokenizer, sequences, unconditional, settings, choose).events()

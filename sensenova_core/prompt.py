@@ -79,6 +79,11 @@ class Conditioning:
         """Whether there are reference images: guidance then has its branch of images alone."""
         return bool(self.images)
 
+    @property
+    def tokens(self) -> int:
+        """Of all branches together."""
+        return sum(len(sequence.ids) for sequence in self.sequences.values())
+
     def repeated_noise(self, seed: int, size: tuple[int, int]) -> str | None:
         """A warning, if one of the images was itself drawn with this seed at this (width, height): the noise then holds
         the old picture, and the edit tends to collapse into it."""

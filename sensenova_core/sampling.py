@@ -81,6 +81,13 @@ class SamplingSettings:
         }
 
 
+def reading_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
+    """Device memory for reading or writing `tokens` beside the weights, from above: keys, values, activations."""
+    decoder = config.decoder
+    kv = 2 * decoder.num_kv_heads * decoder.head_dim * itemsize * decoder.num_layers
+    return tokens * (2 * kv + _layer_bytes(config, itemsize))  # a growing buffer is copied once in between
+
+
 def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens: int, itemsize: int) -> int:
     """Device memory for drawing beside the weights, from above: prefixes, buffers, and one layer's activations.
 
@@ -91,13 +98,16 @@ def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens
     kv = 2 * decoder.num_kv_heads * decoder.head_dim * itemsize  # of one token in one layer
     prefixes = prefix_tokens * kv * decoder.num_layers
     buffers = (prefix_tokens * settings.batch_size + branches * tokens) * kv
-    experts = decoder.generation_experts[0]
-    width = decoder.intermediate_size if experts is None else experts.width * experts.per_token
-    feed_forward = 3 * width * itemsize
-    attention = decoder.num_heads * decoder.head_dim * (3 * itemsize + 3 * 4)  # turned in float32
-    layer = 4 * decoder.hidden_size * (itemsize + 4) + max(feed_forward, attention)
     image = 8 * 4 * config.token_values  # noise, z, guesses, velocities and the picture, in float32
-    return prefixes + buffers + tokens * (branches * layer + image)
+    return prefixes + buffers + tokens * (branches * _layer_bytes(config, itemsize) + image)
+
+
+def _layer_bytes(config: ModelConfig, itemsize: int) -> int:
+    """One layer's activations for one token."""
+    decoder, experts = config.decoder, config.decoder.generation_experts[0]
+    width = decoder.intermediate_size if experts is None else experts.width * experts.per_token
+    attention = decoder.num_heads * decoder.head_dim * (3 * itemsize + 3 * 4)  # turned in float32
+    return 4 * decoder.hidden_size * (itemsize + 4) + max(3 * width * itemsize, attention)
 
 
 @dataclass(frozen=True, eq=False)
