@@ -168,6 +168,18 @@ def test_sizes_are_multiples_of_a_token(engines, side, nearest):
     SamplingSettings(width=32, height=4096).check_size(config)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=(TypeError, ValueError),
+    reason="known bug: an interval that is not two numbers is no SettingsError",
+)
+@pytest.mark.parametrize("interval", [(0.5,), (0, 0.5, 1), "0, 1", None, ("0", "1")], ids=repr)
+def test_an_interval_is_two_numbers(engines, interval):
+    engine = engines("tiny-u15")
+    with pytest.raises(SettingsError, match="interval"):
+        engine.sample(engine.encode("a"), width=64, height=64, cfg_interval=interval)
+
+
 @AS_TEXT
 def test_a_size_as_text_is_refused(engines):
     with pytest.raises(SettingsError, match="'64'"):
