@@ -28,6 +28,7 @@ _DECODER_SWITCHES: dict[str, Any] = {
     "tie_word_embeddings": False,
     "use_sliding_window": False,
 }
+NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
 _ARCHITECTURES = {"NEOChatModel"}
 _BACKBONES = {"qwen3", "qwen3_moe"}
 
@@ -141,8 +142,8 @@ class ModelConfig:
             decoder=_decoder(llm),
             vision=vision_config,
             noise=NoiseConfig(
-                mode=raw.get("noise_scale_mode") or "static",
-                scale=raw.get("noise_scale", 1.0),
+                mode=_noise_mode(raw.get("noise_scale_mode")),
+                scale=raw.get("noise_scale") or 1.0,
                 base_tokens=raw.get("noise_scale_base_image_seq_len", 64),
                 max_scale=raw.get("noise_scale_max_value", 8.0),
                 embedded=bool(raw.get("add_noise_scale_embedding", False)),
@@ -167,6 +168,12 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")
     return raw
+
+
+def _noise_mode(mode: str | None) -> str:
+    if mode not in (None, *NOISE_MODES):
+        raise CheckpointError(f"config.json: noise_scale_mode is {mode!r}, known are {', '.join(NOISE_MODES)}")
+    return mode or "static"
 
 
 def _decoder(llm: Mapping[str, Any]) -> DecoderConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import SettingsError
+from .errors import SettingsError, check_number
 from .prefix import Context
 from .reader import Reader
 
@@ -36,10 +36,9 @@ class DecodingSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SettingsError(f"{name} is {value!r}; give a whole number from {least}")
-        for name in ("temperature", "repetition_penalty"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"{name} is {getattr(self, name)!r}; give a number over 0")
-        if not 0 < self.top_p <= 1:
+        for name in ("temperature", "repetition_penalty", "top_p"):
+            check_number(name, getattr(self, name), "a number over 0", over=0)
+        if self.top_p > 1:
             raise SettingsError(f"top_p is {self.top_p!r}; give a number over 0 and up to 1")
 
     def chooser(self) -> Choose:

@@ -66,7 +66,7 @@ class Engine:
     def __init__(self, path: str | Path, device: str | torch.device, dtype: str | torch.dtype, attention: str):
         """Check files and settings; the weights stay on disk until `place`."""
         self.path = Path(path)
-        self.device = torch.device(device)
+        self.device = device_named(device)
         self.dtype = _dtype(dtype)
         self.attention = attention
         self._kernel = attention_kernel(attention)
@@ -182,7 +182,8 @@ class Engine:
         Nothing is computed before the first step is asked for, and a caller that stops asking has cancelled.
         Ranges: see SamplingSettings and flow.Guidance; raises SettingsError at the call, before any work.
         """
-        guidance = Guidance(cfg, img_cfg, cfg_norm, tuple(cfg_interval))
+        interval = tuple(cfg_interval) if isinstance(cfg_interval, list) else cfg_interval
+        guidance = Guidance(cfg, img_cfg, cfg_norm, interval)
         return self.denoise(
             conditioning, SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)
         )
@@ -282,3 +283,14 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingsError(f"dtype {dtype!r} is unknown; choose auto or one of {', '.join(DTYPES)}")
     return DTYPES.get(dtype)
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """The device of a name such as "cpu" or "cuda:1". Raises SettingsError if this machine has none such."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device {name}: {reason}; choose cpu, or a device this machine has") from error
+    return device

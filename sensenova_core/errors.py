@@ -1,5 +1,7 @@
 """What can be wrong with what a caller handed in. Every message names the value and the remedy."""
 
+import math
+
 
 class SenseNovaError(Exception):
     """Base of every error this package raises on purpose."""
@@ -15,3 +17,10 @@ class PromptError(SenseNovaError, ValueError):
 
 class SettingsError(SenseNovaError, ValueError):
     """A setting out of its range."""
+
+
+def check_number(name: str, value: object, expected: str, low: float = -math.inf, over: float = -math.inf) -> None:
+    """Raise SettingsError unless `value` is a finite number from `low` and over `over`; `expected` says so in words."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < low or value <= over:
+        raise SettingsError(f"{name} is {value!r}; give {expected}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .config import NoiseConfig
-from .errors import SettingsError
+from .errors import SettingsError, check_number
 
 CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
 EPSILON = 1e-8  # keeps the ratios of norms finite
@@ -67,10 +67,13 @@ class Guidance:
 
     def __post_init__(self):
         for name in ("cfg", "img_cfg"):
-            if not math.isfinite(getattr(self, name)):
-                raise SettingsError(f"{name} is {getattr(self, name)}; give a finite number, such as 4")
+            check_number(name, getattr(self, name), "a finite number, such as 4")
         if self.norm not in CFG_NORMS:
             raise SettingsError(f"cfg_norm {self.norm!r} is unknown; choose one of {', '.join(CFG_NORMS)}")
+        if not isinstance(self.interval, tuple) or len(self.interval) != 2:
+            raise SettingsError(f"cfg_interval is {self.interval!r}; give two numbers, its start and its end")
+        for end in self.interval:
+            check_number("an end of cfg_interval", end, "a number from 0 to 1")
         start, end = self.interval
         if not 0 <= start <= end <= 1:
             raise SettingsError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import flow
 from .config import ModelConfig
-from .errors import SenseNovaError, SettingsError
+from .errors import SenseNovaError, SettingsError, check_number
 from .layout import image_to_tokens, to_patches, tokens_to_image
 from .model import Kernel, SenseNovaU1
 from .prefix import Drawing, Prefix
@@ -44,9 +44,7 @@ class SamplingSettings:
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise SettingsError(f"{name} is {value!r}; give a whole number from {least} to {most}")
         for name in ("shift", "t_eps"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise SettingsError(f"{name} is {value!r}; give a number over 0")
+            check_number(name, getattr(self, name), "a number over 0", over=0)
 
     def times(self) -> Tensor:
         """`steps` + 1 times from 0 (noise) to 1 (image); float32 on the CPU."""
@@ -57,6 +55,7 @@ class SamplingSettings:
         side = config.token_pixels
         for name in ("width", "height"):
             value = getattr(self, name)
+            check_number(name, value, f"a whole number of pixels, a multiple of {side}")
             if not isinstance(value, int) or value < 1 or (value % side and not self.crop):
                 nearest = max(side, round(value / side) * side)
                 raise SettingsError(

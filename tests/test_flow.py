@@ -147,12 +147,9 @@ def test_refused_with_value_and_remedy(settings, value, remedy):
     assert value in message and remedy in message
 
 
-AS_TEXT = pytest.mark.xfail(strict=True, raises=TypeError, reason="known bug: a number as text is a bare TypeError")
-
-
 @pytest.mark.parametrize(
     "setting",
-    ["steps", "seed", *(pytest.param(name, marks=AS_TEXT) for name in ("cfg", "img_cfg", "shift", "t_eps"))],
+    ["steps", "seed", "cfg", "img_cfg", "shift", "t_eps"],
 )
 def test_a_number_as_text_is_refused(setting):
     """Old graphs hand numbers over as strings."""
@@ -168,7 +165,13 @@ def test_sizes_are_multiples_of_a_token(engines, side, nearest):
     SamplingSettings(width=32, height=4096).check_size(config)
 
 
-@AS_TEXT
+@pytest.mark.parametrize("interval", [(0.5,), (0, 0.5, 1), "0, 1", None, ("0", "1")], ids=repr)
+def test_an_interval_is_two_numbers(engines, interval):
+    engine = engines("tiny-u15")
+    with pytest.raises(SettingsError, match="interval"):
+        engine.sample(engine.encode("a"), width=64, height=64, cfg_interval=interval)
+
+
 def test_a_size_as_text_is_refused(engines):
     with pytest.raises(SettingsError, match="'64'"):
         SamplingSettings(width="64").check_size(engines("tiny-u15").config)

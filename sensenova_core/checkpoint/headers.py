@@ -1,6 +1,8 @@
 """Which tensors a checkpoint folder holds and where they lie, from file headers alone."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -54,7 +56,7 @@ def _shards(folder: Path) -> list[Path]:
         if not files:
             pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES)
             reason = f"; {pickled[0]} is a pickle, which can run code and is never opened" if pickled else ""
-            raise CheckpointError(f"{folder}: no .safetensors file in it{reason}")
+            raise CheckpointError(f"{folder}: no .safetensors file in it{reason}; fetch the safetensors version")
         return files
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -62,21 +64,29 @@ def _shards(folder: Path) -> list[Path]:
         raise CheckpointError(f"{index}: not a safetensors index ({error!r}); fetch the file again") from error
     outside = [name for name in names if Path(name).name != name]
     if outside:
-        raise CheckpointError(f"{index}: names {outside[0]!r}, which is not a file of this folder")
+        raise CheckpointError(
+            f"{index}: names {outside[0]!r}, which is not a file of this folder; fetch the index again"
+        )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder}: {len(missing)} of {len(names)} shards missing: {', '.join(missing)}")
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of {len(names)} shards missing: {', '.join(missing)}; fetch them again"
+        )
     return [folder / name for name in names]
 
 
 def _file_headers(file: Path) -> dict[str, TensorHeader]:
+    with opened(file) as weights:
+        slices = {name: weights.get_slice(name) for name in list(weights.keys())}
+        return {name: TensorHeader(file, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[safe_open]:
+    """A memory-mapped safetensors file. Raises CheckpointError if it is not there or not whole."""
     try:
-        with safe_open(file, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in list(opened.keys())}
-            return {
-                name: TensorHeader(file, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
-            }
+        with safe_open(file, framework="pt") as weights:
+            yield weights
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} ({file.stat().st_size:,} bytes) is truncated or damaged: {error}; fetch it again"
-        ) from error
+        size = f" ({file.stat().st_size:,} bytes)" if file.exists() else ""
+        raise CheckpointError(f"{file}{size} is missing, truncated or damaged: {error}; fetch it again") from error

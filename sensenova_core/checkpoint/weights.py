@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from ..errors import CheckpointError
-from .headers import STORED_DTYPES, TensorHeader
+from .headers import STORED_DTYPES, TensorHeader, opened
 from .names import checkpoint_name
 
 _SHOWN = 8  # names listed of each kind of mismatch
@@ -55,9 +54,9 @@ def load_weights(
     for name in wanted:
         by_file.setdefault(headers[name].file, []).append(name)
     for file, names in by_file.items():
-        with safe_open(file, framework="pt") as opened:
+        with opened(file) as stored:
             for name in names:
-                value = opened.get_tensor(name).to(device=device, dtype=dtype)
+                value = stored.get_tensor(name).to(device=device, dtype=dtype)
                 _assign(model, wanted[name], value)
 
 

@@ -76,7 +76,7 @@ def run(options) -> int:
     for job, conditioning in zip(jobs, conditionings, strict=True):
         tokens = job.settings.width * job.settings.height // engine.config.token_pixels**2
         with profile.generating(job.settings.batch_size, tokens):
-            steps = tqdm(engine.denoise(conditioning, job.settings), total=job.settings.steps, unit="step", leave=False)
+            steps = tqdm(engine.denoise(conditioning, job.settings), total=job.settings.steps, unit="step")
             for step in steps:  # noqa: B007 - the last one is the result
                 profile.tick()
             image = step.image()
@@ -159,15 +159,11 @@ def pick_device(name: str):
     """The device of a name; "auto" is the first CUDA device, else the CPU. Raises SettingsError."""
     import torch
 
+    from ..engine import device_named
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"--device {name}: {reason}; choose auto, cpu or a device this machine has") from error
-    return device
+    return device_named(name)
 
 
 def save(image, job: Job, output: Path, model: str) -> list[Path]:

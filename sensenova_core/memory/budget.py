@@ -12,12 +12,12 @@ def check_mode(mode: str) -> None:
         raise SettingsError(f"vram_mode {mode!r} is unknown; choose one of {', '.join(MODES)}")
 
 
-def parse_max_memory(text: str) -> dict[str | int, int]:
-    """Bytes by device, spelled as accelerate spells them: "13GiB", or "0=13GiB,cpu=64GiB"; "" and "auto" are no limit.
+def parse_max_memory(text: str | None) -> dict[str | int, int]:
+    """Bytes by device, in accelerate's spelling: "13GiB", or "0=13GiB,cpu=64GiB"; "", "auto" and None mean none.
 
     A size alone is for device 0. Raises SettingsError naming the part that cannot be read.
     """
-    if text.strip().lower() in ("", "auto"):
+    if text is None or text.strip().lower() in ("", "auto"):
         return {}
     from accelerate.utils.modeling import convert_file_size_to_int
 

@@ -19,10 +19,20 @@ SWITCHES = (
     "--disable-dev-shm-usage",
     "--no-first-run",
 )
+SECONDS = 60  # to wait for anything
 WINDOW = {"width": 1600, "height": 1000}
 # Without the first, a fresh editor covers itself with the template browser; previews are off unless asked for.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Execution.PreviewMethod": "auto"}
 READY = "() => window.app?.vueAppReady && window.app.rootGraph && window.LiteGraph.registered_node_types.SaveImage"
+
+MIDDLE_OF_WIDGET = """([id, name]) => {
+    const node = app.rootGraph.getNodeById(id);
+    const widget = node.widgets.find(widget => widget.name === name);
+    const middle = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
+    const [x, y] = app.canvas.ds.convertOffsetToCanvas(middle);
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    return [canvas.left + x, canvas.top + y];
+}"""
 
 
 def missing() -> str | None:
@@ -56,14 +66,66 @@ def launched() -> Iterator["Browser"]:
 
 
 @contextlib.contextmanager
-def editor(browser: "Browser", url: str) -> Iterator["Page"]:
+def editor(browser: "Browser", url: str) -> Iterator["Editor"]:
     """The editor of the server at `url`, ready for work."""
     context = browser.new_context(viewport=WINDOW)
     try:
         page = context.new_page()
         page.on("dialog", lambda dialog: dialog.accept())
         page.goto(url)
-        page.wait_for_function(READY, timeout=60_000)
-        yield page
+        page.wait_for_function(READY, timeout=SECONDS * 1000)
+        yield Editor(page)
     finally:
         context.close()
+
+
+class Editor:
+    """What a user does in the graph editor. Nodes are named by id, widgets by name."""
+
+    def __init__(self, page: "Page"):
+        self.page = page
+
+    def open(self, workflow: dict[str, Any], name: str) -> None:
+        self.page.evaluate("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, name])
+        self.page.wait_for_timeout(1000)  # for anything that it may have to say about the workflow
+
+    def saved(self) -> dict[str, Any]:
+        """The workflow as File > Export writes it."""
+        return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)"))
+
+    def prompt(self) -> dict[str, Any]:
+        """What Run would send, in API form."""
+        return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+
+    def node(self, id: str, expression: str) -> Any:
+        """The value of a JavaScript expression about `node`."""
+        return self.page.evaluate(
+            f"id => {{ const node = app.rootGraph.getNodeById(id); return {expression} }}", int(id)
+        )
+
+    def values(self, id: str) -> dict[str, Any]:
+        return self.node(id, "Object.fromEntries(node.widgets.map(widget => [widget.name, widget.value]))")
+
+    def wait_for(self, id: str, expression: str) -> None:
+        """Until an expression about `node` is true."""
+        condition = f"id => {{ const node = app.rootGraph.getNodeById(id); return {expression} }}"
+        self.page.wait_for_function(condition, arg=int(id), timeout=SECONDS * 1000, polling=20)
+
+    def hover(self, id: str, widget: str) -> tuple[float, float]:
+        x, y = self.page.evaluate(MIDDLE_OF_WIDGET, [int(id), widget])
+        self.page.mouse.move(x, y)
+        return x, y
+
+    def choose(self, id: str, widget: str, option: str) -> None:
+        """Pick from a combo's menu."""
+        self.page.mouse.click(*self.hover(id, widget))
+        self.page.locator(".litecontextmenu .litemenu-entry").get_by_text(option, exact=True).click()
+
+    def type_number(self, id: str, widget: str, value: int) -> None:
+        self.page.mouse.click(*self.hover(id, widget))
+        field = self.page.locator(".graphdialog input")
+        field.fill(str(value))
+        field.press("Enter")
+
+    def run(self) -> None:
+        self.page.get_by_test_id("queue-button").click()

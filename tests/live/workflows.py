@@ -22,6 +22,11 @@ def read(path: str) -> dict[str, Any]:
     return json.loads((FOLDER / path).read_text(encoding="utf-8"))
 
 
+def inputs(api: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run: id -> (class, inputs)."""
+    return {id: (node["class_type"], node["inputs"]) for id, node in api.items()}
+
+
 def changed(api: dict[str, Any], **changes: dict[str, Any]) -> dict[str, Any]:
     """A copy with other inputs: changed(api, FlowMatchSampler={"seed": 1}), ids without the pack's prefix."""
     api = deepcopy(api)

@@ -1,0 +1,105 @@
+"""The shipped workflows in the real graph editor: they open as they were saved, and run."""
+
+import urllib.request
+from itertools import combinations
+
+import pytest
+
+from tests.live import browser, comfy
+from tests.live.workflows import FOLDER, LOADER, RESOLUTION, SAMPLER, SAVE, inputs, read
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+TITLE = 30  # height of the bar above a node's position
+DRAWN_SIDE, DRAWN_STEPS = 768, 40  # long enough for a look at the node while it draws
+
+
+@pytest.fixture(scope="module")
+def editor(server, chromium):
+    with browser.editor(chromium, server.url) as opened:
+        yield opened
+
+
+def test_each_workflow_is_there_in_both_forms():
+    assert sorted(path.stem for path in FOLDER.glob("api/*.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opens_as_saved(editor, screenshot, name):
+    saved = read(f"{name}.json")
+    editor.open(saved, name)
+    screenshot(editor.page, f"opened_{name}")
+    assert editor.page.get_by_test_id("error-overlay").count() == 0
+    assert editor.page.get_by_role("dialog").count() == 0
+    for node in saved["nodes"]:
+        assert editor.node(node["id"], "node.type in LiteGraph.registered_node_types"), node["type"]
+        if named := node.get("widgets_values_named"):
+            assert editor.values(node["id"]) == named
+    assert inputs(editor.prompt()) == inputs(read(f"api/{name}.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_lies_on_another(editor, name):
+    saved = read(f"{name}.json")
+    editor.open(saved, name)
+    boxes = {node["id"]: editor.node(node["id"], "[...node.pos, ...node.size]") for node in saved["nodes"]}
+    assert [pair for pair in combinations(boxes, 2) if _overlap(*(boxes[id] for id in pair))] == []
+
+
+def test_template_browser_offers_the_workflows(editor, server, screenshot):
+    page = editor.page
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_role("dialog").get_by_text(comfy.PACK, exact=True).click()
+    for name in NAMES:
+        page.get_by_test_id(f"template-workflow-{name}").wait_for()
+        with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{comfy.PACK}/{name}.json") as file:
+            assert file.status == 200
+    screenshot(page, "templates")
+    page.get_by_test_id(f"template-workflow-{NAMES[0]}").click()
+    page.get_by_role("dialog").wait_for(state="hidden")
+    assert inputs(editor.prompt()) == inputs(read(f"api/{NAMES[0]}.json"))
+
+
+def test_run_without_the_checkpoint_says_so(editor, screenshot):
+    editor.open(read("text_to_image.json"), "text_to_image")
+    editor.run()
+    overlay = editor.page.get_by_test_id("error-overlay")
+    overlay.wait_for()
+    screenshot(editor.page, "no_checkpoint")
+    assert "SenseNova-U1-8B-MoT" in overlay.inner_text()
+    assert editor.node(LOADER, "node.has_errors")
+
+
+def test_tooltips(editor, screenshot):
+    editor.open(read("text_to_image.json"), "text_to_image")
+    editor.hover(RESOLUTION, "size")
+    tooltip = editor.page.get_by_text("Ratio and width x height in pixels")
+    tooltip.wait_for()
+    screenshot(editor.page, "tooltip")
+
+
+def test_draws(editor, screenshot):
+    editor.open(read("text_to_image.json"), "text_to_image")
+    editor.choose(LOADER, "checkpoint", "demo")
+    editor.choose(RESOLUTION, "size", "custom")
+    for side in ("size.width", "size.height"):
+        editor.type_number(RESOLUTION, side, DRAWN_SIDE)
+    editor.type_number(SAMPLER, "steps", DRAWN_STEPS)
+    size = {"size": "custom", "size.width": DRAWN_SIDE, "size.height": DRAWN_SIDE}
+    assert editor.prompt()[RESOLUTION]["inputs"] == size
+
+    editor.run()
+    editor.wait_for(SAMPLER, "node.imgs?.length && node.progress > 0.2")
+    screenshot(editor.page, "drawing")
+    assert editor.node(SAMPLER, "node.imgs[0].naturalWidth") == 512
+    assert editor.node(SAVE, "node.imgs?.length ?? 0") == 0
+
+    editor.wait_for(SAVE, "node.imgs?.[0]?.naturalWidth")
+    screenshot(editor.page, "drawn")
+    assert editor.node(SAVE, "node.imgs[0].naturalWidth") == DRAWN_SIDE
+    assert editor.node(SAMPLER, "node.progress ?? null") is None
+
+
+def _overlap(one: list[float], other: list[float]) -> bool:
+    """Boxes as (x, y, width, height), y below the title bar."""
+    (x, y, width, height), (u, v, columns, rows) = one, other
+    return x < u + columns and u < x + width and y - TITLE < v + rows and v - TITLE < y + height

@@ -1,0 +1,118 @@
+"""Turn workflows in API form into what the graph editor saves, by having a real editor do it.
+
+    python tools/workflows/export.py workflows/api/text_to_image.json ...
+
+Each becomes ../NAME.json beside its folder. Needs ComfyUI (COMFYUI_PATH), playwright and Chromium. A node's title is
+its `_meta.title`; `_meta.note`, in Markdown, becomes a note below it.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from tests.live import browser, comfy  # noqa: E402
+from tests.live.workflows import inputs  # noqa: E402
+from tools.workflows.layout import Box, arrange  # noqa: E402
+
+VIEW = {"width": 1400, "height": 800}  # of a small window's canvas, which the saved view is to fit
+NOTE_TITLE = "Note"
+
+LOAD_API = "([api, name]) => app.loadApiJson(api, name)"
+ADD_NOTE = """([id, title, text]) => {
+    const note = LiteGraph.createNode("MarkdownNote");
+    note.id = id;
+    note.title = title;
+    app.rootGraph.add(note);
+    note.widgets[0].value = text;
+}"""
+MEASURE = """() => app.rootGraph.nodes.map(node => {
+    const text = node.widgets?.find(widget => widget.element && typeof widget.value === "string");
+    const definition = node.constructor.nodeData ?? {};
+    return {
+        id: String(node.id),
+        needs: [...node.computeSize()],
+        text: text?.value ?? null,
+        shows_picture: Boolean(definition.output_node) && node.inputs.some(input => input.type === "IMAGE"),
+        draws: node.outputs.some(output => output.type === "IMAGE"),
+    };
+})"""
+PLACE = """([id, view, boxes]) => {
+    app.rootGraph.id = id;
+    for (const box of boxes) {
+        const node = app.rootGraph.getNodeById(box.id);
+        node.pos = box.pos;
+        node.setSize(box.size);
+    }
+    app.canvas.ds.scale = view.scale;
+    app.canvas.ds.offset = view.offset;
+}"""
+
+
+def export(editor: browser.Editor, api: dict[str, Any], name: str) -> dict[str, Any]:
+    """The workflow as the editor saves it. Raises ValueError if that would run something else."""
+    page = editor.page
+    page.evaluate(LOAD_API, [api, name])
+    notes = {}
+    for id, node in api.items():
+        if text := node["_meta"].get("note"):
+            note = str(max(map(int, [*api, *notes])) + 1)
+            page.evaluate(ADD_NOTE, [int(note), NOTE_TITLE, text])
+            notes[note] = id
+    boxes = [Box(**measured, below=notes.get(measured["id"])) for measured in page.evaluate(MEASURE)]
+    for box in boxes:
+        box.feeds = {id for id, node in api.items() if [box.id] in [value[:1] for value in _links(node)]}
+    boxes.sort(key=lambda box: [*api, *notes].index(box.id))
+    arrange(boxes)
+    places = [{"id": int(box.id), "pos": box.pos, "size": box.size} for box in boxes]
+    page.evaluate(PLACE, [str(uuid.uuid5(uuid.NAMESPACE_URL, name)), view(boxes), places])
+    workflow = editor.saved()
+    editor.open(workflow, name)
+    if inputs(editor.prompt()) != inputs(api):
+        raise ValueError(f"{name}: the editor changes\n  {inputs(api)} to\n  {inputs(editor.prompt())}")
+    return workflow
+
+
+def view(boxes: list[Box]) -> dict[str, Any]:
+    """Scale and offset that show all boxes."""
+    left, top = min(box.pos[0] for box in boxes), min(box.pos[1] for box in boxes) - 60
+    right = max(box.pos[0] + box.size[0] for box in boxes)
+    bottom = max(box.pos[1] + box.size[1] for box in boxes)
+    scale = round(min(1, VIEW["width"] / (right - left), VIEW["height"] / (bottom - top)), 2)
+    return {"scale": scale, "offset": [round(80 / scale - left), round(80 / scale - top)]}
+
+
+def _links(node: dict[str, Any]) -> list[list]:
+    return [value for value in node["inputs"].values() if isinstance(value, list)]
+
+
+def main(paths: list[Path]) -> None:
+    installation = comfy.find()
+    if reason := (None if installation else comfy.NOT_FOUND) or browser.missing():
+        sys.exit(reason)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        comfy.prepare_base(base)
+        browser.write_settings(base)
+        with (
+            comfy.Server(installation, base) as server,
+            browser.launched() as chromium,
+            browser.editor(chromium, server.url) as editor,
+        ):
+            for path in paths:
+                workflow = export(editor, json.loads(path.read_text(encoding="utf-8")), path.stem)
+                target = path.parents[1] / path.name
+                target.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                print(target)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("workflows", type=Path, nargs="+", metavar="API_FILE")
+    main(parser.parse_args().workflows)

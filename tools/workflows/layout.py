@@ -1,0 +1,71 @@
+"""Where the nodes of a workflow go: left to right in the order of work, nothing on top of anything else."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+TITLE = 30  # height of a node's title bar, which lies above its position
+COLUMN_GAP, ROW_GAP = 80, 90  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
+WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 440, 480
+CHARACTERS, LINE = 58, 16  # of a text box at TEXT_WIDTH
+TEXT_HEIGHT = (100, 480)
+PREVIEW = 260  # height that a node grows by when it shows what it draws
+
+
+@dataclass
+class Box:
+    """A node: what the editor says it needs, and where it ends up. pos is its corner below the title bar."""
+
+    id: str
+    needs: tuple[float, float]
+    text: str | None = None  # of its text box
+    shows_picture: bool = False
+    draws: bool = False
+    feeds: set[str] = field(default_factory=set)
+    below: str | None = None  # the node that this one, a note, belongs to
+    pos: tuple[float, float] = (0, 0)
+    size: tuple[float, float] = (0, 0)
+
+
+def arrange(boxes: list[Box]) -> None:
+    """Set `pos` and `size` of every box; those of a column keep the order they came in."""
+    for box in boxes:
+        box.size = _size(box)
+    nodes = {box.id: box for box in boxes if box.below is None}
+    rank = ranks(nodes)
+    x = 0.0
+    for column in sorted(set(rank.values())):
+        members = [id for id in nodes if rank[id] == column]
+        items = [box for id in members for box in boxes if id in (box.id, box.below)]
+        width = max(box.size[0] for box in items)
+        y = 0.0
+        for box in items:
+            box.pos, box.size = (x, y), (width, box.size[1])
+            y += box.size[1] + (PREVIEW if box.draws else 0) + TITLE + ROW_GAP
+        x += width + COLUMN_GAP
+
+
+def ranks(nodes: Mapping[str, Box]) -> dict[str, int]:
+    """The column of each node: ends as early as they can be, all others just before the first that needs them."""
+    early = dict.fromkeys(nodes, 0)
+    for _ in nodes:  # no path is longer than this
+        for box in nodes.values():
+            for target in box.feeds:
+                early[target] = max(early[target], early[box.id] + 1)
+    late = {id: early[id] for id, box in nodes.items() if not box.feeds}
+    while len(late) < len(nodes):
+        for id, box in nodes.items():
+            if id not in late and box.feeds <= late.keys():
+                late[id] = min(late[target] for target in box.feeds) - 1
+    return late
+
+
+def _size(box: Box) -> tuple[float, float]:
+    width, height = box.needs
+    if box.text is not None:
+        lines = sum(max(1, math.ceil(len(line) / CHARACTERS)) for line in box.text.split("\n"))
+        least, most = TEXT_HEIGHT
+        return max(width, TEXT_WIDTH), height + min(max(lines * LINE, least), most)
+    if box.shows_picture:
+        return max(width, PICTURE_SIDE), height + PICTURE_SIDE
+    return max(width, WIDTH), height
