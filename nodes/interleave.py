@@ -1,14 +1,14 @@
 """Documents of text and pictures."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.document import DocumentSettings, Drawing, End, Text
+from ..sensenova_core.document import DocumentSettings, Drawing, Event, Text
 from ..sensenova_core.flow import Guidance
-from ..sensenova_core.pages import FORMATS, page, save_document
+from ..sensenova_core.pages import FORMATS, DocumentBuilder, page, save_document
 from ..sensenova_core.pages import Document as Pages
-from ..sensenova_core.png import to_pil
 from ..sensenova_core.sampling import SamplingSettings
 from ..sensenova_core.sizes import INTERLEAVE_SIZES, document_size
 from . import host
@@ -90,28 +90,19 @@ class Interleave(io.ComfyNode):
         return document_size(*images.images[0].size)
 
 
-def collect(events, steps: int) -> Pages:
+def collect(events: Iterable[Event], steps: int) -> Pages:
     """Gather events into a document, showing text and drawing steps on the node as they come."""
-    parts, ended = [], "end"
-    text_progress, drawing_progress = host.TextProgress(None), None
+    builder, text, drawing = DocumentBuilder(), host.TextProgress(None), None
     for event in events:
+        builder.add(event)
         if isinstance(event, Text):
-            if parts and isinstance(parts[-1], str):
-                parts[-1] += event.text
-            else:
-                parts.append(event.text)
-            text_progress.report(Pages(tuple(parts)).text)
+            text.report(builder.document().text)
         elif isinstance(event, Drawing):
             if event.step.index == 0:
-                drawing_progress = host.Progress(steps)
-            image = event.step.image()
-            drawing_progress.report(event.step.index + 1, image if drawing_progress.previews else None)
-            if event.step.index + 1 == event.step.total:
-                parts.append(to_pil(image[0]))
-        elif isinstance(event, End):
-            ended = event.reason
-    document = Pages(tuple(parts), ended)
-    text_progress.finish(document.text + ("" if ended == "end" else f"\n[ended by {ended}]"))
+                drawing = host.Progress(steps)
+            drawing.report(event.step.index + 1, event.step.image() if drawing.previews else None)
+    document = builder.document()
+    text.finish(document.text + ("" if document.ended == "end" else f"\n[ended by {document.ended}]"))
     return document
 
 

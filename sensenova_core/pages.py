@@ -10,7 +10,9 @@ from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .document import Drawing, End, Event, Text
 from .errors import SettingsError
+from .png import to_pil
 
 IMAGE_MARK = "<image>"
 FORMATS = ("markdown", "html")
@@ -35,6 +37,29 @@ class Document:
     def text(self) -> str:
         """All text, with <image> where a picture stands."""
         return "".join(part if isinstance(part, str) else IMAGE_MARK for part in self.parts)
+
+
+class DocumentBuilder:
+    """Gathers a document from the events of its making."""
+
+    def __init__(self):
+        self._parts: list[str | Image.Image] = []
+        self._ended = "end"
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Text):
+            if self._parts and isinstance(self._parts[-1], str):
+                self._parts[-1] += event.text
+            else:
+                self._parts.append(event.text)
+        elif isinstance(event, Drawing) and event.step.index + 1 == event.step.total:
+            self._parts.append(to_pil(event.step.image()[0]))
+        elif isinstance(event, End):
+            self._ended = event.reason
+
+    def document(self) -> Document:
+        """As far as it has come."""
+        return Document(tuple(self._parts), self._ended)
 
 
 def save_document(document: Document, folder: Path, form: str) -> Path:

@@ -68,6 +68,10 @@ class SamplingSettings:
         side = config.token_pixels
         return -(-self.height // side), -(-self.width // side)
 
+    def tokens(self, config: ModelConfig) -> int:
+        """Tokens of one image."""
+        return math.prod(self.grid(config))
+
     def as_dict(self) -> dict[str, Any]:
         """Flat, with the names that the nodes and the command line use."""
         flat = asdict(self)

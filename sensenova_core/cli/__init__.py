@@ -1,4 +1,4 @@
-"""The command line: `sensenova generate`, `sensenova inspect`."""
+"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`."""
 
 import argparse
 import logging
@@ -6,16 +6,18 @@ import sys
 
 from .. import __version__
 from ..errors import SenseNovaError
-from . import generate, inspect
+from . import chat, generate, inspect, interleave
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status. A user's mistake is one line on standard error and status 1."""
     logging.basicConfig(format="sensenova: %(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(prog="sensenova", description="SenseNova-U1 and U1.5: draw from a prompt.")
+    parser = argparse.ArgumentParser(
+        prog="sensenova", description="SenseNova-U1 and U1.5: draw, edit, ask, write illustrated documents."
+    )
     parser.add_argument("--version", action="version", version=f"sensenova {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (generate, inspect):
+    for command in (generate, chat, interleave, inspect):
         command.add_parser(commands)
     options = parser.parse_args([_dashed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     try:

@@ -1,172 +1,95 @@
-"""`sensenova generate`: prompts in, PNG files out."""
+"""`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
-import argparse
-import json
-from dataclasses import dataclass
+import logging
 from pathlib import Path
-from typing import Any
 
-from ..errors import SettingsError
-from .models import add_model_option, resolve_model
+from . import chat
+from .jobs import DEFAULT_PROMPT, Job, read_jobs
+from .models import add_running_options, pick_device
+from .options import PICTURE_OPTIONS, add_interval_option, add_options, add_text_options, decoding_settings
 
-DEFAULT_PROMPT = "A cute cat"
-
-# One prompt's options, also the keys of a --jsonl line: name -> (type, default, help).
-PICTURE_OPTIONS: dict[str, tuple[type, Any, str]] = {
-    "prompt": (str, DEFAULT_PROMPT, "what to draw"),
-    "width": (int, 2048, "pixels"),
-    "height": (int, 2048, "pixels"),
-    "seed": (int, 42, "random seed; the same seed draws the same picture"),
-    "num_steps": (int, 50, "denoising steps"),
-    "cfg_scale": (float, 4.0, "guidance by the prompt; 1 is off, and twice as fast"),
-    "img_cfg_scale": (float, 1.0, "guidance by reference images; only an edit has any"),
-    "cfg_norm": (str, "none", "none, global, channel or cfg_zero_star"),
-    "timestep_shift": (float, 3.0, "over 1 spends more steps near the noise"),
-    "t_eps": (float, 0.02, "smallest distance to the end that a velocity is divided by"),
-    "batch_size": (int, 1, "images of each prompt"),
-}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One prompt and its settings, as SamplingSettings."""
-
-    prompt: str
-    settings: Any
+MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
+log = logging.getLogger(__name__)
 
 
 def add_parser(commands) -> None:
-    parser = commands.add_parser(
-        "generate", help="draw from a prompt", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add_model_option(parser)
-    for name, (kind, default, text) in PICTURE_OPTIONS.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, default=default, help=text)
+    parser = commands.add_parser("generate", help="draw from a prompt, or edit images")
+    add_running_options(parser)
     parser.add_argument(
-        "--cfg-interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("START", "END"), help="times with guidance"
+        "--modality", choices=MODALITIES, default="auto", help="auto: edits with --image, draws without (default: auto)"
     )
+    parser.add_argument("--prompt", default=DEFAULT_PROMPT, help=f"what to draw or change (default: {DEFAULT_PROMPT})")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to edit or to ask about")
+    add_options(parser, PICTURE_OPTIONS)
+    add_interval_option(parser)
+    parser.add_argument("--batch-size", type=int, default=1, help="images of each prompt (default: 1)")
+    parser.add_argument("--same-size", action="store_true", help="draw an edit at exactly its first image's size")
+    parser.add_argument(
+        "--crop", action="store_true", help="allow any size: draw at the next multiples of 32, cut back"
+    )
+    parser.add_argument("--max-pixels", type=int, help="scale each image down to so many pixels before it is read")
+    parser.add_argument("--think", action="store_true", help="let the model reason before it draws")
+    parser.add_argument("--print-think", action="store_true", help="print the reasoning")
+    parser.add_argument("--max-think-tokens", type=int, default=1024, help="of the reasoning (default: 1024)")
+    add_text_options(parser, max_tokens=512)
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
     )
-    parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of weights"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
-    parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png")
+    parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png (default: .)")
     parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
     parser.set_defaults(run=run)
 
 
 def run(options) -> int:
+    if options.modality in ("img2text", "text2text"):
+        return chat.ask_once(options)
     jobs = read_jobs(options)
-    from tqdm import tqdm
-
-    from .. import engine as engines
+    from ..engine import load
     from ..profile import Profile
+    from .models import resolve_model
 
     profile = Profile(pick_device(options.device))
     with profile.loading():
-        engine = engines.load(
-            resolve_model(options.model), profile.device, options.dtype, attention=options.attn_backend
-        )
+        engine = load(resolve_model(options.model), profile.device, options.dtype, attention=options.attn_backend)
     for job in jobs:
         job.settings.check_size(engine.config)
-    conditionings = [engine.encode(job.prompt) for job in jobs]
+    conditionings = [engine.encode(job.prompt, job.images, max_pixels=options.max_pixels) for job in jobs]
     for job, conditioning in zip(jobs, conditionings, strict=True):
-        tokens = job.settings.width * job.settings.height // engine.config.token_pixels**2
-        with profile.generating(job.settings.batch_size, tokens):
-            steps = tqdm(engine.denoise(conditioning, job.settings), total=job.settings.steps, unit="step")
-            for step in steps:  # noqa: B007 - the last one is the result
-                profile.tick()
-            image = step.image()
-        for path in save(image, job, Path(options.output), str(options.model)):
+        with profile.generating(job.settings.batch_size, job.settings.tokens(engine.config)):
+            conditioning = _thought(engine, conditioning, options)
+            image = _drawn(engine, conditioning, job, profile)
+        for path in save(image, job, conditioning.think_text, Path(options.output), options.model):
             print(path)
     if options.profile:
         backend = "sdpa" if options.attn_backend == "auto" else options.attn_backend
-        dtype = str(engine.model.dtype).removeprefix("torch.")
+        dtype = str(engine.compute_dtype).removeprefix("torch.")
         print(profile.summary("full", backend, dtype, engine.config.token_pixels))
     return 0
 
 
-def read_jobs(options) -> list[Job]:
-    """All prompts, every one checked before anything is loaded. Raises SettingsError naming the line."""
-    flags = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, "cfg_interval")}
-    if options.jsonl is None:
-        return [_job(flags)]
-    try:
-        lines = Path(options.jsonl).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--jsonl {options.jsonl}: {error}") from error
-    jobs = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                jobs.append(_job(flags | _overrides(line)))
-            except SettingsError as error:
-                raise SettingsError(f"--jsonl {options.jsonl}, line {number}: {error}") from error
-    if not jobs:
-        raise SettingsError(f"--jsonl {options.jsonl}: no prompt in it; write one JSON object a line")
-    return jobs
+def _thought(engine, conditioning, options):
+    if not options.think:
+        return conditioning
+    settings = decoding_settings(options, options.max_think_tokens)
+    shown = (lambda piece: print(piece, end="", flush=True)) if options.print_think else (lambda piece: None)
+    conditioning = engine.think(conditioning, settings, shown)
+    if options.print_think:
+        print()
+    return conditioning
 
 
-def _overrides(line: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise SettingsError(f"not JSON ({error})") from error
-    if not isinstance(values, dict) or "prompt" not in values:
-        raise SettingsError('expected an object with a "prompt"')
-    values = {name.replace("-", "_"): value for name, value in values.items()}
-    for name, value in values.items():
-        if name == "cfg_interval":
-            kind, fits = "two numbers", isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-        elif name in PICTURE_OPTIONS:
-            kind = PICTURE_OPTIONS[name][0].__name__
-            fits = _is_number(value) if kind == "float" else type(value).__name__ == kind
-        else:
-            raise SettingsError(f"{name!r} is unknown; the keys are {', '.join((*PICTURE_OPTIONS, 'cfg_interval'))}")
-        if not fits:
-            raise SettingsError(f"{name} is {value!r}; expected {kind}")
-    return values
+def _drawn(engine, conditioning, job: Job, profile):
+    """The finished batch (images, height, width, 3)."""
+    from tqdm import tqdm
+
+    if warning := conditioning.repeated_noise(job.settings.seed, job.size):
+        log.warning(warning)
+    for step in tqdm(engine.denoise(conditioning, job.settings), total=job.settings.steps, unit="step"):  # noqa: B007
+        profile.tick()
+    return step.image()
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _job(values: dict[str, Any]) -> Job:
-    from ..flow import Guidance
-    from ..sampling import SamplingSettings
-
-    guidance = Guidance(
-        values["cfg_scale"], values["img_cfg_scale"], values["cfg_norm"], tuple(map(float, values["cfg_interval"]))
-    )
-    settings = SamplingSettings(
-        width=values["width"],
-        height=values["height"],
-        steps=values["num_steps"],
-        guidance=guidance,
-        shift=values["timestep_shift"],
-        t_eps=values["t_eps"],
-        seed=values["seed"],
-        batch_size=values["batch_size"],
-    )
-    return Job(values["prompt"], settings)
-
-
-def pick_device(name: str):
-    """The device of a name; "auto" is the first CUDA device, else the CPU. Raises SettingsError."""
-    import torch
-
-    from ..engine import device_named
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return device_named(name)
-
-
-def save(image, job: Job, output: Path, model: str) -> list[Path]:
+def save(image, job: Job, think_text: str | None, output: Path, model: str) -> list[Path]:
     """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
     from ..png import next_free, save_png
 
@@ -177,6 +100,6 @@ def save(image, job: Job, output: Path, model: str) -> list[Path]:
         else:
             path = next_free(output, "sensenova")
         settings = {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
-        save_png(picture, path, settings)
+        save_png(picture, path, settings if think_text is None else settings | {"think_text": think_text})
         paths.append(path)
     return paths

@@ -1,4 +1,4 @@
-"""Which folder `--model` means."""
+"""Which model a command runs, and on what."""
 
 from pathlib import Path
 
@@ -17,6 +17,15 @@ def add_model_option(parser) -> None:
     )
 
 
+def add_running_options(parser) -> None:
+    add_model_option(parser)
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of weights"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
+
+
 def resolve_model(model: str) -> Path:
     """A folder as it is; a hub id as its folder in the local hub cache. Never downloads; raises CheckpointError."""
     path = Path(model).expanduser()
@@ -32,3 +41,40 @@ def resolve_model(model: str) -> Path:
             f"{model}: no such folder, and nothing under that id in the local hub cache; "
             f"give a folder with --model, or run: hf download {model}"
         ) from error
+
+
+def pick_device(name: str):
+    """The device of a name; "auto" is the first CUDA device, else the CPU. Raises SettingsError."""
+    import torch
+
+    from ..engine import device_named
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return device_named(name)
+
+
+def open_engine(options):
+    """The engine that `add_running_options` describe."""
+    from ..engine import load
+
+    device = pick_device(options.device)
+    return load(resolve_model(options.model), device, options.dtype, attention=options.attn_backend)
+
+
+def open_images(paths: list[str]) -> list:
+    """Pictures as PIL images, turned as their EXIF says. Raises PromptError naming the file."""
+    from PIL import Image, ImageOps
+
+    from ..errors import PromptError
+
+    images = []
+    for path in paths:
+        try:
+            image = Image.open(path)
+            info = image.info
+            images.append(ImageOps.exif_transpose(image))
+            images[-1].info = info
+        except (OSError, ValueError, SyntaxError) as error:
+            raise PromptError(f"image {path}: {error}; give a picture file") from error
+    return images

@@ -1,0 +1,80 @@
+"""`sensenova interleave`: an illustrated document, saved with its pictures."""
+
+import sys
+from pathlib import Path
+
+from ..errors import SettingsError
+from .models import add_running_options, open_engine, open_images
+from .options import (
+    PICTURE_OPTIONS,
+    add_interval_option,
+    add_options,
+    add_text_options,
+    decoding_settings,
+    named_size,
+    sampling_settings,
+)
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser("interleave", help="write an illustrated document")
+    add_running_options(parser)
+    parser.add_argument("--prompt", required=True, help="what the document is about")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures to start from")
+    parser.add_argument(
+        "--resolution", help="ratio of a trained size, such as 16:9 (default: 1:1, or from the first image)"
+    )
+    add_options(parser, PICTURE_OPTIONS)
+    add_interval_option(parser)
+    parser.add_argument("--max-images", type=int, default=10, help="a further picture ends the document (default: 10)")
+    parser.add_argument("--max-pixels", type=int, help="scale each image down to so many pixels before it is read")
+    parser.add_argument("--think", action="store_true", help="reason first, drawing in between")
+    parser.add_argument("--system-message", help="replaces the one that the model was trained with")
+    add_text_options(parser, max_tokens=8192)
+    parser.add_argument("--format", choices=("markdown", "html"), default="markdown", help="(default: markdown)")
+    parser.add_argument("--output", "--output-dir", default=".", help="where the document's folder goes (default: .)")
+    parser.add_argument("--stem", default="document", help="the folder's name, numbered (default: document)")
+    parser.set_defaults(run=run)
+
+
+def run(options) -> int:
+    images = open_images(options.image)
+    settings = _settings(options, images)
+    from ..pages import save_document
+    from .events import collect
+
+    engine = open_engine(options)
+    events = engine.interleave(options.prompt, images, settings, options.max_pixels)
+    document = collect(events)
+    folder = Path(options.output)
+    taken = next(n for n in range(1, 10**6) if not (folder / f"{options.stem}_{n:05d}").exists())
+    path = save_document(document, folder / f"{options.stem}_{taken:05d}", options.format)
+    if document.ended != "end":
+        print(f"[ended by --{document.ended.replace('_', '-')}]", file=sys.stderr)
+    print(path)
+    return 0
+
+
+def _settings(options, images: list):
+    from ..document import DocumentSettings
+    from ..sizes import INTERLEAVE_SIZES, document_size
+
+    if options.resolution and (options.width or options.height):
+        raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")
+    if (options.width is None) != (options.height is None):
+        raise SettingsError("--width and --height go together; give both or neither")
+    if options.width:
+        size = options.width, options.height
+    elif options.resolution or not images:
+        size = named_size(options.resolution or "1:1", INTERLEAVE_SIZES)
+    else:
+        size = document_size(*images[0].size)
+    values = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, "cfg_interval")}
+    return DocumentSettings(
+        sampling_settings(values, size),
+        sizes=(size,),
+        decoding=decoding_settings(options),
+        max_images=options.max_images,
+        think=options.think,
+        system=options.system_message,
+    )

@@ -1,0 +1,98 @@
+"""Options that several commands share, and the settings they make."""
+
+from typing import Any
+
+from ..errors import SettingsError
+
+# Options of one picture, also the keys of a --jsonl line: name -> (type, default, help).
+PICTURE_OPTIONS: dict[str, tuple[type, Any, str]] = {
+    "width": (int, None, "pixels (default: 2048; for an edit, from its first image)"),
+    "height": (int, None, "pixels (default: 2048; for an edit, from its first image)"),
+    "seed": (int, 42, "random seed; the same seed draws the same picture"),
+    "num_steps": (int, 50, "denoising steps"),
+    "cfg_scale": (float, 4.0, "guidance by the prompt; 1 is off, and twice as fast"),
+    "img_cfg_scale": (float, 1.0, "guidance by images; only an edit or a document has any"),
+    "cfg_norm": (str, "none", "none, global, channel or cfg_zero_star"),
+    "timestep_shift": (float, 3.0, "over 1 spends more steps near the noise"),
+    "t_eps": (float, 0.02, "smallest distance to the end that a velocity is divided by"),
+}
+TEXT_OPTIONS: dict[str, tuple[type, Any, str]] = {
+    "temperature": (float, 0.7, "with --do-sample: higher is more varied"),
+    "top_k": (int, 0, "with --do-sample: only the likeliest so many tokens; 0 is off"),
+    "top_p": (float, 1.0, "with --do-sample: only the likeliest tokens that reach this likelihood; 1 is off"),
+    "repetition_penalty": (float, 1.0, "over 1 discourages tokens that were written already"),
+}
+
+
+def add_options(parser, options: dict[str, tuple[type, Any, str]]) -> None:
+    for name, (kind, default, text) in options.items():
+        shown = text if default is None else f"{text} (default: {default})"
+        parser.add_argument(flag(name), type=kind, default=default, help=shown)
+
+
+def add_interval_option(parser) -> None:
+    parser.add_argument(
+        "--cfg-interval",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("START", "END"),
+        help="first and last time with guidance (default: 0 1)",
+    )
+
+
+def add_text_options(parser, max_tokens: int) -> None:
+    parser.add_argument(
+        "--max-tokens", type=int, default=max_tokens, help=f"text tokens at most (default: {max_tokens})"
+    )
+    parser.add_argument("--do-sample", action="store_true", help="draw tokens at random instead of the likeliest ones")
+    add_options(parser, TEXT_OPTIONS)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size: int = 1, crop: bool = False):
+    """SamplingSettings from picture options by name; size is (width, height). Raises SettingsError."""
+    from ..flow import Guidance
+    from ..sampling import SamplingSettings
+
+    start, end = values["cfg_interval"]
+    guidance = Guidance(values["cfg_scale"], values["img_cfg_scale"], values["cfg_norm"], (float(start), float(end)))
+    return SamplingSettings(
+        width=size[0],
+        height=size[1],
+        steps=values["num_steps"],
+        guidance=guidance,
+        shift=values["timestep_shift"],
+        t_eps=values["t_eps"],
+        seed=values["seed"],
+        batch_size=batch_size,
+        crop=crop,
+    )
+
+
+def decoding_settings(options, max_tokens: int | None = None):
+    """DecodingSettings from text options. Raises SettingsError."""
+    from ..decode import DecodingSettings
+
+    return DecodingSettings(
+        max_tokens or options.max_tokens,
+        sample=options.do_sample,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
+
+
+def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """The (width, height) of a ratio such as 16:9 in a table of trained sizes. Raises SettingsError."""
+    ratios = {label.split()[0]: size for label, size in sizes.items()}
+    if name not in ratios:
+        raise SettingsError(
+            f"resolution {name!r} is unknown; choose one of {', '.join(ratios)}, or give width and height"
+        )
+    return ratios[name]
