@@ -23,7 +23,7 @@ def distance(ours: Tensor, reference: Tensor) -> float:
 
 
 def draw(engine, prompt: str, **settings) -> Tensor:
-    engine.prefixes.clear()
+    engine.reader.forget()
     *_, step = engine.sample(engine.encode(prompt), **settings)
     return step.pixels()
 
@@ -120,7 +120,8 @@ def test_what_stays_in_float32(in_bfloat16):
     step = next(engine.sample(engine.encode("a"), width=64, height=64, steps=2))
     assert step.z.dtype == step.guess.dtype == step.pixels().dtype == torch.float32
     assert not torch.equal(step.z, step.z.bfloat16().float())
-    prefix = engine.read(engine.encode("a").sequences["condition"])
+    with torch.inference_mode():
+        prefix = engine.reader.prefix(engine.encode("a").sequences["condition"])
     assert {part.dtype for part in (*prefix.keys, *prefix.values)} == {torch.bfloat16}
     rotation = engine.model.rotation(torch.full((1, 3, 1), 4097))  # which bfloat16 would round to 4096
     assert rotation.cos.dtype == torch.float32

@@ -163,10 +163,10 @@ def test_one_guided_step_is_enough_to_read_a_branch(engine):
 def test_nothing_happens_before_the_first_step_is_asked_for(engine):
     engine.release()
     steps = engine.sample(engine.encode("a"), **SMALL)
-    assert engine.prefixes.nbytes == 0 and not engine.placed
+    assert engine.reader.prefixes.nbytes == 0 and not engine.placed
     with calls(engine.model.generation.decoder) as drawn:
         next(steps)
-    assert len(drawn) == 1 and engine.prefixes.nbytes > 0
+    assert len(drawn) == 1 and engine.reader.prefixes.nbytes > 0
 
 
 @pytest.mark.parametrize(
@@ -186,18 +186,18 @@ def test_release_gives_everything_back_and_the_picture_returns(engine):
     expected = last_of(engine.sample(conditioning, **SMALL))
     engine.release()
     assert {value.device.type for value in engine.model.parameters()} == {"meta"}
-    assert engine.prefixes.nbytes == 0
+    assert engine.reader.prefixes.nbytes == 0
     assert torch.equal(last_of(engine.sample(conditioning, **SMALL)), expected)
 
 
 def test_the_oldest_prefix_goes_first(engine):
     draw(engine, "one", cfg=1.0)
-    engine.prefixes.limit_bytes = int(2.5 * engine.prefixes.nbytes)  # room for two prompts of about this length
+    engine.reader.prefixes.limit_bytes = int(2.5 * engine.reader.prefixes.nbytes)  # room for two prompts of about this length
     with calls(engine.model.understanding.decoder) as reads:
         for prompt in ("two", "one", "six", "one", "two"):  # "two" makes room for "six"
             draw(engine, prompt, cfg=1.0)
     assert len(reads) == 3
-    assert engine.prefixes.nbytes <= engine.prefixes.limit_bytes
+    assert engine.reader.prefixes.nbytes <= engine.reader.prefixes.limit_bytes
 
 
 @pytest.mark.parametrize("expert", ["understanding", "generation"])
@@ -217,9 +217,8 @@ def test_conditioning_holds_on_to_nothing():
     engine = sensenova_core.load(checkpoint("tiny-u15"))
     conditioning = engine.encode("a red circle")
     last_of(engine.sample(conditioning, **SMALL))
-    held = [part for sequence in conditioning.sequences.values() for part in vars(sequence).values()]
-    assert sum(part.nbytes for part in held) < 100_000
-    prefix = engine.read(conditioning.sequences["condition"])
+    assert sum(sequence.ids.nbytes + sequence.positions.nbytes for sequence in conditioning.sequences.values()) < 100_000
+    prefix = engine.reader.prefix(conditioning.sequences["condition"])
     watched = [weakref.ref(part) for part in (engine, engine.model, prefix)]
     del engine, prefix
     gc.collect()

@@ -1,5 +1,6 @@
 """Each part of the model alone against the reference implementation."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,8 @@ from sensenova_core.layout import image_to_tokens, to_patches, tokens_to_image
 from sensenova_core.model import attention_kernel
 from sensenova_core.model.embedders import sinusoids
 from sensenova_core.model.rope import frequencies
-from sensenova_core.prefix import Drawing, Prefix, Reading
-from sensenova_core.prompt import Sequence, positions
+from sensenova_core.prefix import Context, Drawing, Prefix, Reading
+from sensenova_core.prompt import positions, runs
 from tests.golden_set import cases, relative_error, tensors
 
 TOLERANCE = 1e-5  # worst measured: 8e-7, the embedding of patches
@@ -32,6 +33,7 @@ def parts(request, engines) -> SimpleNamespace:
     return SimpleNamespace(
         golden=tensors(request.param),
         config=engine.config,
+        reader=engine.reader,
         model=model,
         experts={"und": model.understanding, "gen": model.generation},
     )
@@ -49,8 +51,13 @@ def two_by_two(patches: Tensor, rows: int, columns: int) -> Tensor:
     return grid.transpose(1, 2).reshape(-1, 4, patches.shape[-1])
 
 
-def sequence(indexes: Tensor) -> Sequence:
-    return Sequence(torch.zeros(indexes.shape[1], dtype=torch.int64), indexes.long())
+def golden_context(parts) -> Context:
+    """What the single-layer cases have read before, with room for one token more."""
+    key, value = (parts.golden[name].transpose(1, 2) for name in ("prefix_k", "prefix_v"))
+    context = parts.reader.new_context(key.shape[1] + 1)
+    context.write(LAYER, key, value)
+    context.advance(key.shape[1], last_t=8)
+    return context
 
 
 def golden_prefix(golden: dict[str, Tensor]) -> Prefix:
@@ -82,21 +89,22 @@ def test_vision(parts, expert):
 
 @having("layer_und_out")
 def test_layer_reads(parts):
-    golden = parts.golden
-    reading = Reading(sequence(golden["layer_und_indexes"]).runs, SDPA)
-    attended, out = run_layer(
-        parts, "und", golden["layer_und_in"], golden["layer_und_indexes"], reading.attend_at(LAYER)
-    )
+    golden, indexes = parts.golden, parts.golden["layer_und_indexes"].long()
+    context = parts.reader.new_context(indexes.shape[1])
+    reading = Reading(context, runs(indexes[0]), SDPA)
+    attended, out = run_layer(parts, "und", golden["layer_und_in"], indexes, reading.attend_at(LAYER))
+    context.advance(indexes.shape[1], int(indexes[0, -1]))
+    read = context.prefix()
     assert relative_error(attended, golden["layer_und_attn_out"]) < TOLERANCE
     assert relative_error(out, golden["layer_und_out"]) < TOLERANCE
-    assert relative_error(reading.keys[0].transpose(1, 2), golden["layer_und_k"]) < TOLERANCE
-    assert relative_error(reading.values[0].transpose(1, 2), golden["layer_und_v"]) < TOLERANCE
+    assert relative_error(read.keys[LAYER].transpose(1, 2), golden["layer_und_k"]) < TOLERANCE
+    assert relative_error(read.values[LAYER].transpose(1, 2), golden["layer_und_v"]) < TOLERANCE
 
 
 @having("layer_und_step_out")
 def test_layer_reads_one_more_token(parts):
     golden = parts.golden
-    reading = Reading(((1, False),), SDPA, golden_prefix(golden))
+    reading = Reading(golden_context(parts), runs(golden["layer_und_step_indexes"][0]), SDPA)
     _, out = run_layer(
         parts, "und", golden["layer_und_step_in"], golden["layer_und_step_indexes"], reading.attend_at(LAYER)
     )
@@ -132,15 +140,17 @@ def test_router(parts, expert):
 def test_whole_backbone(parts):
     """Every layer over a sequence of text and an image, then an image drawn on what was read."""
     golden, indexes = parts.golden, parts.golden["layer_und_indexes"].long()
-    reading = Reading(sequence(indexes).runs, SDPA)
+    context = parts.reader.new_context(indexes.shape[1])
+    reading = Reading(context, runs(indexes[0]), SDPA)
     rotation = parts.model.rotation(indexes[None])
     hidden = parts.experts["und"].decoder(golden["lm_und_in_embeds"], rotation, reading.attend_at)
+    context.advance(indexes.shape[1], int(indexes[0, -1]))
     assert relative_error(parts.experts["und"].lm_head(hidden), golden["lm_und_logits"]) < TOLERANCE
 
     image = golden["layer_gen_indexes"].long().clone()
     image[0] = indexes[0, -1] + 1
     x = golden["layer_gen_in"]
-    drawing = Drawing((reading.prefix(int(indexes[0, -1])),), images=1, tokens=x.shape[1], kernel=SDPA)
+    drawing = Drawing((context.prefix(),), images=1, tokens=x.shape[1], kernel=SDPA)
     out = parts.experts["gen"].decoder(x, parts.model.rotation(image[None]), drawing.attend_at)
     assert relative_error(out, golden["lm_gen_on_und_prefix_out"]) < TOLERANCE
 
@@ -235,9 +245,9 @@ def test_positions_of_text_and_two_images(parts):
 )
 def test_reading_runs_see_what_the_mask_lets_them(parts, indexes, mask):
     visible = parts.golden[mask][0, 0] == 0
-    runs, start = sequence(parts.golden[indexes]).runs, 0
+    stretches, start = runs(parts.golden[indexes][0]), 0
     ours = torch.zeros_like(visible)
-    for stop, is_image in runs:
+    for stop, is_image in stretches:
         ours[start:stop, :stop] = True if is_image else torch.ones(stop - start, stop).tril(start).bool()
         start = stop
     assert torch.equal(ours, visible)
@@ -245,4 +255,6 @@ def test_reading_runs_see_what_the_mask_lets_them(parts, indexes, mask):
     query, key, value = torch.randn(3, 1, len(visible), 2, 8, generator=torch.Generator().manual_seed(1))
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / 8**0.5 + parts.golden[mask]
     expected = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value)
-    assert relative_error(Reading(runs, SDPA).attend_at(0)(query, key, value), expected) < TOLERANCE
+    config = replace(parts.config.decoder, num_kv_heads=2, head_dim=8)
+    reading = Reading(Context(config, torch.device("cpu"), torch.float32, len(visible)), stretches, SDPA)
+    assert relative_error(reading.attend_at(0)(query, key, value), expected) < TOLERANCE

@@ -82,7 +82,8 @@ def test_noise_scale(drawn):
 def test_starting_noise(drawn):
     """The same numbers as the reference draws from a seed, and they are what the model is given first."""
     reference, settings = drawn.golden["init_image"], drawn.settings
-    noise = flow.starting_noise(settings["seed"], settings["batch_size"], settings["height"], settings["width"])
+    stream = flow.noise_stream(settings["seed"])
+    noise = flow.starting_noise(stream, settings["batch_size"], settings["height"], settings["width"])
     assert torch.equal(drawn.case["noise_scale"] * noise, reference)
     if settings["cfg_norm"] != "cfg_zero_star":  # which stands still at step 0, without asking the model
         assert torch.equal(drawn.embedded[0], to_patches(reference, drawn.engine.config.vision.patch_size))
@@ -118,8 +119,9 @@ def test_prefix(drawn):
     """What the prompt has become: keys and values of its last tokens, and its last hidden state."""
     engine, hidden = drawn.engine, []
     hook = engine.model.understanding.decoder.register_forward_hook(lambda _, __, out: hidden.append(out))
-    engine.prefixes.clear()
-    prefix = engine.read(drawn.conditioning.sequences["condition"])
+    engine.reader.forget()
+    with torch.inference_mode():
+        prefix = engine.reader.prefix(drawn.conditioning.sequences["condition"])
     hook.remove()
     for ours, theirs in ((prefix.keys, "prefix_k_cond"), (prefix.values, "prefix_v_cond")):
         reference = drawn.golden[theirs]  # (layers, kv_heads, last tokens, head_dim)

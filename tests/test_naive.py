@@ -9,7 +9,7 @@ import sensenova_core
 from sensenova_core import flow
 from sensenova_core.model import attention_kernel
 from sensenova_core.prefix import Reading
-from sensenova_core.prompt import Sequence, positions
+from sensenova_core.prompt import positions, runs
 from tests.golden_set import checkpoint, relative_error
 from tests.naive import Naive
 
@@ -26,7 +26,7 @@ def naive_picture(folder, engine, width, height, steps, cfg, shift, t_eps, seed)
     """The whole picture by the formula: each branch reads prompt and image anew at every step."""
     model, sequences = Naive(folder), engine.encode("a red circle").sequences
     scale = model.noise_scale(width * height // engine.config.token_pixels**2)
-    z = scale * flow.starting_noise(seed, 1, height, width)[0]
+    z = scale * flow.starting_noise(flow.noise_stream(seed), 1, height, width)[0]
     sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     times = (1 - shift * sigma / (1 + (shift - 1) * sigma)).tolist()
     for t, t_next in pairwise(times):
@@ -114,19 +114,23 @@ GRIDS = ((2, 3), (2, 2))
 @pytest.mark.parametrize("cut", [1, 3, 10, 11, 13, 18, 21])
 def test_reading_in_two_parts(engines, name, cut):
     """Cut anywhere but inside an image, the second part on the first one's prefix."""
-    model = engines(name).model
+    model, reader = engines(name).model, engines(name).reader
     decoder, kernel = model.understanding.decoder, attention_kernel("sdpa")
     embedded = model.understanding.embed_tokens(IDS)[None]
     where = positions(IDS, 510, 509, GRIDS)
 
-    def read(part: slice, past):
-        reading = Reading(Sequence(IDS[part], where[:, part]).runs, kernel, past)
+    def read(part: slice, context):
+        context.reserve(context.tokens + where[:, part].shape[1])
+        reading = Reading(context, runs(where[0, part]), kernel)
         hidden = decoder(embedded[:, part], model.rotation(where[None, :, part]), reading.attend_at)
-        return hidden, reading.prefix(int(where[0, part][-1]))
+        context.advance(hidden.shape[1], int(where[0, part][-1]))
+        return hidden, context.prefix()
 
-    whole, at_once = read(slice(None), None)
-    first, past = read(slice(cut), None)
-    second, prefix = read(slice(cut, None), past)
+    context = reader.new_context(cut)  # so that its buffers grow in between
+    whole, at_once = read(slice(None), reader.new_context(len(IDS)))
+    first, past = read(slice(cut), context)
+    second, prefix = read(slice(cut, None), context)
+    assert past.tokens == cut and past.last_t == where[0, cut - 1]
     assert relative_error(torch.cat([first, second], 1), whole) < TOLERANCE
     assert prefix.tokens == at_once.tokens == len(IDS) and prefix.last_t == at_once.last_t
     for ours, expected in zip((*prefix.keys, *prefix.values), (*at_once.keys, *at_once.values), strict=True):
@@ -135,14 +139,14 @@ def test_reading_in_two_parts(engines, name, cut):
 
 def test_an_image_sees_itself_and_not_what_follows(engines):
     """Changing a token moves what may see it and nothing else."""
-    model = engines("tiny-u15").model
+    model, reader = engines("tiny-u15").model, engines("tiny-u15").reader
     where = positions(IDS, 510, 509, GRIDS)
     embedded = model.understanding.embed_tokens(IDS)[None]
 
     def moved(token: int) -> list[int]:
         out = []
         for x in (embedded, embedded.index_fill(1, torch.tensor([token]), 0.5)):
-            reading = Reading(Sequence(IDS, where).runs, attention_kernel("sdpa"))
+            reading = Reading(reader.new_context(len(IDS)), runs(where[0]), attention_kernel("sdpa"))
             out.append(model.understanding.decoder(x, model.rotation(where[None]), reading.attend_at)[0])
         return (out[0] != out[1]).any(-1).nonzero().flatten().tolist()
 
@@ -156,7 +160,7 @@ def test_golden_and_naive_agree(engines):
 
     case = case_named("a3b_t2i_64x64_cfg1_shift3")
     golden, model = tensors(case), Naive(checkpoint("tiny-a3b"))
-    noise = case["noise_scale"] * flow.starting_noise(case["params"]["seed"], 1, 64, 64)[0]
+    noise = case["noise_scale"] * flow.starting_noise(flow.noise_stream(case["params"]["seed"]), 1, 64, 64)[0]
     guess = model.guess(golden["input_ids_cond"].long(), noise, 0.0, case["noise_scale"])
     t = golden["timesteps"][1]
     z = noise + t * (guess - noise)
