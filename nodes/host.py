@@ -14,6 +14,7 @@ import folder_paths
 import numpy as np
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
@@ -30,6 +31,7 @@ SEARCH_DEPTH = 3
 PREVIEW_SIDE = 512
 log = logging.getLogger(__name__)
 
+NOTHING = ExecutionBlocker(None)  # on a wire: what follows is left out without an error
 NOTHING_FOUND = "no checkpoint found: see the tooltip"
 
 

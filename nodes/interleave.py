@@ -78,7 +78,7 @@ class Interleave(io.ComfyNode):
         model.make_ready(model.engine.document_bytes(settings, len(images.images)))
         document = collect(events, steps)
         shown = ui.PreviewImage(host.picture_to_wire(page(document)), cls=cls)
-        pictures = [host.picture_to_wire(picture) for picture in document.images]
+        pictures = [host.picture_to_wire(picture) for picture in document.images] or [host.NOTHING]
         return io.NodeOutput(pictures, document.text, document, ui=shown)
 
     @classmethod
