@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -49,6 +50,10 @@ def checkpoint(name: str) -> Path:
     return GOLDEN / "checkpoints" / name
 
 
+def images(case: Case) -> list[Image.Image]:
+    return [Image.open(GOLDEN / "images" / name) for name in case["images"]]
+
+
 def relative_error(ours: Tensor, reference: Tensor) -> float:
     """max|ours - reference| / max|reference|; infinite where shapes differ or anything is not finite."""
     if ours.shape != reference.shape or not ours.isfinite().all():
@@ -57,17 +62,35 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return ((ours - reference).abs().max() / reference.abs().max().clamp(min=torch.finfo(torch.float64).tiny)).item()
 
 
+class Forced:
+    """Chooses the likeliest token, but at the choices that a case sets from outside; keeps all logits it saw."""
+
+    def __init__(self, forced: dict[str, int]):
+        """forced: index of the choice -> token."""
+        self.forced = {int(index): token for index, token in forced.items()}
+        self.logits: list[Tensor] = []
+        self.natural: list[int] = []
+
+    def __call__(self, logits: Tensor, chosen: list[int]) -> int:
+        self.logits.append(logits.clone())
+        self.natural.append(int(logits.argmax()))
+        return self.forced.get(len(self.natural) - 1, self.natural[-1])
+
+
 def sample_settings(case: Case) -> dict[str, Any]:
-    """A text-to-image case -> the keyword arguments of `Engine.sample`."""
+    """A text-to-image or edit case -> the keyword arguments of `Engine.sample`."""
     width, height = case["image_size_wh"]
     params = case["params"]
+    edit_from_zero = case["kind"] == "edit" and params["cfg_interval"][0] == 0
     return {
         "width": width,
         "height": height,
         "steps": params["num_steps"],
         "cfg": params["cfg_scale"],
+        "img_cfg": params.get("img_cfg_scale", 1.0),
         "cfg_norm": params["cfg_norm"],
-        "cfg_interval": params["cfg_interval"],
+        # the reference ignores the end of an edit's interval where it starts at 0
+        "cfg_interval": [0, 1] if edit_from_zero else params["cfg_interval"],
         "shift": params["timestep_shift"],
         "t_eps": params["t_eps"],
         "seed": params["seed"],

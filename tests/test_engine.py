@@ -3,50 +3,14 @@
 import gc
 import importlib.util
 import weakref
-from contextlib import contextmanager
 
 import pytest
 import torch
-from torch import nn
 
 import sensenova_core
 from sensenova_core import SenseNovaError, SettingsError
 from tests.golden_set import checkpoint
-
-SMALL = {"width": 64, "height": 64, "steps": 4, "seed": 5}
-
-
-def last_of(steps) -> torch.Tensor:
-    *_, step = steps
-    return step.pixels()
-
-
-def draw(engine, prompt="a red circle", **settings) -> torch.Tensor:
-    return last_of(engine.sample(engine.encode(prompt), **SMALL | settings))
-
-
-@contextmanager
-def calls(module: nn.Module):
-    """The batch sizes a module is called with, in order."""
-    seen: list[int] = []
-    hook = module.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[0]))
-    yield seen
-    hook.remove()
-
-
-@contextmanager
-def calls_of_linears(layers: nn.Module):
-    """Name -> batch sizes, of every linear layer below."""
-    seen: dict[str, list[int]] = {name: [] for name, part in layers.named_modules() if isinstance(part, nn.Linear)}
-    hooks = [
-        layers.get_submodule(name).register_forward_hook(
-            lambda _, args, __, name=name: seen[name].append(args[0].shape[0])
-        )
-        for name in seen
-    ]
-    yield seen
-    for hook in hooks:
-        hook.remove()
+from tests.watch import SMALL, calls, calls_of_linears, draw, last_of
 
 
 def test_branches_go_through_each_layer_as_one_batch(engine):
@@ -192,12 +156,13 @@ def test_release_gives_everything_back_and_the_picture_returns(engine):
 
 def test_the_oldest_prefix_goes_first(engine):
     draw(engine, "one", cfg=1.0)
-    engine.reader.prefixes.limit_bytes = int(2.5 * engine.reader.prefixes.nbytes)  # room for two prompts of about this length
+    held = engine.reader.prefixes
+    held.limit_bytes = int(2.5 * held.nbytes)  # room for two prompts of about this length
     with calls(engine.model.understanding.decoder) as reads:
         for prompt in ("two", "one", "six", "one", "two"):  # "two" makes room for "six"
             draw(engine, prompt, cfg=1.0)
     assert len(reads) == 3
-    assert engine.reader.prefixes.nbytes <= engine.reader.prefixes.limit_bytes
+    assert held.nbytes <= held.limit_bytes
 
 
 @pytest.mark.parametrize("expert", ["understanding", "generation"])
@@ -217,7 +182,8 @@ def test_conditioning_holds_on_to_nothing():
     engine = sensenova_core.load(checkpoint("tiny-u15"))
     conditioning = engine.encode("a red circle")
     last_of(engine.sample(conditioning, **SMALL))
-    assert sum(sequence.ids.nbytes + sequence.positions.nbytes for sequence in conditioning.sequences.values()) < 100_000
+    sequences = conditioning.sequences.values()
+    assert sum(sequence.ids.nbytes + sequence.positions.nbytes for sequence in sequences) < 100_000
     prefix = engine.reader.prefix(conditioning.sequences["condition"])
     watched = [weakref.ref(part) for part in (engine, engine.model, prefix)]
     del engine, prefix

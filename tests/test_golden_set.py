@@ -23,7 +23,7 @@ def test_every_case_is_complete():
 
 def test_selection_stays_small():
     total = sum(path.stat().st_size for path in COMPACT.rglob("*") if path.is_file())
-    assert total <= 11_500_000, f"{total:,} bytes; leave a tensor out that follows from the others"
+    assert total <= 12_000_000, f"{total:,} bytes; leave a tensor out that follows from the others"
 
 
 @needs_whole_set

@@ -7,12 +7,11 @@ import torch
 
 from sensenova_core import flow
 from sensenova_core.layout import image_to_tokens, to_patches
-from sensenova_core.prompt import image_positions
-from tests.golden_set import cases, relative_error, sample_settings, tensors
+from tests.golden_run import BRANCHES, check_ids_and_positions, drawn_case
+from tests.golden_set import cases, relative_error
 
 PICTURE = 1e-4  # worst measured: 1.3e-5, in the batch of two of the mixture of experts
 COMPONENT = 1e-5
-BRANCHES = {"condition": "cond", "unconditional": "uncond"}  # ours -> as golden files spell them
 CASES = [case for case in cases("t2i") if not case["params"]["think_mode"]]
 
 
@@ -24,44 +23,14 @@ def having(tensor: str):
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case["name"])
 def drawn(request, engines) -> SimpleNamespace:
-    """One case drawn as a user would, with what went in and out of the model recorded on the way."""
     case = request.param
-    engine, settings = engines(case["checkpoint"]), sample_settings(case)
-    conditioning = engine.encode(case["prompt"])
-    generation, embedded, guesses = engine.model.generation, [], []
-    hooks = [
-        generation.vision.register_forward_pre_hook(lambda _, args: embedded.append(args[0].clone())),
-        generation.head.register_forward_hook(lambda _, __, out: guesses.append(out.clone())),
-    ]
-    steps = list(engine.sample(conditioning, **settings))
-    for hook in hooks:
-        hook.remove()
-    side = engine.config.token_pixels
-    return SimpleNamespace(
-        case=case,
-        settings=settings,
-        golden=tensors(case),
-        engine=engine,
-        conditioning=conditioning,
-        steps=steps,
-        embedded=embedded,
-        guesses=guesses,
-        rows=settings["height"] // side,
-        columns=settings["width"] // side,
-    )
+    engine = engines(case["checkpoint"])
+    return drawn_case(engine, case, engine.encode(case["prompt"]))
 
 
 def test_ids_and_positions(drawn):
-    compared = 0
-    for ours, theirs in BRANCHES.items():
-        if f"input_ids_{theirs}" in drawn.golden:
-            sequence = drawn.conditioning.sequences[ours]
-            assert sequence.ids.tolist() == drawn.golden[f"input_ids_{theirs}"].tolist()
-            assert sequence.positions.tolist() == drawn.golden[f"indexes_{theirs}"].tolist()
-            image = image_positions(sequence.last_t + 1, drawn.rows, drawn.columns)
-            assert image.tolist() == drawn.golden[f"image_indexes_{theirs}"].tolist()
-            compared += 1
-    assert compared == (2 if drawn.settings["cfg"] > 1 else 1)
+    guided = drawn.settings["cfg"] > 1
+    assert check_ids_and_positions(drawn) == ({"condition", "unconditional"} if guided else {"condition"})
 
 
 def test_times(drawn):
