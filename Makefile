@@ -20,6 +20,7 @@ live: $(VENV)/.test
 
 bench: $(VENV)/.runtime
 	$(VENV)/bin/python benchmarks/text_to_image.py
+	PYTHONPATH=. $(VENV)/bin/python benchmarks/document.py
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -10,13 +10,12 @@ large matrix product measured in the same run. Writes JSON with date, machine an
 
 import argparse
 import json
-import platform
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 from geometry import GEOMETRIES, model_config, random_model, step_flops
+from machine import machine
 
 import sensenova_core
 from sensenova_core.flow import Guidance
@@ -97,17 +96,6 @@ def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dic
         "peak_allocated_gib": peak.allocated / GIB,
         "peak_reserved_gib": peak.reserved / GIB,
         "peak_rss_gib": peak.resident / GIB,
-    }
-
-
-def machine(device: torch.device) -> dict:
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "sensenova_core": sensenova_core.__version__,
     }
 
 
