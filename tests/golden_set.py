@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
 class Forced:
     """Chooses the likeliest token, but at the choices that a case sets from outside; keeps all logits it saw."""
 
-    def __init__(self, forced: dict[str, int]):
+    def __init__(self, forced: Mapping[str | int, int]):
         """forced: index of the choice -> token."""
         self.forced = {int(index): token for index, token in forced.items()}
         self.logits: list[Tensor] = []

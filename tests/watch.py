@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from sensenova_core import Engine
 from sensenova_core.sampling import Step
+from sensenova_core.tokenizer import markup
+from tests.golden_set import Forced
 
 SMALL = {"width": 64, "height": 64, "steps": 4, "seed": 5}
 
@@ -18,7 +20,8 @@ def last_of(steps: Iterator[Step]) -> Tensor:
 
 
 def draw(engine: Engine, prompt: str = "a red circle", images=(), **settings) -> Tensor:
-    return last_of(engine.sample(engine.encode(prompt, images), **SMALL | settings))
+    """The picture as the model sees it; reference images are made small, which is fast."""
+    return last_of(engine.sample(engine.encode(prompt, images, max_pixels=16_384), **SMALL | settings))
 
 
 @contextmanager
@@ -58,3 +61,8 @@ def calls_of_linears(layers: nn.Module) -> Iterator[dict[str, list[int]]]:
     yield seen
     for hook in hooks:
         hook.remove()
+
+
+def saying(engine: Engine, text: str) -> Forced:
+    """Chooses the tokens of `text`, in which special tokens may be spelled, whatever the model would have said."""
+    return Forced(dict(enumerate(engine.tokenizer.encode(markup(text)))))
