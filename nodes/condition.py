@@ -122,7 +122,7 @@ class Think(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, conditioning, max_tokens, decoding) -> io.NodeOutput:
+    def execute(cls, model, conditioning, max_tokens, decoding=None) -> io.NodeOutput:
         settings = decoding_settings(decoding, max_tokens)
         progress, text = host.TextProgress(max_tokens), ""
 

@@ -48,13 +48,12 @@ def penalty_input() -> io.Float.Input:
     )
 
 
-def decoding_settings(decoding: dict, max_tokens: int, repetition_penalty: float = 1.0) -> DecodingSettings:
+def decoding_settings(decoding: dict | None, max_tokens: int, repetition_penalty: float = 1.0) -> DecodingSettings:
     """The value of `decoding_input` and its neighbours as settings."""
-    mode = decoding["decoding"]
-    if mode == GREEDY:
+    if decoding is None:  # ComfyUI leaves an unknown choice out
+        raise ValueError(f"decoding is not among the choices; take {GREEDY} or {SAMPLE}")
+    if decoding["decoding"] == GREEDY:
         return DecodingSettings(max_tokens, repetition_penalty=repetition_penalty)
-    if mode != SAMPLE:
-        raise ValueError(f"decoding {mode!r} is unknown; choose {GREEDY} or {SAMPLE}")
     return DecodingSettings(
         max_tokens,
         sample=True,

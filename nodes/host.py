@@ -46,7 +46,7 @@ def checkpoint_folders() -> dict[str, Path]:
     for key in (FOLDER_KEY, OTHER_FOLDER_KEY):
         for root in map(Path, folder_paths.get_folder_paths(key)):
             for folder in _folders_with_config(root):
-                if key == FOLDER_KEY or FAMILY_MARK in (folder / "config.json").read_bytes():
+                if key == FOLDER_KEY or _is_of_family(folder / "config.json"):
                     found.setdefault(folder.relative_to(root).as_posix(), folder)
     return dict(sorted(found.items()))
 
@@ -69,6 +69,13 @@ def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
+def _is_of_family(config: Path) -> bool:
+    try:
+        return FAMILY_MARK in config.read_bytes()
+    except OSError:
+        return False  # somebody else's file that may not be read
+
+
 def _folders_with_config(root: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
@@ -79,7 +86,7 @@ def _folders_with_config(root: Path) -> Iterator[Path]:
             below.clear()
 
 
-class LoadedModel:
+class LoadedEngine:
     """What travels on a model wire: an engine, and the patcher by which ComfyUI moves its weights.
 
     ComfyUI only holds weak references to patchers, so this object keeps the model known to its memory management.
@@ -98,13 +105,13 @@ class EnginePatcher(comfy.model_patcher.ModelPatcher):
     """Loads and evicts an engine's weights as ComfyUI's memory management asks: all of them, or none."""
 
     def __init__(self, engine: Engine, offload_device: torch.device):
-        super().__init__(engine, engine.device, offload_device, size=engine.weight_bytes)
+        super().__init__(engine, engine.device, offload_device, size=engine.weights.nbytes)
 
     def loaded_size(self) -> int:
-        return self.size if self.model.placed else 0
+        return self.size if self.model.weights.placed else 0
 
     def current_loaded_device(self) -> torch.device:
-        return self.load_device if self.model.placed else self.offload_device
+        return self.load_device if self.model.weights.placed else self.offload_device
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
         before = self.loaded_size()

@@ -1,5 +1,7 @@
 """The Inspect node: a checkpoint's parameters by group, without loading it."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io, ui
 
 from ..sensenova_core import inspect as core
@@ -44,7 +46,7 @@ class Inspect(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, dtype, show_groups) -> io.NodeOutput:
-        inspection = core.inspect(host.checkpoint_folder(checkpoint))
+        inspection = replace(core.inspect(host.checkpoint_folder(checkpoint)), model=checkpoint)
         report = core.report(inspection, dtype, tuple(show_groups.replace(",", " ").split()))
         image = host.picture_to_wire(picture(inspection))
         return io.NodeOutput(report, image, ui=ui.PreviewImage(image, cls=cls))

@@ -60,8 +60,8 @@ class Interleave(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, prompt, size, think, max_images, max_tokens, decoding, steps, cfg, img_cfg, cfg_norm,
-        cfg_start, cfg_end, shift, seed, images=None, t_eps=0.02, system_message="",
+        cls, model, prompt, think, max_images, max_tokens, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end,
+        shift, seed, size=None, decoding=None, images=None, t_eps=0.02, system_message="",
     ) -> io.NodeOutput:  # fmt: skip
         images = images or References()
         width, height = cls._size(size, images)
@@ -82,8 +82,8 @@ class Interleave(io.ComfyNode):
         return io.NodeOutput(pictures, document.text, document, ui=shown)
 
     @classmethod
-    def _size(cls, size: dict, images: References) -> tuple[int, int]:
-        if size["size"] != AUTOMATIC:
+    def _size(cls, size: dict | None, images: References) -> tuple[int, int]:
+        if size is None or size["size"] != AUTOMATIC:
             return size_of(size, INTERLEAVE_SIZES)
         if not images.images:
             raise ValueError(f"size is {AUTOMATIC!r} but no image is connected; choose a size")

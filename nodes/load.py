@@ -80,4 +80,4 @@ class Loader(io.ComfyNode):
             attention=attention,
             place=False,
         )
-        return io.NodeOutput(host.LoadedModel(engine))
+        return io.NodeOutput(host.LoadedEngine(engine))

@@ -16,7 +16,7 @@ def sampling_inputs(norms: tuple[str, ...] = CFG_NORMS) -> list[io.Input]:
         _guidance_scale(
             "cfg",
             4.0,
-            "Guidance by the prompt. 4 for the full models; 1 is off, twice as fast, and what the distilled 8-step "
+            "Guidance by the prompt. 4 for the full models; 1 is off, half the work, and what the distilled 8-step "
             "models need.",
         ),
         _guidance_scale(
@@ -132,6 +132,6 @@ def _interval_end(name: str, default: float, which: str) -> io.Float.Input:
         max=1.0,
         step=0.01,
         advanced=True,
-        tooltip=f"The {which} time with guidance, after the shift; 0 is noise, 1 the finished image. 0.7 to 1 saves "
-        "about a third of the time at little loss.",
+        tooltip=f"The {which} time with guidance, after the shift; 0 is noise, 1 the finished image. Steps outside "
+        "need only one pass.",
     )

@@ -32,14 +32,11 @@ def size_input(sizes: dict[str, tuple[int, int]], *more: str) -> io.DynamicCombo
     )
 
 
-def size_of(size: dict, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def size_of(size: dict | None, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     """The (width, height) that a `size_input` of these sizes says."""
-    label = size["size"]
-    if label == CUSTOM:
-        return size["width"], size["height"]
-    if label not in sizes:
-        raise ValueError(f"size {label!r} is unknown; choose {CUSTOM} or one of: {', '.join(sizes)}")
-    return sizes[label]
+    if size is None:  # ComfyUI leaves an unknown choice out
+        raise ValueError(f"size is not among the choices; take {CUSTOM} or one of: {', '.join(sizes)}")
+    return (size["width"], size["height"]) if size["size"] == CUSTOM else sizes[size["size"]]
 
 
 class Resolution(io.ComfyNode):
@@ -58,7 +55,7 @@ class Resolution(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, size) -> io.NodeOutput:
+    def execute(cls, size=None) -> io.NodeOutput:
         return io.NodeOutput(*size_of(size, cls.SIZES))
 
 

@@ -50,7 +50,7 @@ class Understand(io.ComfyNode):
         model,
         question,
         max_tokens,
-        decoding,
+        decoding=None,
         images=None,
         history=None,
         system_message="",

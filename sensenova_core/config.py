@@ -1,6 +1,7 @@
 """`config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,6 @@ _TOP_SWITCHES: dict[str, Any] = {
 _DECODER_SWITCHES: dict[str, Any] = {
     "attention_bias": False,
     "hidden_act": "silu",
-    "rope_scaling": None,
     "tie_word_embeddings": False,
     "use_sliding_window": False,
 }
@@ -114,43 +114,94 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "ModelConfig":
         """Parse the content of a `config.json` (same keys as the published checkpoints)."""
-        if not _ARCHITECTURES & set(raw.get("architectures") or ()):
+        top = _Section("config.json: ", raw)
+        architectures = raw.get("architectures")
+        if not isinstance(architectures, list) or not any(name in _ARCHITECTURES for name in architectures):
             raise CheckpointError(
-                f"config.json: architectures is {raw.get('architectures')!r}, expected one of "
-                f"{sorted(_ARCHITECTURES)}; this is not a SenseNova-U1 or U1.5 checkpoint"
+                f"config.json: architectures is {architectures!r}, expected one of {sorted(_ARCHITECTURES)}; "
+                "this is not a SenseNova-U1 or U1.5 checkpoint"
             )
-        llm, vision = _section(raw, "llm_config"), _section(raw, "vision_config")
-        if llm.get("model_type", "qwen3") not in _BACKBONES:
-            raise CheckpointError(
-                f"config.json: llm_config.model_type is {llm['model_type']!r}, expected one of {sorted(_BACKBONES)}"
-            )
-        _refuse_other_switches(raw, _TOP_SWITCHES, "")
-        _refuse_other_switches(llm, _DECODER_SWITCHES, "llm_config.")
-        pixel_head = bool(raw.get("use_pixel_head", False))
-        vision_config = VisionConfig(
-            hidden_size=_required(vision, "hidden_size", "vision_config."),
-            channels=vision.get("num_channels", 3),
-            patch_size=_required(vision, "patch_size", "vision_config."),
-            rope_theta=vision.get("rope_theta_vision", 10000.0),
-        )
-        if pixel_head and vision_config.patch_size != 16:
-            raise CheckpointError(
-                f"config.json: use_pixel_head with patch_size {vision_config.patch_size}; "
-                "the pixel head upsamples by 32, so it needs patch_size 16"
-            )
-        return cls(
+        llm, vision = top.section("llm_config"), top.section("vision_config")
+        backbone = llm.raw.get("model_type", "qwen3")
+        if backbone not in _BACKBONES:
+            raise CheckpointError(f"{llm.where}model_type is {backbone!r}, expected one of {sorted(_BACKBONES)}")
+        top.refuse_other(_TOP_SWITCHES)
+        llm.refuse_other(_DECODER_SWITCHES)
+        config = cls(
             decoder=_decoder(llm),
-            vision=vision_config,
+            vision=VisionConfig(
+                hidden_size=vision.count("hidden_size"),
+                channels=vision.count("num_channels", 3),
+                patch_size=vision.count("patch_size"),
+                rope_theta=vision.number("rope_theta_vision", 10_000.0),
+            ),
             noise=NoiseConfig(
-                mode=_noise_mode(raw.get("noise_scale_mode")),
-                scale=raw.get("noise_scale") or 1.0,
-                base_tokens=raw.get("noise_scale_base_image_seq_len", 64),
-                max_scale=raw.get("noise_scale_max_value", 8.0),
+                mode=top.one_of("noise_scale_mode", NOISE_MODES, "static"),
+                scale=top.number("noise_scale", 1.0),
+                base_tokens=top.count("noise_scale_base_image_seq_len", 64),
+                max_scale=top.number("noise_scale_max_value", 8.0),
                 embedded=bool(raw.get("add_noise_scale_embedding", False)),
             ),
-            pixel_head=pixel_head,
-            head_width=1024 if pixel_head else 4096,
+            pixel_head=bool(raw.get("use_pixel_head", False)),
+            head_width=1024 if raw.get("use_pixel_head") else 4096,
         )
+        if config.pixel_head and config.vision.patch_size != 16:
+            raise CheckpointError(
+                f"config.json: use_pixel_head with patch_size {config.vision.patch_size}; "
+                "the pixel head upsamples by 32, so it needs patch_size 16"
+            )
+        return config
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Part of a config.json, read key by key; a value of the wrong kind is a CheckpointError that names it."""
+
+    where: str
+    raw: Mapping[str, Any]
+
+    def section(self, key: str) -> "_Section":
+        if not isinstance(self.raw.get(key), Mapping):
+            raise CheckpointError(f"{self.where}{key} is missing; the file is not a SenseNova-U1 config")
+        return _Section(f"{self.where}{key}.", self.raw[key])
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number over 0."""
+        value = self._value(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(
+                f"{self.where}{key} is {value!r}, expected a whole number over 0; fetch the file again"
+            )
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number over 0."""
+        value = self._value(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise CheckpointError(f"{self.where}{key} is {value!r}, expected a number over 0; fetch the file again")
+        return float(value)
+
+    def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
+        value = self._value(key, default)
+        if value not in known:
+            raise CheckpointError(f"{self.where}{key} is {value!r}, known are {', '.join(known)}")
+        return value
+
+    def refuse_other(self, switches: Mapping[str, Any]) -> None:
+        """Raise unless every switch has the one value that is implemented; absent, null, 0 and false all mean off."""
+        for key, implemented in switches.items():
+            value = self.raw.get(key, implemented)
+            if (value or None) != (implemented or None):
+                raise CheckpointError(
+                    f"{self.where}{key} is {value!r}; this engine implements {implemented!r} only, "
+                    "and other values would draw wrong pictures silently"
+                )
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.raw.get(key)
+        if value is None and default is None:
+            raise CheckpointError(f"{self.where}{key} is missing; fetch the file again")
+        return default if value is None else value
 
 
 def read_config_json(folder: str | Path) -> dict[str, Any]:
@@ -170,77 +221,58 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
     return raw
 
 
-def _noise_mode(mode: str | None) -> str:
-    if mode not in (None, *NOISE_MODES):
-        raise CheckpointError(f"config.json: noise_scale_mode is {mode!r}, known are {', '.join(NOISE_MODES)}")
-    return mode or "static"
-
-
-def _decoder(llm: Mapping[str, Any]) -> DecoderConfig:
-    def need(key: str) -> Any:
-        return _required(llm, key, "llm_config.")
-
-    num_layers = need("num_hidden_layers")
+def _decoder(llm: _Section) -> DecoderConfig:
+    rope = _rope(llm)
+    num_layers, hidden_size, num_heads = map(llm.count, ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    if any(kind != "full_attention" for kind in llm.raw.get("layer_types") or ()):
+        raise CheckpointError(f"{llm.where}layer_types holds other than full_attention, which is all there is here")
     understanding, generation = _experts(llm, num_layers)
-    hidden_size, num_heads = need("hidden_size"), need("num_attention_heads")
     return DecoderConfig(
         num_layers=num_layers,
         hidden_size=hidden_size,
         num_heads=num_heads,
-        num_kv_heads=llm.get("num_key_value_heads", num_heads),
-        head_dim=llm.get("head_dim", hidden_size // num_heads),
-        intermediate_size=need("intermediate_size"),
-        vocab_size=need("vocab_size"),
-        rms_norm_eps=llm.get("rms_norm_eps", 1e-6),
-        # transformers 5 writes rope_theta into rope_parameters
-        rope_theta=(llm.get("rope_parameters") or {}).get("rope_theta") or need("rope_theta"),
-        rope_theta_hw=need("rope_theta_hw"),
-        max_positions=llm.get("max_position_embeddings", 262_144),
+        num_kv_heads=llm.count("num_key_value_heads", num_heads),
+        head_dim=llm.count("head_dim", hidden_size // num_heads),
+        intermediate_size=llm.count("intermediate_size"),
+        vocab_size=llm.count("vocab_size"),
+        rms_norm_eps=llm.number("rms_norm_eps", 1e-6),
+        rope_theta=rope.number("rope_theta"),
+        rope_theta_hw=llm.number("rope_theta_hw"),
+        max_positions=llm.count("max_position_embeddings", 262_144),
         understanding_experts=understanding,
         generation_experts=generation,
     )
 
 
-def _experts(llm: Mapping[str, Any], num_layers: int) -> tuple[tuple[ExpertsConfig | None, ...], ...]:
+def _rope(llm: _Section) -> _Section:
+    """Where rope_theta stands: transformers 5 writes it into rope_parameters. Raises for any scaled kind of rope."""
+    for key in ("rope_scaling", "rope_parameters"):
+        if llm.raw.get(key) is not None:
+            rope = llm.section(key)
+            kind = rope.raw.get("rope_type", rope.raw.get("type", "default"))
+            if kind != "default":
+                raise CheckpointError(f"{rope.where}rope_type is {kind!r}; this engine implements 'default' only")
+    parameters = llm.raw.get("rope_parameters") or {}
+    return llm.section("rope_parameters") if "rope_theta" in parameters else llm
+
+
+def _experts(llm: _Section, num_layers: int) -> tuple[tuple[ExpertsConfig | None, ...], ...]:
     """Experts of each layer on both paths. Only the understanding path can have dense layers in between."""
-    if not llm.get("num_experts"):
+    if not llm.raw.get("num_experts"):
         return (None,) * num_layers, (None,) * num_layers
     understanding = ExpertsConfig(
-        num_experts=llm["num_experts"],
-        per_token=_required(llm, "num_experts_per_tok", "llm_config."),
-        width=_required(llm, "moe_intermediate_size", "llm_config."),
-        renormalise=bool(llm.get("norm_topk_prob", False)),
+        num_experts=llm.count("num_experts"),
+        per_token=llm.count("num_experts_per_tok"),
+        width=llm.count("moe_intermediate_size"),
+        renormalise=bool(llm.raw.get("norm_topk_prob", False)),
     )
     generation = ExpertsConfig(
-        num_experts=llm.get("gen_num_experts") or understanding.num_experts,
-        per_token=llm.get("gen_num_experts_per_tok") or understanding.per_token,
-        width=llm.get("gen_moe_intermediate_size") or understanding.width,
+        num_experts=llm.count("gen_num_experts", understanding.num_experts),
+        per_token=llm.count("gen_num_experts_per_tok", understanding.per_token),
+        width=llm.count("gen_moe_intermediate_size", understanding.width),
         renormalise=understanding.renormalise,
     )
-    dense = set(llm.get("mlp_only_layers") or ())
-    period = llm.get("decoder_sparse_step", 1)
+    dense = set(llm.raw.get("mlp_only_layers") or ())
+    period = llm.count("decoder_sparse_step", 1)
     sparse = [layer not in dense and (layer + 1) % period == 0 for layer in range(num_layers)]
     return tuple(understanding if here else None for here in sparse), (generation,) * num_layers
-
-
-def _section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = raw.get(key)
-    if not isinstance(section, Mapping):
-        raise CheckpointError(f"config.json: {key} is missing; the file is not a SenseNova-U1 config")
-    return section
-
-
-def _required(section: Mapping[str, Any], key: str, where: str) -> Any:
-    if section.get(key) is None:
-        raise CheckpointError(f"config.json: {where}{key} is missing; fetch the file again")
-    return section[key]
-
-
-def _refuse_other_switches(section: Mapping[str, Any], switches: Mapping[str, Any], where: str) -> None:
-    for key, implemented in switches.items():
-        value = section.get(key, implemented)
-        if (value or None) != (implemented or None):  # absent, null, 0 and false all mean "off"
-            raise CheckpointError(
-                f"config.json: {where}{key} is {value!r}; this engine implements {implemented!r} only, "
-                "and other values would draw wrong pictures silently"
-            )

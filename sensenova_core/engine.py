@@ -4,17 +4,18 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
 
 from . import thinking
-from .checkpoint import STORED_DTYPES, check_names_and_shapes, drop_weights, load_weights, read_headers
+from .checkpoint import Weights, read_headers
 from .config import ModelConfig
 from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
 from .document import DocumentSettings, Event, Writer
-from .errors import PromptError, SettingsError
+from .errors import PromptError, SenseNovaError, SettingsError
 from .flow import Guidance
 from .images import ReferenceImage, edit_pixel_limits, reference_image, understanding_pixel_limits
 from .memory import MODES_IN_EFFECT, check_mode, parse_max_memory
@@ -28,6 +29,8 @@ from .tokenizer import IMAGE_SLOT, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_IMAGES = 10
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -67,61 +70,47 @@ class Engine:
         """Check files and settings; the weights stay on disk until `place`."""
         self.path = Path(path)
         self.device = device_named(device)
-        self.dtype = _dtype(dtype)
-        self.attention = attention
-        self._kernel = attention_kernel(attention)
+        dtype = _dtype(dtype)
         self.config = ModelConfig.from_folder(self.path)
-        self._headers = read_headers(self.path)
-        head = self._headers.get("fm_modules.fm_head.0.bias") or self._headers.get("fm_modules.fm_head.conv1.bias")
+        headers = read_headers(self.path)
+        head = headers.get("fm_modules.fm_head.0.bias") or headers.get("fm_modules.fm_head.conv1.bias")
         if head is not None:
             self.config = self.config.with_head_width(head.shape[0])
         self.model = SenseNovaU1.on_meta(self.config)
-        check_names_and_shapes(self.model, self._headers)
-        self.tokenizer = Tokenizer(self.path)
+        self.weights = Weights(self.model, headers, self.device, dtype)
+        self.attention = attention
+        self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
+        self.tokenizer = Tokenizer(self.path, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions)
         self.reader = Reader(self.model, self._kernel, self.tokenizer.ids[IMAGE_SLOT])
 
-    @property
-    def placed(self) -> bool:
-        """Whether the weights are where they run."""
-        return self.model.device.type != "meta"
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """The dtype that matmuls run in."""
-        return self.dtype or STORED_DTYPES[self._headers["language_model.model.layers.0.self_attn.o_proj.weight"].dtype]
-
-    @property
-    def weight_bytes(self) -> int:
-        """What the weights take on the device."""
-        size = self.dtype.itemsize if self.dtype else None
-        return sum(header.numel * (size or header.itemsize) for header in self._headers.values())
-
     def working_bytes(self, conditioning: Conditioning, settings: SamplingSettings) -> int:
         """Device memory that sampling needs beside the weights, estimated from above."""
-        return working_bytes(self.config, settings, conditioning.tokens, self.compute_dtype.itemsize)
+        return working_bytes(self.config, settings, conditioning.tokens, self.weights.compute_dtype.itemsize)
 
     def reading_bytes(self, tokens: int) -> int:
         """Device memory that reading or writing `tokens` needs beside the weights, estimated from above."""
-        return reading_bytes(self.config, tokens, self.compute_dtype.itemsize)
+        return reading_bytes(self.config, tokens, self.weights.compute_dtype.itemsize)
 
     def document_bytes(self, settings: DocumentSettings, images: int) -> int:
         """The same for a document with up to `settings.max_images` pictures, begun from `images` of them."""
         drawn = math.prod(settings.sampling.grid(self.config))
         read = images * edit_pixel_limits(images)[1] // self.config.token_pixels**2
         tokens = 2 * (read + settings.max_images * drawn) + min(settings.decoding.max_tokens, 4096)
-        working = working_bytes(self.config, settings.sampling, 0, self.compute_dtype.itemsize)
+        working = working_bytes(self.config, settings.sampling, 0, self.weights.compute_dtype.itemsize)
         return self.reading_bytes(tokens) + working
 
     def place(self) -> None:
         """Bring the weights from the files to the device, unless they are there."""
-        if not self.placed:
-            load_weights(self.model, self._headers, self.device, self.dtype)
+        self.weights.place()
 
     def release(self) -> None:
-        """Give back all device memory: weights, and all that was read. `place` reads the weights again."""
+        """Give back all device memory: weights, and all that was read. `place` reads the weights again.
+
+        A run in progress ends with a SenseNovaError at its next step.
+        """
         self.reader.forget()
-        drop_weights(self.model)
+        self.weights.drop()
 
     def encode(
         self,
@@ -155,7 +144,7 @@ class Engine:
         """
         settings = settings or DecodingSettings(max_tokens=MAX_THINK_TOKENS)
         with torch.inference_mode():
-            self.place()
+            self.weights.place()
             return thinking.think(
                 self.reader, self.prompts, conditioning, settings, choose or settings.chooser(), on_text
             )
@@ -196,15 +185,14 @@ class Engine:
                 "cfg_norm cfg_zero_star is for text to image only, where there is one unconditional branch to rescale; "
                 "choose none, global or channel for an edit"
             )
-        return self._denoise(conditioning, settings)
+        if conditioning.vocabulary != self.prompts.vocabulary:
+            raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
+        return self._running(lambda: self._steps(conditioning, settings))
 
-    @torch.inference_mode()
-    def _denoise(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
-        self.place()
-        edit, times = conditioning.is_edit, settings.times()[:-1].tolist()
-        branches = settings.guidance.branches_needed(edit, times)
+    def _steps(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
+        branches = settings.guidance.branches_needed(conditioning.is_edit, settings.times()[:-1].tolist())
         prefixes = {branch: self.reader.prefix(conditioning.sequences[branch]) for branch in branches}
-        yield from Denoiser(self.model, prefixes, settings, self._kernel, edit).steps()
+        return Denoiser(self.model, prefixes, settings, self._kernel, conditioning.is_edit).steps()
 
     def conversation(
         self, messages: str | Sequence[Message], images: Sequence[Image.Image] = (), max_pixels: int | None = None
@@ -232,12 +220,8 @@ class Engine:
         """
         conversation = messages if isinstance(messages, Tokens) else self.conversation(messages, images)
         settings = settings or DecodingSettings()
-        return self._understand(conversation, settings, choose or settings.chooser())
-
-    @torch.inference_mode()
-    def _understand(self, conversation: Tokens, settings: DecodingSettings, choose: Choose) -> Iterator[Answer]:
-        self.place()
-        yield from answer(self.reader, self.prompts, conversation, settings, choose)
+        choose = choose or settings.chooser()
+        return self._running(lambda: answer(self.reader, self.prompts, conversation, settings, choose))
 
     def interleave(
         self,
@@ -256,15 +240,20 @@ class Engine:
             settings.of_image(index).check_size(self.config)
         references = self._references(images, edit_pixel_limits(len(images)), max_pixels)
         sequences = self.prompts.document(prompt, references, settings.system_text, settings.think)
-        return self._interleave(sequences, settings, choose)
+        unconditional = self.prompts.unconditional()
+        return self._running(
+            lambda: Writer(self.reader, self.tokenizer, sequences, unconditional, settings, choose).events()
+        )
 
     @torch.inference_mode()
-    def _interleave(
-        self, sequences: tuple[Tokens, Tokens], settings: DocumentSettings, choose: Choose | None
-    ) -> Iterator[Event]:
-        self.place()
-        unconditional = self.prompts.unconditional()
-        yield from Writer(self.reader, self.tokenizer, sequences, unconditional, settings, choose).events()
+    def _running(self, start: Callable[[], Iterator[Result]]) -> Iterator[Result]:
+        """What `start` yields, once the weights are in place; an error if they are taken away in between."""
+        self.weights.place()
+        dropped = self.weights.times_dropped
+        for result in start():
+            yield result
+            if self.weights.times_dropped != dropped:
+                raise SenseNovaError("the model's memory was given back during this run; start it again")
 
     def _references(
         self, images: Sequence[Image.Image], limits: tuple[int, int], max_pixels: int | None
@@ -289,8 +278,10 @@ def device_named(name: str | torch.device) -> torch.device:
     """The device of a name such as "cpu" or "cuda:1". Raises SettingsError if this machine has none such."""
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("meta holds no values")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"device {name}: {reason}; choose cpu, or a device this machine has") from error
     return device

@@ -14,6 +14,7 @@ from .config import NoiseConfig
 from .errors import SettingsError, check_number
 
 CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
+ROUNDING = 1e-6  # of float32 times, so that a step exactly on an interval's end counts as inside
 EPSILON = 1e-8  # keeps the ratios of norms finite
 
 # The branches of guidance. All denoise the same image and differ in what they have read before it.
@@ -82,7 +83,8 @@ class Guidance:
 
     def branches(self, edit: bool, t: float) -> tuple[str, ...]:
         """The branches needed at time t, the full condition first."""
-        if not self.interval[0] <= t <= self.interval[1]:
+        start, end = self.interval
+        if not start - ROUNDING <= t <= end + ROUNDING:
             return (CONDITION,)
         if not edit:
             return (CONDITION, UNCONDITIONAL) if self.cfg > 1 else (CONDITION,)

@@ -119,10 +119,10 @@ class Drawing:
 
     def __init__(self, prefixes: tuple[Prefix, ...], images: int, tokens: int, kernel: Kernel):
         self.prefixes, self.images, self.kernel = prefixes, images, kernel
+        shape = prefixes[0].keys[0].shape[2:]  # (kv_heads, head_dim)
         self.buffers = [
-            tuple(like.new_empty(images, prefix.tokens + tokens, *like.shape[2:]) for _ in range(2))
+            tuple(prefix.keys[0].new_empty(images, prefix.tokens + tokens, *shape) for _ in range(2))
             for prefix in prefixes
-            for like in prefix.keys[:1]
         ]
 
     def attend_at(self, layer: int) -> Attend:

@@ -67,8 +67,10 @@ class Conditioning:
     been read from it stays with the engine, found again by content.
 
     think_text: the reasoning between prompt and image, with its closing </think>; None if there is none.
+    vocabulary: of the model it was encoded for, as PromptBuilder.vocabulary.
     """
 
+    vocabulary: str
     prompt: str
     images: tuple[ReferenceImage, ...]
     sequences: dict[str, Sequence]
@@ -109,6 +111,11 @@ class PromptBuilder:
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
+    @property
+    def vocabulary(self) -> str:
+        """Equal for models that read the same tokens."""
+        return self.tokenizer.key
+
     def picture(
         self, prompt: str, images: tuple[ReferenceImage, ...] = (), think_text: str | None = None
     ) -> Conditioning:
@@ -126,7 +133,7 @@ class PromptBuilder:
         sequences = {CONDITION: condition, UNCONDITIONAL: self.unconditional()}
         if images:
             sequences[IMAGES_ONLY] = self.sequence([*_turn(images), *markup("<img>")])
-        return Conditioning(prompt, images, sequences, think_text)
+        return Conditioning(self.vocabulary, prompt, images, sequences, think_text)
 
     def thinking(self, conditioning: Conditioning) -> Sequence:
         """What the model reads before it reasons about a picture."""

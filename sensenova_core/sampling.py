@@ -102,7 +102,8 @@ def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens
     prefixes = prefix_tokens * kv * decoder.num_layers
     buffers = (prefix_tokens * settings.batch_size + branches * tokens) * kv
     image = 8 * 4 * config.token_values  # noise, z, guesses, velocities and the picture, in float32
-    return prefixes + buffers + tokens * (branches * _layer_bytes(config, itemsize) + image)
+    rows = max(branches * tokens, prefix_tokens)  # of one pass: drawing, or reading before it
+    return prefixes + buffers + rows * _layer_bytes(config, itemsize) + tokens * image
 
 
 def _layer_bytes(config: ModelConfig, itemsize: int) -> int:

@@ -1,7 +1,9 @@
 """Text <-> token ids, with the model's special tokens kept apart from text a user typed."""
 
+import hashlib
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from .errors import CheckpointError, PromptError
@@ -26,15 +28,29 @@ def markup(template: str) -> list[str]:
 class Tokenizer:
     """The checkpoint's tokenizer. Plain text never becomes a token that structures the sequence."""
 
-    def __init__(self, folder: str | Path):
-        """Read `tokenizer.json`, or where it is missing vocab.json and merges.txt through transformers."""
+    def __init__(self, folder: str | Path, vocabulary: int | None = None):
+        """Read `tokenizer.json`, or where it is missing vocab.json and merges.txt through transformers.
+
+        vocabulary: how many tokens the model knows. Raises CheckpointError.
+        """
         self._backend = _backend(Path(folder))
         self._backend.encode_special_tokens = True  # a special token spelled in plain text is read letter by letter
         self.ids = {special: self._backend.token_to_id(special) for special in SPECIALS}
         unknown = [special for special, index in self.ids.items() if index is None]
         if unknown:
             raise CheckpointError(f"{folder}: the tokenizer lacks {', '.join(unknown)}; it is another model's")
+        highest = max(self._backend.get_vocab(with_added_tokens=True).values())
+        if vocabulary is not None and highest >= vocabulary:
+            raise CheckpointError(
+                f"{folder}: the tokenizer counts to {highest}, config.json's vocab_size is {vocabulary}; "
+                "it is another model's, fetch the tokenizer files again"
+            )
         self._structural = {self.ids[name] for name in (TURN_START, TURN_END, IMAGE_START, IMAGE_SLOT, IMAGE_END)}
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for tokenizers that read the same."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def encode(self, pieces: Iterable[str]) -> list[int]:
         """Ids of Specials and plain text in order. Plain pieces that touch are tokenised as one text.
@@ -90,4 +106,7 @@ def _backend(folder: Path):
         raise CheckpointError(f"{folder}: no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt")
     from transformers import Qwen2TokenizerFast
 
-    return Qwen2TokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+    try:
+        return Qwen2TokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+    except Exception as error:  # whatever the libraries raise for a file they cannot parse
+        raise CheckpointError(f"{folder}: vocab.json or merges.txt not readable ({error}); fetch them again") from error

@@ -137,12 +137,30 @@ def test_the_module_runs_and_shows_progress(model, tmp_path):
     assert "2/2" in ran.stderr and "Traceback" not in ran.stderr
 
 
-def test_nothing_half_written_stays(model, tmp_path, monkeypatch):
+def test_nothing_half_written_stays(model, tmp_path, capsys, monkeypatch):
     def fail(self, target, *args, **kwargs):
         Path(target).write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        main(["generate", "--model", model, *SMALL, "--output", str(tmp_path / "x.png")])
+    assert main(["generate", "--model", model, *SMALL, "--output", str(tmp_path / "x.png")]) == 1
+    assert "disk full" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("x.png", "is one file for 2 prompts; give a folder"),
+        ("x.jpg", "pictures are written as PNG; give a folder or the name of a .png"),
+        ("file", "give a folder or the name of a .png"),
+        ("file/x.png", "file cannot be written to; give another folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path, capsys, output, message):
+    (tmp_path / "file").write_text("in the way")
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "a\u2028b"}\n{"prompt": "b"}\n', encoding="utf-8-sig")
+    assert main(["generate", "--model", "/nowhere", "--jsonl", str(lines), "--output", str(tmp_path / output)]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "prompts.jsonl"]

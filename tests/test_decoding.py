@@ -185,7 +185,9 @@ def test_pieces_make_the_whole_text(tokenizer, seed):
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
 
 
-@pytest.mark.xfail(strict=True, reason="known bug: the eighth token held begins a character, and is shown without its rest")
+@pytest.mark.xfail(
+    strict=True, reason="known bug: the eighth token held begins a character, and is shown without its rest"
+)
 def test_a_character_after_bytes_that_are_none_comes_whole(tokenizer):
     ids = tokens_of(tokenizer, b"\x80" * 7 + "猫".encode())
     assert "".join(pieces(tokenizer, ids)) == "\ufffd" * 7 + "猫"

@@ -133,7 +133,9 @@ def test_images_without_a_placeholder_come_first(engines, prompt, images, expect
 
 def test_more_placeholders_than_images_is_refused(engines):
     engine = engines("tiny-u15")
-    with pytest.raises(PromptError, match=r"2 more <image> than there are images.*remove a placeholder or add an image"):
+    with pytest.raises(
+        PromptError, match=r"2 more <image> than there are images.*remove a placeholder or add an image"
+    ):
         engine.encode("<image> and <image> and <image>", TWO[:1])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sensenova_core.layout import image_to_tokens, to_patches, tokens_to_image
-from sensenova_core.model import attention_kernel
+from sensenova_core.model.attention import sdpa
 from sensenova_core.model.embedders import sinusoids
 from sensenova_core.model.rope import frequencies
 from sensenova_core.prefix import Context, Drawing, Prefix, Reading
@@ -17,7 +17,6 @@ from tests.golden_set import cases, relative_error, tensors
 
 TOLERANCE = 1e-5  # worst measured: 8e-7, the embedding of patches
 LAYER = 1  # the one whose numbers the files hold
-SDPA = attention_kernel("sdpa")
 
 
 def having(tensor: str):
@@ -91,7 +90,7 @@ def test_vision(parts, expert):
 def test_layer_reads(parts):
     golden, indexes = parts.golden, parts.golden["layer_und_indexes"].long()
     context = parts.reader.new_context(indexes.shape[1])
-    reading = Reading(context, runs(indexes[0]), SDPA)
+    reading = Reading(context, runs(indexes[0]), sdpa)
     attended, out = run_layer(parts, "und", golden["layer_und_in"], indexes, reading.attend_at(LAYER))
     context.advance(indexes.shape[1], int(indexes[0, -1]))
     read = context.prefix()
@@ -104,7 +103,7 @@ def test_layer_reads(parts):
 @having("layer_und_step_out")
 def test_layer_reads_one_more_token(parts):
     golden = parts.golden
-    reading = Reading(golden_context(parts), runs(golden["layer_und_step_indexes"][0]), SDPA)
+    reading = Reading(golden_context(parts), runs(golden["layer_und_step_indexes"][0]), sdpa)
     _, out = run_layer(
         parts, "und", golden["layer_und_step_in"], golden["layer_und_step_indexes"], reading.attend_at(LAYER)
     )
@@ -115,7 +114,7 @@ def test_layer_reads_one_more_token(parts):
 def test_layer_draws(parts):
     golden = parts.golden
     x = golden["layer_gen_in"]
-    drawing = Drawing((golden_prefix(golden),), images=1, tokens=x.shape[1], kernel=SDPA)
+    drawing = Drawing((golden_prefix(golden),), images=1, tokens=x.shape[1], kernel=sdpa)
     attended, out = run_layer(parts, "gen", x, golden["layer_gen_indexes"], drawing.attend_at(LAYER))
     assert relative_error(attended, golden["layer_gen_attn_out"]) < TOLERANCE
     assert relative_error(out, golden["layer_gen_out"]) < TOLERANCE
@@ -141,7 +140,7 @@ def test_whole_backbone(parts):
     """Every layer over a sequence of text and an image, then an image drawn on what was read."""
     golden, indexes = parts.golden, parts.golden["layer_und_indexes"].long()
     context = parts.reader.new_context(indexes.shape[1])
-    reading = Reading(context, runs(indexes[0]), SDPA)
+    reading = Reading(context, runs(indexes[0]), sdpa)
     rotation = parts.model.rotation(indexes[None])
     hidden = parts.experts["und"].decoder(golden["lm_und_in_embeds"], rotation, reading.attend_at)
     context.advance(indexes.shape[1], int(indexes[0, -1]))
@@ -150,7 +149,7 @@ def test_whole_backbone(parts):
     image = golden["layer_gen_indexes"].long().clone()
     image[0] = indexes[0, -1] + 1
     x = golden["layer_gen_in"]
-    drawing = Drawing((context.prefix(),), images=1, tokens=x.shape[1], kernel=SDPA)
+    drawing = Drawing((context.prefix(),), images=1, tokens=x.shape[1], kernel=sdpa)
     out = parts.experts["gen"].decoder(x, parts.model.rotation(image[None]), drawing.attend_at)
     assert relative_error(out, golden["lm_gen_on_und_prefix_out"]) < TOLERANCE
 
@@ -256,5 +255,5 @@ def test_reading_runs_see_what_the_mask_lets_them(parts, indexes, mask):
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / 8**0.5 + parts.golden[mask]
     expected = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value)
     config = replace(parts.config.decoder, num_kv_heads=2, head_dim=8)
-    reading = Reading(Context(config, torch.device("cpu"), torch.float32, len(visible)), stretches, SDPA)
+    reading = Reading(Context(config, torch.device("cpu"), torch.float32, len(visible)), stretches, sdpa)
     assert relative_error(reading.attend_at(0)(query, key, value), expected) < TOLERANCE

@@ -7,7 +7,6 @@ import torch
 
 import sensenova_core
 from sensenova_core import flow
-from sensenova_core.model import attention_kernel
 from sensenova_core.prefix import Reading
 from sensenova_core.prompt import positions, runs
 from tests.golden_set import checkpoint, relative_error
@@ -90,18 +89,22 @@ def naive_attention(query, key, value, visible) -> torch.Tensor:
     return torch.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "auto"])
+@pytest.fixture(scope="module", params=["sdpa", "auto"])
+def kernel(request):
+    return sensenova_core.load(checkpoint("tiny-u15"), attention=request.param, place=False).reader.kernel
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("new, seen", [(1, 1), (1, 9), (5, 5), (5, 9)])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_attention(backend, causal, new, seen, kv_heads):
+def test_attention(kernel, causal, new, seen, kv_heads):
     random = torch.Generator().manual_seed(0)
     query = torch.randn(2, new, 4, 16, generator=random)
     key, value = torch.randn(2, 2, seen, kv_heads, 16, generator=random)
     visible = torch.ones(new, seen, dtype=torch.bool)
     if causal:  # the last new token sees the last key
         visible = torch.arange(seen)[None] <= torch.arange(seen - new, seen)[:, None]
-    out = attention_kernel(backend)(query, key, value, causal)
+    out = kernel(query, key, value, causal)
     assert relative_error(out, naive_attention(query, key, value, visible)) < TOLERANCE
 
 
@@ -115,7 +118,7 @@ GRIDS = ((2, 3), (2, 2))
 def test_reading_in_two_parts(engines, name, cut):
     """Cut anywhere but inside an image, the second part on the first one's prefix."""
     model, reader = engines(name).model, engines(name).reader
-    decoder, kernel = model.understanding.decoder, attention_kernel("sdpa")
+    decoder, kernel = model.understanding.decoder, reader.kernel
     embedded = model.understanding.embed_tokens(IDS)[None]
     where = positions(IDS, 510, 509, GRIDS)
 
@@ -146,7 +149,7 @@ def test_an_image_sees_itself_and_not_what_follows(engines):
     def moved(token: int) -> list[int]:
         out = []
         for x in (embedded, embedded.index_fill(1, torch.tensor([token]), 0.5)):
-            reading = Reading(reader.new_context(len(IDS)), runs(where[0]), attention_kernel("sdpa"))
+            reading = Reading(reader.new_context(len(IDS)), runs(where[0]), reader.kernel)
             out.append(model.understanding.decoder(x, model.rotation(where[None]), reading.attend_at)[0])
         return (out[0] != out[1]).any(-1).nonzero().flatten().tolist()
 

@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SenseNovaError as error:
         print(f"sensenova: error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, say
+        print(f"sensenova: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("sensenova: interrupted", file=sys.stderr)
         return 130

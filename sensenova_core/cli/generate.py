@@ -1,14 +1,17 @@
 """`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
 import logging
+import os
 from pathlib import Path
 
+from ..errors import SettingsError
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
-from .models import add_running_options, pick_device
+from .models import add_running_options, open_engine, pick_device
 from .options import PICTURE_OPTIONS, add_interval_option, add_options, add_text_options, decoding_settings
 
 MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
 
 
@@ -43,28 +46,41 @@ def add_parser(commands) -> None:
 def run(options) -> int:
     if options.modality in ("img2text", "text2text"):
         return chat.ask_once(options)
-    jobs = read_jobs(options)
-    from ..engine import load
+    jobs, output = read_jobs(options), Path(options.output)
+    check_output(output, len(jobs))
     from ..profile import Profile
-    from .models import resolve_model
 
     profile = Profile(pick_device(options.device))
     with profile.loading():
-        engine = load(resolve_model(options.model), profile.device, options.dtype, attention=options.attn_backend)
-    for job in jobs:
-        job.settings.check_size(engine.config)
-    conditionings = [engine.encode(job.prompt, job.images, max_pixels=options.max_pixels) for job in jobs]
+        engine = open_engine(options, place=False)
+        for job in jobs:
+            job.settings.check_size(engine.config)
+        conditionings = [engine.encode(job.prompt, job.images, max_pixels=options.max_pixels) for job in jobs]
+        engine.place()
     for job, conditioning in zip(jobs, conditionings, strict=True):
         with profile.generating(job.settings.batch_size, job.settings.tokens(engine.config)):
             conditioning = _thought(engine, conditioning, options)
             image = _drawn(engine, conditioning, job, profile)
-        for path in save(image, job, conditioning.think_text, Path(options.output), options.model):
+        for path in save(image, job, conditioning.think_text, output, options.model):
             print(path)
     if options.profile:
         backend = "sdpa" if options.attn_backend == "auto" else options.attn_backend
-        dtype = str(engine.compute_dtype).removeprefix("torch.")
+        dtype = str(engine.weights.compute_dtype).removeprefix("torch.")
         print(profile.summary("full", backend, dtype, engine.config.token_pixels))
     return 0
+
+
+def check_output(output: Path, jobs: int) -> None:
+    """Raise SettingsError if pictures could not be written there, before there are any."""
+    one_file = output.suffix.lower() == ".png"
+    if one_file and jobs > 1:
+        raise SettingsError(f"--output {output} is one file for {jobs} prompts; give a folder")
+    if not one_file and (output.suffix.lower() in OTHER_PICTURES or output.is_file()):
+        raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
+    folder = output.absolute().parent if one_file else output.absolute()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise SettingsError(f"--output {output}: {existing} cannot be written to; give another folder")
 
 
 def _thought(engine, conditioning, options):

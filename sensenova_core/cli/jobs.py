@@ -38,7 +38,7 @@ def read_jobs(options) -> list[Job]:
     if options.jsonl is None:
         return [_job(flags, options)]
     try:
-        lines = Path(options.jsonl).read_text(encoding="utf-8").splitlines()
+        lines = Path(options.jsonl).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--jsonl {options.jsonl}: {error}; give a text file of JSON lines") from error
     jobs = []

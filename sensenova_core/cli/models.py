@@ -54,12 +54,12 @@ def pick_device(name: str):
     return device_named(name)
 
 
-def open_engine(options):
-    """The engine that `add_running_options` describe."""
+def open_engine(options, place: bool = True):
+    """The engine that `add_running_options` describe; place=False leaves its weights on disk for now."""
     from ..engine import load
 
     device = pick_device(options.device)
-    return load(resolve_model(options.model), device, options.dtype, attention=options.attn_backend)
+    return load(resolve_model(options.model), device, options.dtype, attention=options.attn_backend, place=place)
 
 
 def open_images(paths: list[str]) -> list:

@@ -10,7 +10,7 @@ PICTURE_OPTIONS: dict[str, tuple[type, Any, str]] = {
     "height": (int, None, "pixels (default: 2048; for an edit, from its first image)"),
     "seed": (int, 42, "random seed; the same seed draws the same picture"),
     "num_steps": (int, 50, "denoising steps"),
-    "cfg_scale": (float, 4.0, "guidance by the prompt; 1 is off, and twice as fast"),
+    "cfg_scale": (float, 4.0, "guidance by the prompt; 1 is off, and half the work"),
     "img_cfg_scale": (float, 1.0, "guidance by images; only an edit or a document has any"),
     "cfg_norm": (str, "none", "none, global, channel or cfg_zero_star"),
     "timestep_shift": (float, 3.0, "over 1 spends more steps near the noise"),

@@ -17,6 +17,8 @@ def parse_max_memory(text: str | None) -> dict[str | int, int]:
 
     A size alone is for device 0. Raises SettingsError naming the part that cannot be read.
     """
+    if text is not None and not isinstance(text, str):
+        raise SettingsError(f"max_memory is {text!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB")
     if text is None or text.strip().lower() in ("", "auto"):
         return {}
     from accelerate.utils.modeling import convert_file_size_to_int

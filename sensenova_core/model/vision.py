@@ -7,10 +7,6 @@ from torch.nn import functional as F
 from ..config import VisionConfig
 from .rope import frequencies
 
-# What reference images are normalised with before the understanding embedder, per rgb channel.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
-
 
 class PatchEmbedder(nn.Module):
     """Patches -> linear, GELU, 2-D rotary -> one token per 2 x 2 patches. The convolutions do not overlap."""
