@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from tests.live.client import Client, Run
 from tests.live.workflows import text_to_image
 
 GOLDEN = comfyui.REPOSITORY / "tests/golden/checkpoints/tiny-u15"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def terminated_as_interrupted():
+    """SIGTERM ends the tests as Ctrl-C does, so that no server is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
