@@ -2,31 +2,38 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.live import browser, comfy
+from tests.live import browser, comfyui
 from tests.live.client import Client, Run
 from tests.live.workflows import text_to_image
 
-GOLDEN = comfy.REPOSITORY / "tests/golden/checkpoints/tiny-u15"
+GOLDEN = comfyui.REPOSITORY / "tests/golden/checkpoints/tiny-u15"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def terminated_as_interrupted():
+    """SIGTERM ends the tests as Ctrl-C does, so that no server is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def installation() -> comfy.Installation:
-    found = comfy.find()
+def installation() -> comfyui.Installation:
+    found = comfyui.find()
     if found is None:
-        pytest.skip(comfy.NOT_FOUND)
+        pytest.skip(comfyui.NOT_FOUND)
     return found
 
 
 @pytest.fixture(scope="session")
-def models(installation: comfy.Installation, base: Path) -> Path:
+def models(installation: comfyui.Installation, base: Path) -> Path:
     """The server's models/sensenova."""
     folder = base / "models/sensenova"
-    comfy.run_python(installation, "tools/demo/make_checkpoint.py", folder / "demo")
+    comfyui.run_python(installation, "tools/demo/make_checkpoint.py", folder / "demo")
     if GOLDEN.is_dir():
         shutil.copytree(GOLDEN, folder / GOLDEN.name)
     return folder
@@ -35,25 +42,25 @@ def models(installation: comfy.Installation, base: Path) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comfyui")
-    comfy.prepare_base(folder)
+    comfyui.prepare_base(folder)
     browser.write_settings(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def server(installation: comfy.Installation, base: Path, models: Path) -> Iterator[comfy.Server]:
-    with comfy.Server(installation, base) as running:
+def server(installation: comfyui.Installation, base: Path, models: Path) -> Iterator[comfyui.Server]:
+    with comfyui.Server(installation, base) as running:
         yield running
 
 
 @pytest.fixture
-def client(server: comfy.Server) -> Iterator[Client]:
+def client(server: comfyui.Server) -> Iterator[Client]:
     with Client(server.url) as connected:
         yield connected
 
 
 @pytest.fixture(scope="session")
-def first_run(server: comfy.Server) -> tuple[Run, bytes]:
+def first_run(server: comfyui.Server) -> tuple[Run, bytes]:
     """The tiny text-to-image run that others are compared with, and its pixels."""
     with Client(server.url) as client:
         run = client.run(text_to_image())

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from tests.live import browser, comfy
+from tests.live import browser, comfyui
 from tests.live.workflows import FOLDER, LOADER, RESOLUTION, SAMPLER, SAVE, inputs, read
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -48,10 +48,10 @@ def test_no_node_lies_on_another(editor, name):
 def test_template_browser_offers_the_workflows(editor, server, screenshot):
     page = editor.page
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_role("dialog").get_by_text(comfy.PACK, exact=True).click()
+    page.get_by_role("dialog").get_by_text(comfyui.PACK, exact=True).click()
     for name in NAMES:
         page.get_by_test_id(f"template-workflow-{name}").wait_for()
-        with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{comfy.PACK}/{name}.json") as file:
+        with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{comfyui.PACK}/{name}.json") as file:
             assert file.status == 200
     screenshot(page, "templates")
     page.get_by_test_id(f"template-workflow-{NAMES[0]}").click()

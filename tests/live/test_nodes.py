@@ -3,9 +3,9 @@
 import pytest
 
 from sensenova_core import inspect
-from tests.live import comfy
+from tests.live import comfyui
 
-MODULE = "custom_nodes." + comfy.PACK
+MODULE = "custom_nodes." + comfyui.PACK
 PREFIX = "SenseNovaCore"
 
 

@@ -3,8 +3,9 @@
 from itertools import pairwise
 
 import pytest
+from PIL import Image, ImageChops
 
-from tests.live import comfy
+from tests.live import comfyui
 from tests.live.client import Run
 from tests.live.workflows import ENCODE, LOADER, REDRAW, RESOLUTION, SAMPLER, SAVE, SIDE, STEPS, text_to_image
 
@@ -18,7 +19,7 @@ def test_the_picture_is_what_the_engine_alone_draws(client, installation, models
     prompt = text_to_image(Loader={"checkpoint": checkpoint}, FlowMatchSampler={"cfg_norm": "global", "cfg_end": 0.9})
     [image] = client.images(client.run(prompt), SAVE)
     assert image.size == (SIDE, SIDE)
-    assert image.tobytes() == comfy.draw_alone(installation, models, prompt)
+    assert image.tobytes() == comfyui.draw_alone(installation, models, prompt)
 
 
 def test_progress_counts_the_steps(first_run):
@@ -62,15 +63,17 @@ def test_another_prompt_encodes_and_samples_again(client, first_run):
     assert _pixels(client, run) != first_run[1]
 
 
-def test_batch(client, first_run):
+def test_a_batch_draws_different_pictures_the_first_as_alone(client, first_run):
     images = client.images(client.run(text_to_image(FlowMatchSampler={"batch_size": 3})), SAVE)
     assert len({image.tobytes() for image in images}) == 3
-    assert images[0].size == (SIDE, SIDE)
+    alone = Image.frombytes("RGB", (SIDE, SIDE), first_run[1])
+    differences = ImageChops.difference(images[0], alone).getextrema()
+    assert max(most for _, most in differences) <= 1  # a level; sums of a larger batch may round differently
 
 
 def test_interruption_stops_within_one_step(client, first_run):
     id = client.queue(
-        text_to_image(Resolution={"size.width": 1024, "size.height": 1024}, FlowMatchSampler={"steps": 900})
+        text_to_image(Resolution={"size.width": 1024, "size.height": 1024}, FlowMatchSampler={"steps": 600})
     )
     messages, acknowledged = [], None
     for message in client.follow(id):

@@ -4,7 +4,7 @@ import json
 from copy import deepcopy
 from typing import Any
 
-from tests.live.comfy import REPOSITORY
+from tests.live.comfyui import REPOSITORY
 
 FOLDER = REPOSITORY / "workflows"
 LOADER, ENCODE, RESOLUTION, SAMPLER, SAVE = "1", "2", "3", "4", "5"  # node ids of text_to_image

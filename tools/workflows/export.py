@@ -17,7 +17,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.live import browser, comfy  # noqa: E402
+from tests.live import browser, comfyui  # noqa: E402
 from tests.live.workflows import inputs  # noqa: E402
 from tools.workflows.layout import Box, arrange  # noqa: E402
 
@@ -93,15 +93,15 @@ def _links(node: dict[str, Any]) -> list[list]:
 
 
 def main(paths: list[Path]) -> None:
-    installation = comfy.find()
-    if reason := (None if installation else comfy.NOT_FOUND) or browser.missing():
+    installation = comfyui.find()
+    if reason := (None if installation else comfyui.NOT_FOUND) or browser.missing():
         sys.exit(reason)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        comfy.prepare_base(base)
+        comfyui.prepare_base(base)
         browser.write_settings(base)
         with (
-            comfy.Server(installation, base) as server,
+            comfyui.Server(installation, base) as server,
             browser.launched() as chromium,
             browser.editor(chromium, server.url) as editor,
         ):

@@ -58,7 +58,7 @@ def find() -> Installation | None:
         return None
     candidates = (folder / ".venv/bin/python", folder / "venv/bin/python", Path(sys.executable))
     python = os.environ.get("COMFYUI_PYTHON") or next(path for path in candidates if path.exists())
-    return Installation(folder, Path(python))
+    return Installation(folder, Path(python).expanduser())
 
 
 def prepare_base(base: Path) -> None:
