@@ -154,7 +154,7 @@ def test_nothing_half_written_stays(model, tmp_path, capsys, monkeypatch):
         ("x.png", "is one file for 2 prompts; give a folder"),
         ("x.jpg", "pictures are written as PNG; give a folder or the name of a .png"),
         ("file", "give a folder or the name of a .png"),
-        ("file/x.png", "file cannot be written to; give another folder"),
+        ("file/pictures", "file cannot be written to; give another folder"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path, capsys, output, message):

@@ -16,6 +16,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 # (query, key, value) of the new tokens -> out; whoever calls a layer decides what the tokens see.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+CPU = torch.device("cpu")
 BACKENDS = ("auto", "sdpa", "flash")
 
 
@@ -61,9 +62,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
-def attention_kernel(
-    backend: str, device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32
-) -> Kernel:
+def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Kernel:
     """The kernel of a backend: "sdpa" (torch), "flash" (the flash-attn package), "auto" (torch's own choice).
 
     device, dtype: what it will run on. Raises SettingsError for an unknown name, or for "flash" where it cannot run.
