@@ -74,14 +74,14 @@ def measure(options, device: torch.device, dtype: torch.dtype) -> list[dict]:
     )
     decoder = model.config.decoder
     token_bytes = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize
-    image_tokens = settings.sampling.tokens(model.config)
-    rows, start = [], time.perf_counter()
+    rows, pictures, start = [], 0, time.perf_counter()
     for event in writer.events():
         if isinstance(event, Drawing):
+            pictures = event.index + 1
             continue
-        tokens = sum(context.tokens for context in writer.contexts.values())
-        if rows and tokens - rows[-1]["tokens"] < image_tokens:
+        if pictures < len(rows):
             continue  # still the text before the next picture
+        tokens = sum(context.tokens for context in writer.contexts.values())
         rows.append(
             {
                 "tokens": tokens,

@@ -1,8 +1,10 @@
 """What a benchmark ran on: date, device and versions, for its result file."""
 
+import os
 import platform
 from datetime import datetime, timezone
 
+import psutil
 import torch
 
 import sensenova_core
@@ -11,9 +13,21 @@ import sensenova_core
 def machine(device: torch.device) -> dict:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "cuda": torch.version.cuda,
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "sensenova_core": sensenova_core.__version__,
     }
+
+
+def processor_name() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

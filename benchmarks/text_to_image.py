@@ -20,9 +20,10 @@ from machine import machine
 import sensenova_core
 from sensenova_core.flow import Guidance
 from sensenova_core.model import SenseNovaU1, attention_kernel
-from sensenova_core.prefix import Prefix, Reading
+from sensenova_core.prefix import Prefix
 from sensenova_core.profile import GIB, Peak
-from sensenova_core.prompt import Sequence
+from sensenova_core.prompt import Sequence, text_positions
+from sensenova_core.reader import Reader
 from sensenova_core.sampling import Denoiser, SamplingSettings
 
 CONDITION_TOKENS, UNCONDITIONAL_TOKENS = 400, 9  # a usual prompt with the system message, and the empty prompt
@@ -47,37 +48,36 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / best
 
 
-def read(model: SenseNovaU1, tokens: int, kernel) -> Prefix:
+def read(reader: Reader, tokens: int) -> Prefix:
     """A prefix of random tokens."""
-    ids = torch.randint(model.config.decoder.vocab_size, (tokens,), generator=torch.Generator().manual_seed(tokens))
-    sequence = Sequence(ids, torch.stack([torch.arange(tokens), *torch.zeros(2, tokens, dtype=torch.int64)]))
-    reading = Reading(sequence.runs, kernel)
-    embedded = model.understanding.embed_tokens(ids.to(model.device))[None]
-    model.understanding.decoder(embedded, model.rotation(sequence.positions[None].to(model.device)), reading.attend_at)
-    return reading.prefix(tokens - 1)
+    vocabulary = reader.model.config.decoder.vocab_size
+    ids = torch.randint(vocabulary, (tokens,), generator=torch.Generator().manual_seed(tokens))
+    return reader.prefix(Sequence(ids, text_positions(0, tokens)))
 
 
 @torch.inference_mode()
 def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dict:
-    device, kernel, peak = model.device, attention_kernel(backend), Peak()
+    device, kernel, peak = model.device, attention_kernel(backend, model.device, model.dtype), Peak()
+    reader = Reader(model, kernel, slot_id=-1)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     branches = settings.guidance.branches(False, 0.0)
     lengths = [CONDITION_TOKENS, UNCONDITIONAL_TOKENS][: len(branches)]
     synchronize(device)
     start = time.perf_counter()
-    prefixes = {branch: read(model, tokens, kernel) for branch, tokens in zip(branches, lengths, strict=True)}
+    prefixes = {branch: read(reader, tokens) for branch, tokens in zip(branches, lengths, strict=True)}
     synchronize(device)
     reading_seconds = time.perf_counter() - start
-    denoiser = Denoiser(model, prefixes, settings, kernel, edit=False)
-    seconds = []
-    start = time.perf_counter()
+    seconds, began = [], time.perf_counter()
+    denoiser, start = Denoiser(model, prefixes, settings, kernel, edit=False), began
     for step in denoiser.steps():  # noqa: B007 - the last one is the result
         synchronize(device)
         seconds.append(time.perf_counter() - start)
         peak.update(device)
         start = time.perf_counter()
     step.image()
+    synchronize(device)
+    drawing_seconds = time.perf_counter() - began
     tokens = denoiser.rows * denoiser.columns
     flops = step_flops(model, tokens, lengths, settings.batch_size)
     rate = matmul_rate(device, model.dtype)
@@ -88,7 +88,7 @@ def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dic
         "reading_s": reading_seconds,
         "first_step_s": seconds[0],
         "step_s": steady[len(steady) // 2],
-        "image_s": reading_seconds + sum(seconds),
+        "image_s": reading_seconds + drawing_seconds,
         "step_tflop": flops / 1e12,
         "matmul_tflops": rate / 1e12,
         "step_limit_s": flops / rate,

@@ -33,6 +33,20 @@ def test_import_costs_nothing_heavy(module):
     assert found.stdout.strip() == "[]"
 
 
+def test_the_pack_s_door_imports_nothing():
+    script = "import sys, importlib.util as u; s = u.spec_from_file_location('pack', '__init__.py'); "
+    script += "m = u.module_from_spec(s); before = set(sys.modules); s.loader.exec_module(m); "
+    script += "print(sorted(set(sys.modules) - before))"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_package_holds_every_module_and_the_protocol():
+    modules = (ROOT / "sensenova_core").rglob("*.py")
+    assert all((path.parent / "__init__.py").is_file() for path in modules)
+    assert (ROOT / "sensenova_core/protocol.json").is_file() and '"*.json"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_the_core_never_imports_comfyui():
     pattern = re.compile(r"^\s*(from|import) (comfy|nodes|folder_paths|server|execution)\b", re.M)
     assert not [path for path in (ROOT / "sensenova_core").rglob("*.py") if pattern.search(path.read_text())]
