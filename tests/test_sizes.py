@@ -20,7 +20,7 @@ GIB = 2**30
 def test_trained_sizes(sizes):
     for label, (width, height) in sizes.items():
         assert width % 32 == height % 32 == 0 and label.endswith(f"{width}x{height}")
-        columns, rows = map(int, label.rpartition("  ")[0].split(", ")[-1].split(":"))
+        columns, rows = map(int, label.split()[-2].split(":"))
         assert width / height == pytest.approx(columns / rows, rel=0.02)
     assert len(set(sizes.values())) == len(sizes)
 
