@@ -117,7 +117,7 @@ class SaveDocument(io.ComfyNode):
             "its own below ComfyUI's output folder.",
             is_output_node=True,
             inputs=[
-                Document.Input("document"),
+                Document.Input("document", tooltip="From Interleave."),
                 io.String.Input(
                     "filename_prefix",
                     default="SenseNova_document",
