@@ -89,6 +89,16 @@ def test_reasoning_fed_back_is_the_same_picture(engine, images):
     torch.testing.assert_close(anew, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("prompt, images", [("go", 0), ("go", 1), ("go", 3), ("a <image> b", 2)])
+def test_reasoning_begins_as_the_picture_does(engines, prompt, images):
+    """The same turns, with images numbered or placed alike."""
+    engine = engines("tiny-u15")
+    given = [picture(seed=seed) for seed in range(images)]
+    before = engine.prompts.thinking(engine.encode(prompt, given, max_pixels=4096)).ids.tolist()
+    with_reasoning = condition(engine.encode(prompt, given, "x", max_pixels=4096))
+    assert with_reasoning[: len(before)] == before and before[-2] == engine.tokenizer.ids["<think>"]
+
+
 @pytest.mark.parametrize("given", [REASONING.removesuffix("</think>"), THINKING + REASONING, REASONING])
 def test_reasoning_is_completed(engines, given):
     engine = engines("tiny-u15")
@@ -98,7 +108,6 @@ def test_reasoning_is_completed(engines, given):
     assert expected[-4:] == [ids["</think>"], *engine.tokenizer.encode(["\n\n"]), ids["<img>"]]
 
 
-@pytest.mark.xfail(strict=True, reason="known bug: </think> is added behind the white space, a second time")
 @pytest.mark.parametrize("given", [f"{REASONING}\n", f"{REASONING} ", f"\n{REASONING}\n\n"])
 def test_white_space_around_edited_reasoning_adds_no_second_end(engines, given):
     engine = engines("tiny-u15")
