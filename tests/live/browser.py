@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ SWITCHES = (
     "--no-first-run",
 )
 SECONDS = 60  # to wait for anything
+TITLE = 30  # height of the bar above a node's position
 WINDOW = {"width": 1600, "height": 1000}
 # Without the first, a fresh editor covers itself with the template browser; previews are off unless asked for.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Execution.PreviewMethod": "auto"}
@@ -104,12 +106,19 @@ class Editor:
         )
 
     def values(self, id: str) -> dict[str, Any]:
-        return self.node(id, "Object.fromEntries(node.widgets.map(widget => [widget.name, widget.value]))")
+        """Widget -> value, without what the editor shows on the node by itself ($$...)."""
+        widgets = self.node(id, "Object.fromEntries(node.widgets.map(widget => [widget.name, widget.value]))")
+        return {name: value for name, value in widgets.items() if not name.startswith("$$")}
 
     def wait_for(self, id: str, expression: str) -> None:
         """Until an expression about `node` is true."""
         condition = f"id => {{ const node = app.rootGraph.getNodeById(id); return {expression} }}"
         self.page.wait_for_function(condition, arg=int(id), timeout=SECONDS * 1000, polling=20)
+
+    def overlaps(self) -> list[tuple[str, str]]:
+        """Pairs of nodes of which one covers a part of the other."""
+        boxes = self.page.evaluate("app.rootGraph.nodes.map(node => [node.title, ...node.pos, ...node.size])")
+        return [(one[0], other[0]) for one, other in combinations(boxes, 2) if _overlap(one[1:], other[1:])]
 
     def hover(self, id: str, widget: str) -> tuple[float, float]:
         x, y = self.page.evaluate(MIDDLE_OF_WIDGET, [int(id), widget])
@@ -129,3 +138,9 @@ class Editor:
 
     def run(self) -> None:
         self.page.get_by_test_id("queue-button").click()
+
+
+def _overlap(one: list[float], other: list[float]) -> bool:
+    """Boxes as (x, y, width, height), y below the title bar."""
+    (x, y, width, height), (u, v, columns, rows) = one, other
+    return x < u + columns and u < x + width and y - TITLE < v + rows and v - TITLE < y + height

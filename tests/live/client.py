@@ -15,7 +15,8 @@ from PIL import Image
 from websocket import ABNF, create_connection
 
 SECONDS = 120  # to wait for any one message
-PREVIEW_WITH_METADATA = 4
+TEXT, PREVIEW_WITH_METADATA = 3, 4  # kinds of binary messages
+TEXT_TYPE = "progress_text"  # what the graph editor calls the first
 FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
 
@@ -29,7 +30,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """data: of a preview its metadata, and `image` the picture."""
+    """data: of a preview its metadata, and `image` the picture; of a "progress_text" the node and its text."""
 
     type: str
     data: dict[str, Any]
@@ -65,6 +66,10 @@ class Run:
     @property
     def cached(self) -> set[str]:
         return {node for data in self.of("execution_cached") for node in data["nodes"]}
+
+    def texts(self, node: str) -> list[str]:
+        """What a node showed while it ran, one after the other."""
+        return [data["text"] for data in self.of(TEXT_TYPE, node)]
 
     @property
     def previews(self) -> list[Message]:
@@ -102,10 +107,13 @@ class Client:
             raise Rejected(json.loads(error.read())) from error
 
     def follow(self, prompt_id: str) -> Iterator[Message]:
-        """The messages about a prompt as they come, up to the one that says it is over."""
+        """The messages about a prompt as they come, up to the one that says it is over.
+
+        Texts do not say which prompt they belong to; they are taken to be this one's.
+        """
         while True:
             message = self._receive()
-            if message is None or message.data.get("prompt_id") != prompt_id:
+            if message is None or (message.type != TEXT_TYPE and message.data.get("prompt_id") != prompt_id):
                 continue
             yield message
             if message.type == "executing" and message.data["node"] is None:
@@ -136,7 +144,12 @@ class Client:
         if opcode == ABNF.OPCODE_TEXT:
             message = json.loads(content)
             return Message(message["type"], message["data"])
-        if opcode != ABNF.OPCODE_BINARY or struct.unpack(">I", content[:4])[0] != PREVIEW_WITH_METADATA:
+        if opcode != ABNF.OPCODE_BINARY:
             return None
-        length = struct.unpack(">I", content[4:8])[0]
-        return Message("preview", json.loads(content[8 : 8 + length]), Image.open(io.BytesIO(content[8 + length :])))
+        kind, length = struct.unpack(">II", content[:8])
+        head, rest = content[8 : 8 + length], content[8 + length :]
+        if kind == TEXT:
+            return Message(TEXT_TYPE, {"node": head.decode(), "text": rest.decode()})
+        if kind == PREVIEW_WITH_METADATA:
+            return Message("preview", json.loads(head), Image.open(io.BytesIO(rest)))
+        return None

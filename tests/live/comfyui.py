@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,9 +47,10 @@ def run_python(installation: Installation, *arguments: str | Path, text: str = "
     return done.stdout
 
 
-def draw_alone(installation: Installation, models: Path, prompt: dict[str, Any]) -> bytes:
-    """Pixels of a text-to-image workflow in API form, drawn without ComfyUI."""
-    return bytes.fromhex(run_python(installation, "tests/live/reference.py", models, text=json.dumps(prompt)))
+def shown_alone(installation: Installation, base: Path, workflows: dict[str, dict[str, Any]]) -> dict[str, dict]:
+    """What workflows in API form (name -> workflow) give without ComfyUI: name -> node -> texts or pictures."""
+    arguments = ("tests/live/reference.py", base / "models/sensenova", base / "input")
+    return json.loads(run_python(installation, *arguments, text=json.dumps(workflows)))
 
 
 def find() -> Installation | None:
@@ -61,10 +63,11 @@ def find() -> Installation | None:
     return Installation(folder, Path(python).expanduser())
 
 
-def prepare_base(base: Path) -> None:
-    """Make `base` a base directory that holds nothing but this pack."""
-    for name in ("custom_nodes", "models/sensenova", "user/default"):
+def prepare_base(installation: Installation, base: Path) -> None:
+    """Make `base` a base directory that holds nothing but this pack and the picture that ComfyUI comes with."""
+    for name in ("custom_nodes", "models/sensenova", "user/default", "input"):
         (base / name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(installation.folder / "input/example.png", base / "input")
     (base / "custom_nodes" / PACK).symlink_to(REPOSITORY)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import browser, comfyui
+from tests.live import browser, checkpoints, comfyui, pictures
 from tests.live.client import Client, Run
 from tests.live.workflows import text_to_image
 
@@ -31,19 +31,21 @@ def installation() -> comfyui.Installation:
 
 @pytest.fixture(scope="session")
 def models(installation: comfyui.Installation, base: Path) -> Path:
-    """The server's models/sensenova."""
+    """The server's models/sensenova: demo; tiny-u15, which has the other kind of head, and two like it."""
     folder = base / "models/sensenova"
     comfyui.run_python(installation, "tools/demo/make_checkpoint.py", folder / "demo")
-    if GOLDEN.is_dir():
-        shutil.copytree(GOLDEN, folder / GOLDEN.name)
+    shutil.copytree(GOLDEN, folder / GOLDEN.name)
+    checkpoints.talkative(GOLDEN, folder / "talkative")
+    checkpoints.brief(GOLDEN, folder / "brief")
     return folder
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(installation: comfyui.Installation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comfyui")
-    comfyui.prepare_base(folder)
+    comfyui.prepare_base(installation, folder)
     browser.write_settings(folder)
+    pictures.write(folder / "input")
     return folder
 
 

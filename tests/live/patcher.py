@@ -35,22 +35,23 @@ def load_host():
 def state(model) -> list[bool]:
     """Whether weights are on the device, all of them by ComfyUI's count, and anything read is held."""
     engine = model.engine
-    return [engine.placed, model.patcher.loaded_size() == engine.weight_bytes, engine.prefixes.nbytes > 0]
+    weights = engine.weights
+    return [weights.placed, model.patcher.loaded_size() == weights.nbytes, engine.reader.prefixes.nbytes > 0]
 
 
 def main() -> dict[str, object]:
     host, core = load_host()
-    model = host.LoadedModel(core.load(checkpoint, place=False))
+    model = host.LoadedEngine(core.load(checkpoint, place=False))
     engine, patcher = model.engine, model.patcher
     seen = {"made": state(model)}
     model.make_ready(2**20)
-    engine.read(engine.encode("a cat").sequences["condition"])
+    engine.reader.prefix(engine.encode("a cat").sequences["condition"])
     weights = next(engine.model.parameters())
     seen["ready"] = state(model)
     model.make_ready(2**20)
     seen["ready again"] = state(model)
     seen["same weights"] = next(engine.model.parameters()) is weights
-    seen["freed all"] = patcher.partially_unload(patcher.offload_device, 1) == engine.weight_bytes
+    seen["freed all"] = patcher.partially_unload(patcher.offload_device, 1) == engine.weights.nbytes
     seen["making room"] = state(model)
     model.make_ready(2**20)
     seen["back"] = state(model)

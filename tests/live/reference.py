@@ -1,28 +1,156 @@
-"""Draw what a workflow in API form should give, with the engine alone: python reference.py MODELS < API > PIXELS
+"""What workflows in API form should give, worked out with the engine alone: no ComfyUI, and none of the pack's nodes.
 
-Run by ComfyUI's interpreter, so that both have the same torch. Only the wiring of the text-to-image workflow is known.
+    python reference.py MODELS INPUT < {name: API} > {name: {node: shown}}
+
+Run by ComfyUI's interpreter, so that both have the same torch. Shown are the texts of Preview as Text nodes, and
+[width, height, pixels] of the pictures of Save Image nodes, in the 8 bits that they write.
 """
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 import sensenova_core
-from sensenova_core.sizes import TRAINED_SIZES
+from sensenova_core.decode import DecodingSettings
+from sensenova_core.document import DocumentSettings, Drawing, Text
+from sensenova_core.flow import Guidance
+from sensenova_core.prompt import Message
+from sensenova_core.sampling import SamplingSettings
+from sensenova_core.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
+
+MODELS, INPUT = map(Path, sys.argv[1:3])
+NO_IMAGES = ([], None)
 
 
-def draw(api: dict, models: Path) -> bytes:
-    """The pixels of the image, in the 8 bits that ComfyUI's Save Image node writes."""
-    inputs = {node["class_type"].removeprefix("SenseNovaCore"): node["inputs"] for node in api.values()}
-    loader, size, sampler = inputs["Loader"], inputs["Resolution"], inputs["FlowMatchSampler"]
-    width, height = TRAINED_SIZES.get(size["size"]) or (size["size.width"], size["size.height"])
-    settings = {name: value for name, value in sampler.items() if not isinstance(value, list)}
-    settings["cfg_interval"] = (settings.pop("cfg_start"), settings.pop("cfg_end"))
-    engine = sensenova_core.load(models / loader["checkpoint"], dtype=loader["dtype"])
-    conditioning = engine.encode(inputs["TextEncode"]["prompt"])
-    steps = list(engine.sample(conditioning, **settings | {"width": width, "height": height}))
-    return (255 * steps[-1].image()[0]).clamp(0, 255).byte().numpy().tobytes()
+@cache
+def engine(checkpoint: str, dtype: str) -> sensenova_core.Engine:
+    return sensenova_core.load(MODELS / checkpoint, dtype=dtype)
+
+
+def loader(checkpoint, dtype, **_):
+    return (engine(checkpoint, dtype),)
+
+
+def load_image(image):
+    return (torch.from_numpy(np.asarray(Image.open(INPUT / image).convert("RGB")).copy())[None] / 255,)
+
+
+def image_condition(max_pixels, **images):
+    levels = [(255 * pixels).round().byte() for batch in images.values() for pixels in batch]
+    return (([Image.fromarray(pixels.numpy()) for pixels in levels], max_pixels or None),)
+
+
+def text_encode(model, prompt, images=NO_IMAGES, thinking=None):
+    return (model.encode(prompt, images[0], thinking, images[1]),)
+
+
+def think(model, conditioning, max_tokens, **decoding):
+    thought = model.think(conditioning, written(max_tokens, **decoding))
+    return thought, thought.think_text
+
+
+def resolution(size, **custom):
+    return TRAINED_SIZES.get(size) or (custom["size.width"], custom["size.height"])
+
+
+def edit_size(images, mode):
+    assert mode == "the same as the image"
+    return images[0][0].size
+
+
+def sampler(model, conditioning, cfg_start, cfg_end, **settings):
+    *_, last = model.sample(conditioning, cfg_interval=(cfg_start, cfg_end), **settings)
+    return (last.image(),)
+
+
+def understand(
+    model, question, max_tokens, images=NO_IMAGES, history=(), system_message="", repetition_penalty=1.0, **decoding
+):
+    """history: (messages, images); images are put before their own question."""
+    messages, seen = history or ([Message("system", system_message)] if system_message else [], [])
+    unplaced = len(images[0]) - question.count("<image>")
+    messages = [*messages, Message("user", "<image>\n" * unplaced + question)]
+    seen = [*seen, *images[0]]
+    settings = written(max_tokens, repetition_penalty=repetition_penalty, **decoding)
+    *_, answer = model.understand(model.conversation(messages, seen, images[1]), settings=settings)
+    return answer.text, ([*messages, Message("assistant", answer.text)], seen)
+
+
+def interleave(
+    model, prompt, size, think, max_images, max_tokens, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end,
+    shift, seed, t_eps, system_message, images=NO_IMAGES, **widgets,
+):  # fmt: skip
+    sides = INTERLEAVE_SIZES.get(size) or (widgets.pop("size.width"), widgets.pop("size.height"))
+    guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
+    drawn = SamplingSettings(*sides, steps, guidance, shift, t_eps, seed)
+    settings = DocumentSettings(drawn, (sides,), written(max_tokens, **widgets), max_images, think)
+    pictures, text = [], ""
+    for event in model.interleave(prompt, images[0], settings, images[1]):
+        if isinstance(event, Text):
+            text += event.text
+        elif isinstance(event, Drawing) and event.step.index == steps - 1:
+            text += "<image>"
+            pictures.append((255 * event.step.image()).round() / 255)
+    return torch.cat(pictures), text, None
+
+
+def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> DecodingSettings:
+    named = {name.removeprefix("decoding."): value for name, value in sampled.items()}
+    if "text_seed" in named:
+        named["seed"] = named.pop("text_seed")
+    return DecodingSettings(max_tokens, decoding == "sample", repetition_penalty=repetition_penalty, **named)
+
+
+def primitive(value):
+    return (value,)
+
+
+NODES = {
+    "SenseNovaCoreLoader": loader,
+    "SenseNovaCoreImageCondition": image_condition,
+    "SenseNovaCoreTextEncode": text_encode,
+    "SenseNovaCoreThink": think,
+    "SenseNovaCoreResolution": resolution,
+    "SenseNovaCoreEditSize": edit_size,
+    "SenseNovaCoreFlowMatchSampler": sampler,
+    "SenseNovaCoreUnderstand": understand,
+    "SenseNovaCoreInterleave": interleave,
+    "LoadImage": load_image,
+    "PrimitiveStringMultiline": primitive,
+}
+
+
+def shown(api: dict[str, Any]) -> dict[str, list]:
+    """Node id -> what it shows, of the nodes of a workflow that show something."""
+
+    @cache
+    def outputs(id: str) -> tuple:
+        return NODES[api[id]["class_type"]](**inputs(id))
+
+    def inputs(id: str) -> dict[str, Any]:
+        given = api[id]["inputs"].items()
+        return {name: outputs(value[0])[value[1]] if isinstance(value, list) else value for name, value in given}
+
+    results = {}
+    for id, node in api.items():
+        if node["class_type"] == "PreviewAny":
+            results[id] = [inputs(id)["source"]]
+        elif node["class_type"] == "SaveImage":
+            results[id] = [_pixels(image) for image in inputs(id)["images"]]
+    return results
+
+
+def _pixels(image: Tensor) -> tuple[int, int, str]:
+    levels = (255 * image).clamp(0, 255).byte()
+    return levels.shape[1], levels.shape[0], levels.numpy().tobytes().hex()
 
 
 if __name__ == "__main__":
-    print(draw(json.load(sys.stdin), Path(sys.argv[1])).hex())
+    print(json.dumps({name: shown(api) for name, api in json.load(sys.stdin).items()}))

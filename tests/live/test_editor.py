@@ -1,15 +1,12 @@
 """The shipped workflows in the real graph editor: they open as they were saved, and run."""
 
 import urllib.request
-from itertools import combinations
 
 import pytest
 
 from tests.live import browser, comfyui
-from tests.live.workflows import FOLDER, LOADER, RESOLUTION, SAMPLER, SAVE, inputs, read
+from tests.live.workflows import FOLDER, LOADER, NAMES, RESOLUTION, SAMPLER, SAVE, inputs, read
 
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-TITLE = 30  # height of the bar above a node's position
 DRAWN_SIDE, DRAWN_STEPS = 768, 40  # long enough for a look at the node while it draws
 
 
@@ -23,10 +20,16 @@ def test_each_workflow_is_there_in_both_forms():
     assert sorted(path.stem for path in FOLDER.glob("api/*.json")) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_opens_as_saved(editor, screenshot, name):
-    saved = read(f"{name}.json")
-    editor.open(saved, name)
+@pytest.fixture(scope="module", params=NAMES)
+def opened(request, editor) -> tuple[str, dict]:
+    """A workflow's name and file, open in the editor."""
+    workflow = read(f"{request.param}.json")
+    editor.open(workflow, request.param)
+    return request.param, workflow
+
+
+def test_opens_as_saved(editor, opened, screenshot):
+    name, saved = opened
     screenshot(editor.page, f"opened_{name}")
     assert editor.page.get_by_test_id("error-overlay").count() == 0
     assert editor.page.get_by_role("dialog").count() == 0
@@ -37,12 +40,8 @@ def test_opens_as_saved(editor, screenshot, name):
     assert inputs(editor.prompt()) == inputs(read(f"api/{name}.json"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_node_lies_on_another(editor, name):
-    saved = read(f"{name}.json")
-    editor.open(saved, name)
-    boxes = {node["id"]: editor.node(node["id"], "[...node.pos, ...node.size]") for node in saved["nodes"]}
-    assert [pair for pair in combinations(boxes, 2) if _overlap(*(boxes[id] for id in pair))] == []
+def test_no_node_lies_on_another(editor, opened):
+    assert editor.overlaps() == []
 
 
 def test_template_browser_offers_the_workflows(editor, server, screenshot):
@@ -97,9 +96,3 @@ def test_draws(editor, screenshot):
     screenshot(editor.page, "drawn")
     assert editor.node(SAVE, "node.imgs[0].naturalWidth") == DRAWN_SIDE
     assert editor.node(SAMPLER, "node.progress ?? null") is None
-
-
-def _overlap(one: list[float], other: list[float]) -> bool:
-    """Boxes as (x, y, width, height), y below the title bar."""
-    (x, y, width, height), (u, v, columns, rows) = one, other
-    return x < u + columns and u < x + width and y - TITLE < v + rows and v - TITLE < y + height

@@ -23,7 +23,11 @@ FAILS = {
         {"Resolution": {"size.width": 260}},
         "width is 260; this model draws multiples of 32, such as 256",
     ),
-    "image in the prompt": (ENCODE, {"TextEncode": {"prompt": "like <image> but red"}}, "no image is given"),
+    "image in the prompt": (
+        ENCODE,
+        {"TextEncode": {"prompt": "like <image> but red"}},
+        "names 1 more <image> than there are images",
+    ),
     "damaged checkpoint": (LOADER, {"Loader": {"checkpoint": "damaged"}}, "truncated or damaged"),
     "no flash-attn": (LOADER, {"Loader": {"attention": "flash"}}, "install flash-attn, or choose"),
     "unreadable limit": (LOADER, {"Loader": {"max_memory": "lots"}}, "cannot read 'lots'; write a size such as 13GiB"),

@@ -1,5 +1,7 @@
 """What the server says about the pack: its nodes, and the Inspect node at work."""
 
+from dataclasses import replace
+
 import pytest
 
 from sensenova_core import inspect
@@ -15,7 +17,7 @@ def nodes(client) -> dict[str, dict]:
 
 
 def test_ids_start_alike(nodes):
-    assert len(nodes) >= 5
+    assert len(nodes) >= 11
     assert all(id.startswith(PREFIX) for id in nodes)
 
 
@@ -50,7 +52,8 @@ def test_inspect_gives_a_report_and_a_picture(client, models):
             "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
         }
     )
-    assert run.outputs["2"]["text"] == [inspect.report(inspect.inspect(models / "demo"), "bfloat16", ("shared",))]
+    inspection = replace(inspect.inspect(models / "demo"), model="demo")
+    assert run.outputs["2"]["text"] == [inspect.report(inspection, "bfloat16", ("shared",))]
     [picture] = client.images(run, "1")
     assert min(picture.size) > 100
     assert len(picture.getcolors(2**24)) > 2

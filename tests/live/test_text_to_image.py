@@ -2,24 +2,12 @@
 
 from itertools import pairwise
 
-import pytest
 from PIL import Image, ImageChops
 
-from tests.live import comfyui
 from tests.live.client import Run
 from tests.live.workflows import ENCODE, LOADER, REDRAW, RESOLUTION, SAMPLER, SAVE, SIDE, STEPS, text_to_image
 
 PREVIEW_SIDE = 512
-
-
-@pytest.mark.parametrize("checkpoint", ["demo", "tiny-u15"])
-def test_the_picture_is_what_the_engine_alone_draws(client, installation, models, checkpoint):
-    if not (models / checkpoint).is_dir():
-        pytest.skip(f"{checkpoint} is not there")
-    prompt = text_to_image(Loader={"checkpoint": checkpoint}, FlowMatchSampler={"cfg_norm": "global", "cfg_end": 0.9})
-    [image] = client.images(client.run(prompt), SAVE)
-    assert image.size == (SIDE, SIDE)
-    assert image.tobytes() == comfyui.draw_alone(installation, models, prompt)
 
 
 def test_progress_counts_the_steps(first_run):

@@ -7,13 +7,20 @@ from typing import Any
 from tests.live.comfyui import REPOSITORY
 
 FOLDER = REPOSITORY / "workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 LOADER, ENCODE, RESOLUTION, SAMPLER, SAVE = "1", "2", "3", "4", "5"  # node ids of text_to_image
 SIDE, STEPS = 256, 4
+SMALL = {"size": "custom", "size.width": SIDE, "size.height": SIDE}
 TINY = {
     "Loader": {"checkpoint": "demo", "dtype": "float32"},
-    "Resolution": {"size": "custom", "size.width": SIDE, "size.height": SIDE},
+    "LoadImage": {"image": "photo.png"},
+    "Resolution": SMALL,
     "FlowMatchSampler": {"steps": STEPS},
+    "Think": {"max_tokens": 30},
+    "Understand": {"max_tokens": 30},
+    "Interleave": SMALL | {"steps": 2, "max_images": 3, "max_tokens": 60},
 }
+EXACT = {"EditSize": {"mode": "the same as the image"}, "FlowMatchSampler": {"crop": True}}
 # Means nothing to a picture from text alone; ComfyUI cannot know, and draws again instead of showing what it kept.
 REDRAW = {"img_cfg": 2.0}
 
@@ -35,6 +42,29 @@ def changed(api: dict[str, Any], **changes: dict[str, Any]) -> dict[str, Any]:
     return api
 
 
+def tiny(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
+    """A shipped workflow made small: a few steps and tokens, and edits at the size of their picture."""
+    api = changed(read(f"api/{name}.json"), **TINY)
+    if node_id(api, "EditSize"):
+        api = changed(api, **EXACT)
+    return changed(api, **changes)
+
+
 def text_to_image(**changes: dict[str, Any]) -> dict[str, Any]:
-    """The shipped workflow, tiny."""
-    return changed(changed(read("api/text_to_image.json"), **TINY), **changes)
+    return tiny("text_to_image", **changes)
+
+
+def node_id(api: dict[str, Any], kind: str) -> str | None:
+    """The first node of a class, the pack's prefix left out."""
+    return next((id for id, node in api.items() if node["class_type"] in (kind, f"SenseNovaCore{kind}")), None)
+
+
+def sampled(seed: int, temperature: float = 0.5) -> dict[str, Any]:
+    """Inputs of a node that writes text: chosen at random."""
+    return {
+        "decoding": "sample",
+        "decoding.temperature": temperature,
+        "decoding.top_k": 0,
+        "decoding.top_p": 1.0,
+        "decoding.text_seed": seed,
+    }

@@ -98,7 +98,7 @@ def main(paths: list[Path]) -> None:
         sys.exit(reason)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        comfyui.prepare_base(base)
+        comfyui.prepare_base(installation, base)
         browser.write_settings(base)
         with (
             comfyui.Server(installation, base) as server,

@@ -1,0 +1,50 @@
+"""Every shipped workflow on a real server gives what the engine alone gives, to the bit."""
+
+import pytest
+from PIL import Image, ImageChops
+
+from tests.live import comfyui
+from tests.live.workflows import NAMES, sampled, tiny
+
+DOCUMENT = {"Loader": {"checkpoint": "talkative"}, "Interleave": sampled(seed=1)}
+PIXEL_HEAD = {"Loader": {"checkpoint": "tiny-u15"}}
+GUIDED = {"cfg_norm": "channel", "img_cfg": 1.5, "cfg_end": 0.9}
+CASES = {name: tiny(name) for name in NAMES} | {
+    "interleave": tiny("interleave", **DOCUMENT),
+    "text_to_image, pixel head": tiny("text_to_image", **PIXEL_HEAD, FlowMatchSampler={"cfg_norm": "cfg_zero_star"}),
+    "edit_two_references, pixel head": tiny("edit_two_references", **PIXEL_HEAD, FlowMatchSampler=GUIDED),
+    "think, at random": tiny("think", Think=sampled(seed=1)),
+    "chat_two_turns, at random": tiny("chat_two_turns", Understand=sampled(seed=1) | {"repetition_penalty": 1.3}),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(installation, base, models) -> dict[str, dict]:
+    return comfyui.shown_alone(installation, base, CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gives_what_the_engine_alone_gives(client, alone, name):
+    run = client.run(CASES[name])
+    assert run.outcome == "execution_success"
+    assert alone[name]
+    for node, expected in alone[name].items():
+        if "text" in run.outputs[node]:
+            assert run.outputs[node]["text"] == expected
+        else:
+            assert _differences(client.images(run, node), expected) == [0] * len(expected)
+
+
+def test_documents_hold_several_pictures(alone):
+    assert len(alone["interleave"]["4"]) == 3
+    assert alone["interleave"]["5"][0].count("<image>") == 3
+
+
+def _differences(images: list[Image.Image], expected: list) -> list[int]:
+    """How many levels each picture is off at most; expected as reference.py gives it."""
+    differences = []
+    for image, (width, height, pixels) in zip(images, expected, strict=True):
+        other = Image.frombytes("RGB", (width, height), bytes.fromhex(pixels))
+        assert image.size == other.size
+        differences.append(max(most for _, most in ImageChops.difference(image, other).getextrema()))
+    return differences
