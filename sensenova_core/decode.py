@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import SettingsError, check_number
+from .errors import SettingsError, check_count, check_number
 from .prefix import Context
 from .reader import Reader
 
 # (float32 logits (vocabulary,), tokens chosen so far) -> token
 Choose = Callable[[Tensor, list[int]], int]
+
+
+UNFINISHED = "\ufffd"  # what bytes that are no whole character decode to
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,7 @@ class DecodingSettings:
 
     def __post_init__(self):
         for name, least in (("max_tokens", 1), ("top_k", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SettingsError(f"{name} is {value!r}; give a whole number from {least}")
+            check_count(name, getattr(self, name), least)
         for name in ("temperature", "repetition_penalty", "top_p"):
             check_number(name, getattr(self, name), "a number over 0", over=0)
         if self.top_p > 1:
@@ -106,6 +107,7 @@ def decode(
 class TextStream:
     """Chosen tokens -> text as soon as it is whole: a character may take several tokens."""
 
+    LONGEST_CHARACTER = 4  # tokens: one for each byte
     HELD_AT_MOST = 8  # tokens; bytes that no further token can make a character are shown as they are
 
     def __init__(self, decode: Callable[[list[int]], str]):
@@ -117,9 +119,19 @@ class TextStream:
         """The text that `token` completes; empty while a character is unfinished."""
         self._held.append(token)
         text = self._decode(self._held)
-        if text.endswith("\ufffd") and len(self._held) < self.HELD_AT_MOST:
-            return ""
+        if text.endswith(UNFINISHED):
+            return self._whole_part()
         self._held.clear()
+        return text
+
+    def _whole_part(self) -> str:
+        """What comes before an unfinished character, once so much is held that it cannot all be one."""
+        if len(self._held) < self.HELD_AT_MOST:
+            return ""
+        tails = range(len(self._held) - self.LONGEST_CHARACTER, len(self._held))
+        cut = next((cut for cut in tails if self._decode(self._held[cut:]) == UNFINISHED), len(self._held))
+        text = self._decode(self._held[:cut])
+        del self._held[:cut]
         return text
 
     def rest(self) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import flow
 from .decode import Choose, DecodingSettings, TextStream
-from .errors import SettingsError
+from .errors import SettingsError, check_count
 from .prompt import Sequence, system_message
 from .reader import Reader
 from .sampling import Denoiser, SamplingSettings, Step
@@ -31,8 +31,9 @@ class DocumentSettings:
     system: str | None = None
 
     def __post_init__(self):
-        if self.max_images < 0:
-            raise SettingsError(f"max_images is {self.max_images}; give 0 or more")
+        check_count("max_images", self.max_images, 0)
+        if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
+            raise SettingsError(f"sizes are {self.sizes!r}; give (width, height) of each image")
         if not self.sizes or (len(self.sizes) > 1 and len(self.sizes) < self.max_images):
             raise SettingsError(
                 f"{len(self.sizes)} sizes for up to {self.max_images} images; give one for all, or one for each"

@@ -15,7 +15,7 @@ from .config import ModelConfig
 from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
 from .document import DocumentSettings, Event, Writer
-from .errors import PromptError, SenseNovaError, SettingsError
+from .errors import PromptError, SenseNovaError, SettingsError, check_count
 from .flow import Guidance
 from .images import ReferenceImage, edit_pixel_limits, reference_image, understanding_pixel_limits
 from .memory import MODES_IN_EFFECT, check_mode, parse_max_memory
@@ -260,8 +260,8 @@ class Engine:
     ) -> tuple[ReferenceImage, ...]:
         low, high = limits
         if max_pixels is not None:
-            high = min(high, max_pixels)
-            low = min(low, high)
+            check_count("max_pixels", max_pixels, 1)
+            low, high = min(low, max_pixels // 4), min(high, max_pixels)  # small images are not enlarged to the budget
         return tuple(reference_image(image, self.config.token_pixels, low, high) for image in images)
 
 

@@ -24,3 +24,11 @@ def check_number(name: str, value: object, expected: str, low: float = -math.inf
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < low or value <= over:
         raise SettingsError(f"{name} is {value!r}; give {expected}")
+
+
+def check_count(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise SettingsError unless `value` is a whole number from `least` (to `most`)."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        raise SettingsError(
+            f"{name} is {value!r}; give a whole number from {least}{'' if most is None else f' to {most}'}"
+        )

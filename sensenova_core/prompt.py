@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import PromptError
 from .flow import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from .images import ReferenceImage
-from .tokenizer import IMAGE_END, IMAGE_SLOT, IMAGE_START, THINK_END, Special, Tokenizer, markup
+from .tokenizer import IMAGE_END, IMAGE_SLOT, IMAGE_START, THINK_END, THINK_START, Special, Tokenizer, markup
 
 IMAGE_PLACEHOLDER = "<image>"
 NO_THINKING = "<think>\n\n</think>\n\n"
@@ -24,10 +24,14 @@ AFTER_THINKING = "\n\n"  # between the reasoning and <img>, tokenised on its own
 Piece = str | ReferenceImage
 
 
-@cache
 def system_message(name: str) -> str:
     """A system message of the trained protocol: "GEN" (draw and edit) or "INTERLEAVE"."""
-    return json.loads(Path(__file__).with_name("protocol.json").read_text(encoding="utf-8"))[name]
+    return _protocol()[name]
+
+
+@cache
+def _protocol() -> dict[str, str]:
+    return json.loads(Path(__file__).with_name("protocol.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,8 +254,11 @@ def _message(message: Message, images: Iterator[ReferenceImage]) -> list[Piece]:
 
 
 def _system(message: str) -> list[Piece]:
-    """A system turn; none at all for an empty message."""
-    return [*markup("<|im_start|>system\n"), *markup(message), *markup("<|im_end|>\n")] if message else []
+    """A system turn; none at all for an empty message. Only the protocol's own messages may hold special tokens."""
+    if not message:
+        return []
+    content = markup(message) if message in _protocol().values() else [message]
+    return [*markup("<|im_start|>system\n"), *content, *markup("<|im_end|>\n")]
 
 
 def _turn(pieces: Iterable[Piece]) -> list[Piece]:
@@ -261,7 +268,11 @@ def _turn(pieces: Iterable[Piece]) -> list[Piece]:
 
 def _reasoning(text: str) -> list[Piece]:
     """Reasoning that a user may have edited: its closing token kept or added, all else plain text."""
-    text = clean(text).removeprefix(THINKING).removesuffix(THINK_END)
+    text = clean(text)
+    if text.lstrip().startswith(THINK_START):
+        text = text.lstrip().removeprefix(THINK_START).removeprefix("\n")
+    if text.rstrip().endswith(THINK_END):
+        text = text.rstrip().removesuffix(THINK_END)
     return [text, Special(THINK_END)]
 
 

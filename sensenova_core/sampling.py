@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import flow
 from .config import ModelConfig
-from .errors import SenseNovaError, SettingsError, check_number
+from .errors import SenseNovaError, SettingsError, check_count, check_number
 from .layout import image_to_tokens, to_patches, tokens_to_image
 from .model import Kernel, SenseNovaU1
 from .prefix import Drawing, Prefix
@@ -40,9 +40,7 @@ class SamplingSettings:
 
     def __post_init__(self):
         for name, least, most in (("steps", 1, 10_000), ("batch_size", 1, 4096), ("seed", 0, MAX_SEED)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise SettingsError(f"{name} is {value!r}; give a whole number from {least} to {most}")
+            check_count(name, getattr(self, name), least, most)
         for name in ("shift", "t_eps"):
             check_number(name, getattr(self, name), "a number over 0", over=0)
 

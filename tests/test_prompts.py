@@ -83,7 +83,7 @@ def test_a_placeholder_in_an_answer_is_plain_text(engine):
     [
         "user",
         "assistant",
-        pytest.param("system", marks=pytest.mark.xfail(strict=True, reason="known bug: becomes structure")),
+        "system",
     ],
 )
 def test_spelled_specials_in_a_conversation_are_plain_text(engine, role, special):
@@ -154,7 +154,7 @@ def test_the_system_message_of_a_document(engine):
 @pytest.mark.parametrize("special", STRUCTURAL)
 @pytest.mark.parametrize(
     "where",
-    ["prompt", pytest.param("system", marks=pytest.mark.xfail(strict=True, reason="known bug: becomes structure"))],
+    ["prompt", "system"],
 )
 def test_spelled_specials_in_a_document_are_plain_text(engine, where, special):
     def ids(text):
