@@ -11,7 +11,7 @@ from sensenova_core.decode import DecodingSettings, TextStream
 from tests.watch import inputs
 
 QUESTION = "what is 2+2?"
-LOGITS = torch.tensor([2.0, -1.0, 3.0, 0.5, 1.0, -3.0])
+LOGITS = torch.tensor([2.0, -0.5, 2.5, 0.5, 1.0, -1.0])
 # The 256 bytes as byte-level tokenizers spell them: those that print as they are, the others as letters from 256 on.
 PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
 OTHERS = [byte for byte in range(256) if byte not in PRINTED]
@@ -24,7 +24,7 @@ def reply(engine, **settings) -> tuple[int, ...]:
     return answer.ids
 
 
-def drawn(count: int = 4000, **settings) -> Counter:
+def drawn(count: int = 1000, **settings) -> Counter:
     """How often each token is chosen from LOGITS."""
     choose = DecodingSettings(sample=True, **settings).chooser()
     return Counter(choose(LOGITS, []) for _ in range(count))
@@ -55,11 +55,11 @@ def test_top_k_leaves_the_likeliest():
 
 
 def test_top_p_leaves_the_fewest_that_reach_it():
-    """Likelihoods: 0.62 of token 2, 0.23 of 0, 0.08 of 4, 0.05 of 3, 0.01 of 1, 0.002 of 5."""
+    """Likelihoods: 0.49 of token 2, 0.30 of 0, 0.11 of 4, 0.07 of 3, 0.02 of 1, 0.01 of 5."""
     likelihood = LOGITS.softmax(-1)
-    for bound, kept in ((0.5, {2}), (0.7, {2, 0}), (0.9, {2, 0, 4}), (1.0, set(range(6)))):
+    for bound, kept in ((0.4, {2}), (0.6, {2, 0}), (0.85, {2, 0, 4}), (1.0, set(range(6)))):
         assert likelihood[list(kept)].sum() >= bound - 1e-6
-        assert set(drawn(temperature=1.0, top_p=bound, count=8000)) == kept
+        assert set(drawn(temperature=1.0, top_p=bound)) == kept
 
 
 def test_top_p_counts_what_top_k_left():
@@ -69,8 +69,8 @@ def test_top_p_counts_what_top_k_left():
 
 
 def test_tokens_are_chosen_as_often_as_they_are_likely():
-    seen = drawn(count=20_000, temperature=2.0)
-    expected = (LOGITS / 2).softmax(-1) * 20_000
+    seen = drawn(count=4000, temperature=2.0)
+    expected = (LOGITS / 2).softmax(-1) * 4000
     for token, times in enumerate(expected.tolist()):
         assert seen[token] == pytest.approx(times, abs=4 * times**0.5)
 
