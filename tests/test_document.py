@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 
+import sensenova_core
 from sensenova_core import Guidance, SamplingSettings, SettingsError, flow
 from sensenova_core.decode import DecodingSettings
 from sensenova_core.document import DocumentSettings, Drawing, End, Text, Writer
@@ -81,6 +82,15 @@ def test_the_token_limit_counts_text_alone(engine):
     assert outline(events) == ["One day ", "max_tokens"]  # an <img> right after it is not looked at
     events = write(engine, max_tokens=tokens + 1)
     assert len(pictures(events)) == 1 and events[-1] == End("max_tokens")
+
+
+@pytest.mark.xfail(strict=True, reason="known bug: a document goes on past the end of the context")
+def test_the_context_ends_the_document(copy_of):
+    engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=60)))
+    before = len(engine.prompts.document("a story", (), "", False)[0].ids)
+    events = write(engine, "x" * 200, max_tokens=200)
+    assert events[-1] == End("max_tokens")
+    assert before + len(engine.tokenizer.encode(["".join(event.text for event in events[:-1])])) <= 60
 
 
 def test_each_image_has_its_size(engine):

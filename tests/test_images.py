@@ -143,6 +143,14 @@ def test_a_budget_of_pixels_is_kept_by_small_images(engines, budget):
     assert image.pixels[0].numel() <= budget
 
 
+@pytest.mark.xfail(strict=True, reason="known bug: a budget lowers the least size too, of images that are far under it")
+@pytest.mark.parametrize("budget", [300_000, 1_000_000])
+def test_a_budget_that_an_image_does_not_reach_changes_nothing(engines, budget):
+    engine, images = engines("tiny-u15"), [picture()]
+    (free,), (budgeted,) = (engine.encode("x", images, max_pixels=most).images for most in (None, budget))
+    assert free.pixels[0].numel() < budget and free.key == budgeted.key
+
+
 def test_a_budget_over_the_model_s_own_limit_changes_nothing(engines):
     images = [Image.new("RGB", (5000, 5000))]
     (image,) = engines("tiny-u15").encode("x", images, max_pixels=10**9).images
