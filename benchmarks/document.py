@@ -66,7 +66,7 @@ def measure(options, device: torch.device, dtype: torch.dtype) -> list[dict]:
     )
     writer = Writer(
         reader,
-        tokenizer,
+        prompts,
         prompts.document("a story", (), "", False),
         prompts.unconditional(),
         settings,

@@ -8,10 +8,10 @@ from torch import Tensor
 from . import flow
 from .decode import Choose, DecodingSettings, TextStream
 from .errors import SettingsError, check_count
-from .prompt import Sequence, system_message
+from .prompt import PromptBuilder, Sequence, system_message
 from .reader import Reader
 from .sampling import Denoiser, SamplingSettings, Step
-from .tokenizer import IMAGE_END, IMAGE_START, TURN_END, Tokenizer
+from .tokenizer import IMAGE_END, IMAGE_START, TURN_END
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class End:
-    """Why the document ended: "end" (the model's own), "max_tokens", "max_images"."""
+    """Why the document ended: "end" (the model's own), "max_tokens" (or the context is full), "max_images"."""
 
     reason: str
 
@@ -82,14 +82,15 @@ class Writer:
     def __init__(
         self,
         reader: Reader,
-        tokenizer: Tokenizer,
+        prompts: PromptBuilder,
         sequences: tuple[Sequence, Sequence],
         unconditional: Sequence,
         settings: DocumentSettings,
         choose: Choose | None = None,
     ):
         """sequences: full and images-only, as PromptBuilder.document makes them. choose: replaces the settings' own."""
-        self.reader, self.tokenizer, self.settings = reader, tokenizer, settings
+        self.reader, self.tokenizer, self.settings = reader, prompts.tokenizer, settings
+        self.max_context = prompts.max_tokens
         self.choose = choose or settings.decoding.chooser()
         self.noise = flow.noise_stream(settings.sampling.seed)
         self.full, self.hidden = reader.open(sequences[0])
@@ -103,7 +104,7 @@ class Writer:
     def events(self) -> Iterator[Event]:
         """Text, drawing steps, and the end, as they come."""
         ids, chosen, images, stream = self.tokenizer.ids, [], 0, TextStream(self.tokenizer.decode)
-        while len(chosen) < self.settings.decoding.max_tokens:
+        while len(chosen) < self.settings.decoding.max_tokens and self._has_room(1):
             token = self.choose(self.reader.logits(self.hidden), chosen)
             if token == ids[TURN_END]:
                 yield from _left(stream)
@@ -111,6 +112,8 @@ class Writer:
                 return
             if token == ids[IMAGE_START]:
                 yield from _left(stream)
+                if images < self.settings.max_images and not self._has_room(self._image_tokens(images)):
+                    break
                 if images == self.settings.max_images:
                     yield End("max_images")
                     return
@@ -124,6 +127,13 @@ class Writer:
                 yield Text(text)
         yield from _left(stream)
         yield End("max_tokens")
+
+    def _has_room(self, tokens: int) -> bool:
+        return self.full.tokens + tokens <= self.max_context
+
+    def _image_tokens(self, index: int) -> int:
+        """Of the image of that index, with <img> and </img>."""
+        return self.settings.of_image(index).tokens(self.reader.model.config) + 2
 
     def _draw(self, index: int) -> Iterator[Step]:
         """Draw an image at this point, and read it back into both contexts."""

@@ -242,7 +242,7 @@ class Engine:
         sequences = self.prompts.document(prompt, references, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
         return self._running(
-            lambda: Writer(self.reader, self.tokenizer, sequences, unconditional, settings, choose).events()
+            lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose).events()
         )
 
     @torch.inference_mode()
@@ -258,11 +258,9 @@ class Engine:
     def _references(
         self, images: Sequence[Image.Image], limits: tuple[int, int], max_pixels: int | None
     ) -> tuple[ReferenceImage, ...]:
-        low, high = limits
         if max_pixels is not None:
             check_count("max_pixels", max_pixels, 1)
-            low, high = min(low, max_pixels // 4), min(high, max_pixels)  # small images are not enlarged to the budget
-        return tuple(reference_image(image, self.config.token_pixels, low, high) for image in images)
+        return tuple(reference_image(image, self.config.token_pixels, *limits, max_pixels) for image in images)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:

@@ -54,9 +54,16 @@ class ReferenceImage:
         return hashlib.sha256(self.pixels.contiguous().numpy().tobytes() + str(self.pixels.shape).encode()).hexdigest()
 
 
-def reference_image(image: Image.Image, side: int, min_pixels: int, max_pixels: int) -> ReferenceImage:
-    """Flatten, resize and normalise. side: pixels of one token. Raises PromptError for an aspect ratio over 200."""
+def reference_image(
+    image: Image.Image, side: int, min_pixels: int, max_pixels: int, budget: int | None = None
+) -> ReferenceImage:
+    """Flatten, resize and normalise. side: pixels of one token. budget: pixels the image may have, if fewer.
+
+    Raises PromptError for an aspect ratio over 200.
+    """
     height, width = smart_resize(image.height, image.width, side, min_pixels, max_pixels)
+    if budget is not None and height * width > budget:  # under the least size too, which leaves room to round up
+        height, width = smart_resize(image.height, image.width, side, min(min_pixels, budget // 4), budget)
     resized = flattened(image).resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
     return ReferenceImage((pixels - MEAN) / STD, side, image.size, seeds_of(image))

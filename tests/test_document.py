@@ -84,7 +84,6 @@ def test_the_token_limit_counts_text_alone(engine):
     assert len(pictures(events)) == 1 and events[-1] == End("max_tokens")
 
 
-@pytest.mark.xfail(strict=True, reason="known bug: a document goes on past the end of the context")
 def test_the_context_ends_the_document(copy_of):
     engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=60)))
     before = len(engine.prompts.document("a story", (), "", False)[0].ids)
@@ -161,7 +160,7 @@ def test_memory_grows_by_what_is_written(engine):
     with torch.inference_mode():
         unconditional = engine.prompts.unconditional()
         said = saying(engine, text + "<|im_end|>")
-        writer = Writer(engine.reader, engine.tokenizer, sequences, unconditional, made, said)
+        writer = Writer(engine.reader, engine.prompts, sequences, unconditional, made, said)
         sizes, held = [], []
         for event in writer.events():
             if isinstance(event, Drawing):
