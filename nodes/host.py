@@ -1,5 +1,6 @@
 """The only file that talks with ComfyUI's runtime: model folders, memory, progress, previews, interruption."""
 
+import html
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ OTHER_FOLDER_KEY = "diffusion_models"
 FAMILY_MARK = b"NEOChat"  # in config.json; tells this family's folders from others in a shared model folder
 SEARCH_DEPTH = 3
 PREVIEW_SIDE = 512
+PAGE_SIDE = 8192  # a JPEG ends at 65500 pixels, and browsers before that
 log = logging.getLogger(__name__)
 
 NOTHING = ExecutionBlocker(None)  # on a wire: what follows is left out without an error
@@ -210,10 +212,18 @@ class TextProgress:
 
 
 def show_text(text: str) -> None:
-    """Show text on the node that is running."""
+    """Show text on the node that is running. The graph editor reads it as HTML, and would leave out <image>."""
     context = get_executing_context()
     if context is not None:
-        PromptServer.instance.send_progress_text(text, context.node_id)
+        PromptServer.instance.send_progress_text(html.escape(text, quote=False), context.node_id)
+
+
+def show_picture(picture: Image.Image) -> None:
+    """Put a picture in place of the live preview, which the graph editor goes on showing over a node's own output."""
+    if args.preview_method != LatentPreviewMethod.NoPreviews:
+        picture = picture.copy()
+        picture.thumbnail((PAGE_SIDE, PAGE_SIDE))
+        comfy.utils.ProgressBar(1).update_absolute(1, 1, ("JPEG", picture, None))
 
 
 def warn(message: str) -> None:

@@ -77,7 +77,9 @@ class Interleave(io.ComfyNode):
         events = model.engine.interleave(prompt, images.images, settings, images.max_pixels)
         model.make_ready(model.engine.document_bytes(settings, len(images.images)))
         document = collect(events, steps)
-        shown = ui.PreviewImage(host.picture_to_wire(page(document)), cls=cls)
+        picture = page(document)
+        host.show_picture(picture)
+        shown = ui.PreviewImage(host.picture_to_wire(picture), cls=cls)
         pictures = [host.picture_to_wire(picture) for picture in document.images] or [host.NOTHING]
         return io.NodeOutput(pictures, document.text, document, ui=shown)
 
