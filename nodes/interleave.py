@@ -135,4 +135,5 @@ class SaveDocument(io.ComfyNode):
     @classmethod
     def execute(cls, document, filename_prefix, format) -> io.NodeOutput:
         path = save_document(document, Path(host.next_output_folder(filename_prefix)), format)
+        host.show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
