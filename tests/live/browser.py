@@ -28,6 +28,7 @@ SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Execution.PreviewMethod": "a
 READY = "() => window.app?.vueAppReady && window.app.rootGraph && window.LiteGraph.registered_node_types.SaveImage"
 
 MIDDLE_OF_WIDGET = """([id, name]) => {
+    app.canvas.draw(true, true);  // widgets may have moved since the last frame
     const node = app.rootGraph.getNodeById(id);
     const widget = node.widgets.find(widget => widget.name === name);
     const middle = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
@@ -35,6 +36,14 @@ MIDDLE_OF_WIDGET = """([id, name]) => {
     const canvas = app.canvas.canvas.getBoundingClientRect();
     return [canvas.left + x, canvas.top + y];
 }"""
+PUT = """([id, name, value]) => {
+    const widget = app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === name);
+    widget.value = value;
+    widget.callback?.(value);
+}"""
+# What a node says while it runs, as an expression for `Editor.node`; the editor takes its value for HTML.
+SAID = """(node.widgets?.find(widget => widget.name === "$$node-text-preview")?.value ?? "")
+    .replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&")"""
 
 
 def missing() -> str | None:
@@ -129,6 +138,11 @@ class Editor:
         """Pick from a combo's menu."""
         self.page.mouse.click(*self.hover(id, widget))
         self.page.locator(".litecontextmenu .litemenu-entry").get_by_text(option, exact=True).click()
+
+    def put(self, id: str, **values: Any) -> None:
+        """Set widgets that have no others depending on them."""
+        for name, value in values.items():
+            self.page.evaluate(PUT, [int(id), name, value])
 
     def type_number(self, id: str, widget: str, value: int) -> None:
         self.page.mouse.click(*self.hover(id, widget))

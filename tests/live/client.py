@@ -1,5 +1,6 @@
 """Talks with a ComfyUI server as its graph editor does: prompts over HTTP, messages and previews over a websocket."""
 
+import html
 import io
 import json
 import struct
@@ -68,8 +69,8 @@ class Run:
         return {node for data in self.of("execution_cached") for node in data["nodes"]}
 
     def texts(self, node: str) -> list[str]:
-        """What a node showed while it ran, one after the other."""
-        return [data["text"] for data in self.of(TEXT_TYPE, node)]
+        """What a node showed while it ran, one after the other, as the editor shows it."""
+        return [html.unescape(data["text"]) for data in self.of(TEXT_TYPE, node)]
 
     @property
     def previews(self) -> list[Message]:

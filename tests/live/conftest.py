@@ -77,6 +77,12 @@ def chromium():
         yield running
 
 
+@pytest.fixture(scope="module")
+def editor(server: comfyui.Server, chromium) -> Iterator[browser.Editor]:
+    with browser.editor(chromium, server.url) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def screenshot(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """(page, name) keeps a picture of the page, in LIVE_SCREENSHOTS if that is set."""

@@ -4,16 +4,10 @@ import urllib.request
 
 import pytest
 
-from tests.live import browser, comfyui
+from tests.live import comfyui
 from tests.live.workflows import FOLDER, LOADER, NAMES, RESOLUTION, SAMPLER, SAVE, inputs, read
 
 DRAWN_SIDE, DRAWN_STEPS = 768, 40  # long enough for a look at the node while it draws
-
-
-@pytest.fixture(scope="module")
-def editor(server, chromium):
-    with browser.editor(chromium, server.url) as opened:
-        yield opened
 
 
 def test_each_workflow_is_there_in_both_forms():

@@ -22,6 +22,7 @@ from tests.live.workflows import inputs  # noqa: E402
 from tools.workflows.layout import Box, arrange  # noqa: E402
 
 VIEW = {"width": 1400, "height": 800}  # of a small window's canvas, which the saved view is to fit
+LEAST_SCALE = 0.6  # the editor leaves all text out below that
 NOTE_TITLE = "Note"
 
 LOAD_API = "([api, name]) => app.loadApiJson(api, name)"
@@ -35,12 +36,15 @@ ADD_NOTE = """([id, title, text]) => {
 MEASURE = """() => app.rootGraph.nodes.map(node => {
     const text = node.widgets?.find(widget => widget.element && typeof widget.value === "string");
     const definition = node.constructor.nodeData ?? {};
+    const isImage = slot => slot.type === "IMAGE";
     return {
         id: String(node.id),
         needs: [...node.computeSize()],
         text: text?.value ?? null,
-        shows_picture: Boolean(definition.output_node) && node.inputs.some(input => input.type === "IMAGE"),
-        draws: node.outputs.some(output => output.type === "IMAGE"),
+        keeps_picture: Boolean(definition.output_node) && node.inputs.some(isImage),
+        keeps_text: node.type === "PreviewAny",
+        draws: node.outputs.some(isImage),
+        writes: Boolean(node.widgets?.some(widget => widget.name === "decoding")),
     };
 })"""
 PLACE = """([id, view, boxes]) => {
@@ -80,11 +84,12 @@ def export(editor: browser.Editor, api: dict[str, Any], name: str) -> dict[str, 
 
 
 def view(boxes: list[Box]) -> dict[str, Any]:
-    """Scale and offset that show all boxes."""
+    """Scale and offset that show all boxes, or as many of the first as can be read."""
     left, top = min(box.pos[0] for box in boxes), min(box.pos[1] for box in boxes) - 60
     right = max(box.pos[0] + box.size[0] for box in boxes)
     bottom = max(box.pos[1] + box.size[1] for box in boxes)
-    scale = round(min(1, VIEW["width"] / (right - left), VIEW["height"] / (bottom - top)), 2)
+    fitting = min(VIEW["width"] / (right - left), VIEW["height"] / (bottom - top))
+    scale = round(min(1, max(fitting, LEAST_SCALE)), 2)
     return {"scale": scale, "offset": [round(80 / scale - left), round(80 / scale - top)]}
 
 

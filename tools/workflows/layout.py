@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 TITLE = 30  # height of a node's title bar, which lies above its position
-COLUMN_GAP, ROW_GAP = 80, 90  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
-WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 440, 480
-CHARACTERS, LINE = 58, 16  # of a text box at TEXT_WIDTH
+COLUMN_GAP, ROW_GAP = 60, 90  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
+WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 420, 440
+CHARACTERS, LINE = 54, 16  # of a text box at TEXT_WIDTH
 TEXT_HEIGHT = (100, 480)
-PREVIEW = 260  # height that a node grows by when it shows what it draws
+KEPT_TEXT_HEIGHT = 200
+PREVIEW, WRITTEN = 260, 70  # heights that a node grows by when it shows what it draws or writes
 
 
 @dataclass
@@ -19,8 +20,10 @@ class Box:
     id: str
     needs: tuple[float, float]
     text: str | None = None  # of its text box
-    shows_picture: bool = False
-    draws: bool = False
+    keeps_picture: bool = False  # its place for what it shows is there from the beginning
+    keeps_text: bool = False
+    draws: bool = False  # grows when it shows that
+    writes: bool = False
     feeds: set[str] = field(default_factory=set)
     below: str | None = None  # the node that this one, a note, belongs to
     pos: tuple[float, float] = (0, 0)
@@ -41,7 +44,7 @@ def arrange(boxes: list[Box]) -> None:
         y = 0.0
         for box in items:
             box.pos, box.size = (x, y), (width, box.size[1])
-            y += box.size[1] + (PREVIEW if box.draws else 0) + TITLE + ROW_GAP
+            y += box.size[1] + _growth(box) + TITLE + ROW_GAP
         x += width + COLUMN_GAP
 
 
@@ -61,11 +64,17 @@ def ranks(nodes: Mapping[str, Box]) -> dict[str, int]:
 
 
 def _size(box: Box) -> tuple[float, float]:
-    width, height = box.needs
+    width, height = max(box.needs[0], WIDTH), box.needs[1]
     if box.text is not None:
         lines = sum(max(1, math.ceil(len(line) / CHARACTERS)) for line in box.text.split("\n"))
         least, most = TEXT_HEIGHT
-        return max(width, TEXT_WIDTH), height + min(max(lines * LINE, least), most)
-    if box.shows_picture:
-        return max(width, PICTURE_SIDE), height + PICTURE_SIDE
-    return max(width, WIDTH), height
+        width, height = max(width, TEXT_WIDTH), height + min(max(lines * LINE, least), most)
+    if box.keeps_text:
+        width, height = max(width, TEXT_WIDTH), height + KEPT_TEXT_HEIGHT
+    if box.keeps_picture:
+        width, height = max(width, PICTURE_SIDE), height + PICTURE_SIDE
+    return width, height
+
+
+def _growth(box: Box) -> float:
+    return (PREVIEW if box.draws and not box.keeps_picture else 0) + (WRITTEN if box.writes else 0)

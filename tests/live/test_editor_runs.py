@@ -1,0 +1,81 @@
+"""Shipped workflows run from the graph editor with its own button: what the nodes show on the way and at the end."""
+
+import json
+
+import pytest
+
+from tests.live.browser import SAID
+from tests.live.workflows import node_id, read
+
+SIDE = 512
+PAGE_WIDTH = 768
+
+
+@pytest.fixture
+def start(editor):
+    """Open a workflow with a checkpoint and one after another set what is given; returns class -> node id."""
+
+    def opened(name: str, checkpoint: str):
+        api = read(f"api/{name}.json")
+        editor.open(read(f"{name}.json"), name)
+        editor.choose(node_id(api, "Loader"), "checkpoint", checkpoint)
+        return lambda kind: node_id(api, kind)
+
+    return opened
+
+
+def test_edit_of_one_image(editor, start, screenshot):
+    node = start("edit_one_image", "demo")
+    editor.choose(node("EditSize"), "mode", "the same as the image")
+    editor.put(node("FlowMatchSampler"), steps=12, crop=True)
+    editor.run()
+    editor.wait_for(node("FlowMatchSampler"), "node.imgs?.length && node.progress > 0.2")
+    screenshot(editor.page, "editing")
+    editor.wait_for(node("SaveImage"), "node.imgs?.[0]?.naturalWidth")
+    screenshot(editor.page, "edited")
+    size = "[node.imgs[0].naturalWidth, node.imgs[0].naturalHeight]"
+    assert editor.node(node("SaveImage"), size) == editor.node(node("LoadImage"), size)
+    assert editor.overlaps() == []
+
+
+def test_think(editor, start, screenshot):
+    node = start("think", "talkative")
+    editor.choose(node("Resolution"), "size", "custom")
+    editor.put(node("Resolution"), **{"size.width": SIDE, "size.height": SIDE})
+    editor.put(node("Think"), max_tokens=1500)
+    editor.put(node("FlowMatchSampler"), steps=4)
+    editor.run()
+    editor.wait_for(node("Think"), f"{SAID}.length > 200 && node.progress > 0")
+    screenshot(editor.page, "thinking")
+    partial = editor.node(node("Think"), SAID)
+    editor.wait_for(node("SaveImage"), "node.imgs?.[0]?.naturalWidth")
+    screenshot(editor.page, "thought")
+    thought = editor.node(node("Think"), SAID)
+    assert thought.startswith(partial) and len(thought) > len(partial)
+    assert editor.node(node("PreviewAny"), _shows(thought))
+    assert editor.overlaps() == []
+
+
+def test_interleave(editor, start, screenshot):
+    node = start("interleave", "talkative")
+    document = node("Interleave")
+    editor.choose(document, "size", "custom")
+    editor.choose(document, "decoding", "sample")
+    small = {"size.width": SIDE, "size.height": SIDE, "decoding.temperature": 0.5, "decoding.text_seed": 1}
+    editor.put(document, steps=8, max_images=3, max_tokens=80, **small)
+    editor.run()
+    editor.wait_for(document, f"{SAID}.includes('<image>') && node.imgs?.[0]?.naturalWidth && node.progress > 0.2")
+    screenshot(editor.page, "document_begun")
+    editor.wait_for(document, f"node.imgs?.[0]?.naturalWidth === {PAGE_WIDTH}")
+    editor.wait_for(node("SaveImage"), "node.imgs?.[0]?.naturalWidth")
+    editor.wait_for(node("SaveDocument"), f"{SAID}.endsWith('document.md')")
+    written = editor.node(document, SAID).removesuffix("\n[ended by max_images]")
+    editor.wait_for(node("PreviewAny"), _shows(written))
+    screenshot(editor.page, "document")
+    assert editor.node(node("SaveImage"), "node.imgs.length") == written.count("<image>") == 3
+    assert editor.overlaps() == []
+
+
+def _shows(text: str) -> str:
+    """Whether a widget of `node` holds a text, as an expression."""
+    return f"node.widgets.some(widget => widget.value === {json.dumps(text)})"
