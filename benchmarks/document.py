@@ -25,7 +25,7 @@ from sensenova_core.model import attention_kernel
 from sensenova_core.prompt import PromptBuilder
 from sensenova_core.reader import Reader
 from sensenova_core.sampling import SamplingSettings
-from sensenova_core.tokenizer import IMAGE_SLOT, IMAGE_START, TURN_END, Tokenizer
+from sensenova_core.tokenizer import IMAGE_START, TURN_END, Tokenizer
 from tools.demo.make_checkpoint import byte_tokenizer
 
 MIB = 2**20
@@ -57,8 +57,8 @@ def measure(options, device: torch.device, dtype: torch.dtype) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         byte_tokenizer().save(f"{folder}/tokenizer.json")
         tokenizer = Tokenizer(folder)
-    prompts = PromptBuilder(tokenizer, 10**6)
-    reader = Reader(model, attention_kernel("auto"), tokenizer.ids[IMAGE_SLOT])
+    prompts = PromptBuilder(tokenizer, 10**6, model.config.token_pixels)
+    reader = Reader(model, attention_kernel("auto"))
     settings = DocumentSettings(
         SamplingSettings(options.width, options.height, options.steps, Guidance(4.0, options.img_cfg)),
         sizes=((options.width, options.height),),

@@ -52,13 +52,13 @@ def read(reader: Reader, tokens: int) -> Prefix:
     """A prefix of random tokens."""
     vocabulary = reader.model.config.decoder.vocab_size
     ids = torch.randint(vocabulary, (tokens,), generator=torch.Generator().manual_seed(tokens))
-    return reader.prefix(Sequence(ids, text_positions(0, tokens)))
+    return reader.prefix(Sequence(ids, text_positions(0, tokens), torch.zeros(tokens, dtype=torch.bool)))
 
 
 @torch.inference_mode()
 def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dict:
     device, kernel, peak = model.device, attention_kernel(backend, model.device, model.dtype), Peak()
-    reader = Reader(model, kernel, slot_id=-1)
+    reader = Reader(model, kernel)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     branches = settings.guidance.branches(False, 0.0)

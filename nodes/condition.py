@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..sensenova_core.tokenizer import THINK_END
 from . import host
 from .decoding import decoding_input, decoding_settings
 from .sockets import CATEGORY, Conditioning, Images, Model, References
@@ -94,6 +95,7 @@ class TextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, model, prompt, images=None, thinking=None) -> io.NodeOutput:
         images = images or References()
+        thinking = thinking if thinking and thinking.strip() else None
         return io.NodeOutput(model.engine.encode(prompt, images.images, thinking, images.max_pixels))
 
 
@@ -133,5 +135,6 @@ class Think(io.ComfyNode):
 
         model.make_ready(model.engine.reading_bytes(conditioning.tokens + max_tokens))
         thought = model.engine.think(conditioning, settings, show)
-        progress.finish(thought.think_text)
+        closed = thought.think_text.endswith(THINK_END)
+        progress.finish(thought.think_text + ("" if closed else "\n[the reasoning stopped without its end]"))
         return io.NodeOutput(thought, thought.think_text)

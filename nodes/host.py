@@ -17,7 +17,7 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
-from PIL import Image
+from PIL import Image, ImageChops
 from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
@@ -156,15 +156,17 @@ def to_wire(image: Tensor) -> Tensor:
 
 
 def to_pictures(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
-    """An IMAGE (batch, height, width, 3 or 4) as PIL pictures; a MASK makes what it covers transparent."""
+    """An IMAGE (batch, height, width, 1, 3 or 4) as PIL pictures; a MASK makes what it covers transparent as well."""
     pictures = []
     for index, pixels in enumerate(batch):
-        picture = Image.fromarray((pixels.float().cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8))
+        values = (pixels.float().cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
+        picture = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
         if mask is not None:
             covered = mask[min(index, len(mask) - 1)].float().cpu().numpy()
-            alpha = Image.fromarray(((1 - covered) * 255).round().clip(0, 255).astype(np.uint8))
+            shown = Image.fromarray(((1 - covered) * 255).round().clip(0, 255).astype(np.uint8))
             picture = picture.convert("RGBA")
-            picture.putalpha(alpha.resize(picture.size, Image.Resampling.BILINEAR))
+            shown = shown.resize(picture.size, Image.Resampling.BILINEAR)
+            picture.putalpha(ImageChops.multiply(picture.getchannel("A"), shown))
         pictures.append(picture)
     return pictures
 
@@ -242,8 +244,10 @@ def source_metadata(graph: dict | None, node_id: str, name: str) -> dict[str, st
     if source.get("class_type") == "SenseNovaCoreFlowMatchSampler":
         return {"prompt": json.dumps({link[0]: source})}
     if source.get("class_type") == "LoadImage" and isinstance(source["inputs"].get("image"), str):
-        with Image.open(folder_paths.get_annotated_filepath(source["inputs"]["image"])) as picture:
-            return {key: value for key, value in picture.info.items() if isinstance(value, str)}
+        path = Path(folder_paths.get_annotated_filepath(source["inputs"]["image"]))
+        if path.is_file():
+            with Image.open(path) as picture:
+                return {key: value for key, value in picture.info.items() if isinstance(value, str)}
     return {}
 
 

@@ -26,7 +26,8 @@ class References:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation so far: its messages, and the images that its <image> stand for."""
+    """A conversation so far: its messages, the images that its <image> stand for, and the budget of each image."""
 
     messages: tuple[Message, ...] = ()
     images: tuple[Image.Image, ...] = ()
+    max_pixels: tuple[int | None, ...] = ()

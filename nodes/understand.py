@@ -1,11 +1,18 @@
 """Questions about images, and chat."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..sensenova_core.prompt import IMAGE_PLACEHOLDER, Message
 from . import host
 from .decoding import decoding_input, decoding_settings, penalty_input
 from .sockets import CATEGORY, Chat, History, Images, Model, References
+
+ENDINGS = {
+    "cut": "\n[cut by max_tokens: raise it for more]",
+    "context": "\n[cut: the model's context is full; ask with fewer or smaller images, or a shorter history]",
+}
 
 
 class Understand(io.ComfyNode):
@@ -59,14 +66,14 @@ class Understand(io.ComfyNode):
         images = images or References()
         chat = asked(history or Chat(), question, images, system_message)
         settings = decoding_settings(decoding, max_tokens, repetition_penalty)
-        conversation = model.engine.conversation(chat.messages, chat.images, images.max_pixels)
+        conversation = model.engine.conversation(chat.messages, chat.images, chat.max_pixels)
         progress = host.TextProgress(max_tokens)
         model.make_ready(model.engine.reading_bytes(len(conversation.ids) + max_tokens))
         for answer in model.engine.understand(conversation, settings=settings):
             progress.report(answer.text)
-        cut = f"\n[cut at {max_tokens} tokens: raise max_tokens for more]" if answer.ended == "cut" else ""
-        progress.finish(answer.text + cut)
-        return io.NodeOutput(answer.text, Chat((*chat.messages, Message("assistant", answer.text)), chat.images))
+        progress.finish(answer.text + ENDINGS.get(answer.ended, ""))
+        messages = (*chat.messages, Message("assistant", answer.text))
+        return io.NodeOutput(answer.text, replace(chat, messages=messages))
 
 
 def asked(chat: Chat, question: str, images: References, system_message: str) -> Chat:
@@ -76,4 +83,5 @@ def asked(chat: Chat, question: str, images: References, system_message: str) ->
         messages = (Message("system", system_message.strip()),)
     missing = len(images.images) - question.count(IMAGE_PLACEHOLDER)
     text = f"{IMAGE_PLACEHOLDER}\n" * missing + question
-    return Chat((*messages, Message("user", text)), (*chat.images, *images.images))
+    budgets = (images.max_pixels,) * len(images.images)
+    return Chat((*messages, Message("user", text)), (*chat.images, *images.images), (*chat.max_pixels, *budgets))

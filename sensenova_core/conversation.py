@@ -14,7 +14,8 @@ from .tokenizer import TURN_END
 class Answer:
     """An answer as far as it has been written. piece: what is new; text, ids: all so far.
 
-    ended: None while it goes on, then "end", or "cut" where the token limit ended it. The last text is stripped.
+    ended: None while it goes on, then "end", "cut" (by the token limit) or "context" (it is full). The last text is
+    stripped.
     """
 
     piece: str
@@ -28,9 +29,10 @@ def answer(
 ) -> Iterator[Answer]:
     """Answer a conversation, token by token. Only what differs from the conversation held before is read."""
     context, hidden = reader.resume(conversation, BLOCK_TOKENS)
-    stop, ids, text, ended = {prompts.tokenizer.ids[TURN_END]}, [], "", "cut"
+    stop, ids, text = {prompts.tokenizer.ids[TURN_END]}, [], ""
     stream = TextStream(prompts.tokenizer.decode)
     limit = min(settings.max_tokens, prompts.room_after(conversation))
+    ended = "cut" if limit == settings.max_tokens else "context"
     for chosen in decode(reader, context, hidden, choose, stop, set(), limit):
         if not chosen.read:
             ended = "end"

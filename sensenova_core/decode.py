@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import SettingsError, check_count, check_number
+from .errors import SenseNovaError, SettingsError, check_count, check_number
 from .prefix import Context
 from .reader import Reader
+from .sampling import MAX_SEED
 
 # (float32 logits (vocabulary,), tokens chosen so far) -> token
 Choose = Callable[[Tensor, list[int]], int]
@@ -23,7 +24,7 @@ class DecodingSettings:
     """How text is written. Checked when made; raises SettingsError.
 
     sample: False takes the likeliest token each time, and nothing below matters but max_tokens and repetition_penalty.
-    temperature: over 0. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: over 0; 1 is off.
+    temperature: 0.01 to 100. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: 0.01 to 100; 1 is off.
     """
 
     max_tokens: int = 512
@@ -35,10 +36,13 @@ class DecodingSettings:
     seed: int = 42
 
     def __post_init__(self):
-        for name, least in (("max_tokens", 1), ("top_k", 0), ("seed", 0)):
-            check_count(name, getattr(self, name), least)
+        for name, least, most in (("max_tokens", 1, None), ("top_k", 0, None), ("seed", 0, MAX_SEED)):
+            check_count(name, getattr(self, name), least, most)
         for name in ("temperature", "repetition_penalty", "top_p"):
             check_number(name, getattr(self, name), "a number over 0", over=0)
+        for name in ("temperature", "repetition_penalty"):
+            if not 0.01 <= getattr(self, name) <= 100:
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; give a number from 0.01 to 100")
         if self.top_p > 1:
             raise SettingsError(f"top_p is {self.top_p!r}; give a number over 0 and up to 1")
 
@@ -48,8 +52,14 @@ class DecodingSettings:
 
         def choose(logits: Tensor, chosen: list[int]) -> int:
             logits = _penalised(logits, chosen, self.repetition_penalty)
+            best, likeliest = logits.max(-1)
+            if not math.isfinite(best):
+                raise SenseNovaError(
+                    f"the model's logits hold {float(best)} after {len(chosen)} tokens; "
+                    "try dtype float32, another attention backend, or check the checkpoint for damage"
+                )
             if not self.sample:
-                return int(logits.argmax())
+                return int(likeliest)
             likelihood = _narrowed(logits / self.temperature, self.top_k, self.top_p).softmax(-1).cpu()
             return int(torch.multinomial(likelihood, 1, generator=generator))
 

@@ -18,13 +18,13 @@ from .tokenizer import IMAGE_END, IMAGE_START, TURN_END
 class DocumentSettings:
     """How a document is made. Checked when made; raises SettingsError.
 
-    sizes: (width, height) of each image in order; a single one serves all. think: reason first, and draw while
-    reasoning. max_images: 0 for text alone; an image beyond it ends the document. decoding.max_tokens counts text only.
-    system: the system message; None is the trained one.
+    sizes: (width, height) of each image in order; a single one serves all, and none is the size of `sampling`.
+    think: reason first, and draw while reasoning. max_images: 0 for text alone; an image beyond it ends the document.
+    decoding.max_tokens counts text only. system: the system message; None is the trained one.
     """
 
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    sizes: tuple[tuple[int, int], ...] = ((1536, 1536),)
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(1536, 1536))
+    sizes: tuple[tuple[int, int], ...] = ()
     decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=8192))
     max_images: int = 10
     think: bool = False
@@ -34,7 +34,9 @@ class DocumentSettings:
         check_count("max_images", self.max_images, 0)
         if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
             raise SettingsError(f"sizes are {self.sizes!r}; give (width, height) of each image")
-        if not self.sizes or (len(self.sizes) > 1 and len(self.sizes) < self.max_images):
+        if self.sampling.batch_size != 1:
+            raise SettingsError(f"batch_size is {self.sampling.batch_size}; a document's images are drawn one by one")
+        if 1 < len(self.sizes) < self.max_images:
             raise SettingsError(
                 f"{len(self.sizes)} sizes for up to {self.max_images} images; give one for all, or one for each"
             )
@@ -47,8 +49,9 @@ class DocumentSettings:
 
     def of_image(self, index: int) -> SamplingSettings:
         """How the image of that index (from 0) is drawn."""
-        width, height = self.sizes[0] if len(self.sizes) == 1 else self.sizes[index]
-        return replace(self.sampling, width=width, height=height, batch_size=1)
+        sizes = self.sizes or ((self.sampling.width, self.sampling.height),)
+        width, height = sizes[0] if len(sizes) == 1 else sizes[index]
+        return replace(self.sampling, width=width, height=height)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class End:
-    """Why the document ended: "end" (the model's own), "max_tokens" (or the context is full), "max_images"."""
+    """Why the document ended: "end" (the model's own), "max_tokens", "max_images", "context" (it is full)."""
 
     reason: str
 
@@ -112,10 +115,11 @@ class Writer:
                 return
             if token == ids[IMAGE_START]:
                 yield from _left(stream)
-                if images < self.settings.max_images and not self._has_room(self._image_tokens(images)):
-                    break
                 if images == self.settings.max_images:
                     yield End("max_images")
+                    return
+                if not self._has_room(self._image_tokens(images)):
+                    yield End("context")
                     return
                 for step in self._draw(images):
                     yield Drawing(images, step)
@@ -126,7 +130,7 @@ class Writer:
             if text := stream.push(token):
                 yield Text(text)
         yield from _left(stream)
-        yield End("max_tokens")
+        yield End("max_tokens" if len(chosen) == self.settings.decoding.max_tokens else "context")
 
     def _has_room(self, tokens: int) -> bool:
         return self.full.tokens + tokens <= self.max_context
@@ -150,7 +154,9 @@ class Writer:
         )
         for step in denoiser.steps():
             yield step
-        self._read_back(step.pixels(), denoiser.rows, denoiser.columns)
+        pixels, rows, columns = step.pixels(), denoiser.rows, denoiser.columns
+        del prefixes, denoiser, step  # they hold buffers that are about to be replaced by larger ones
+        self._read_back(pixels, rows, columns)
 
     def _read_back(self, pixels: Tensor, rows: int, columns: int) -> None:
         embedded = self.reader.embed_drawn(pixels)[0]

@@ -1,7 +1,6 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -20,12 +19,13 @@ from .flow import Guidance
 from .images import ReferenceImage, edit_pixel_limits, reference_image, understanding_pixel_limits
 from .memory import MODES_IN_EFFECT, check_mode, parse_max_memory
 from .model import SenseNovaU1, attention_kernel
+from .prefix import BLOCK_TOKENS
 from .prompt import Conditioning, Message, PromptBuilder
 from .prompt import Sequence as Tokens
 from .reader import Reader
-from .sampling import Denoiser, SamplingSettings, Step, reading_bytes, working_bytes
+from .sampling import Denoiser, SamplingSettings, Step, kv_bytes, reading_bytes, working_bytes
 from .thinking import MAX_THINK_TOKENS
-from .tokenizer import IMAGE_SLOT, Tokenizer
+from .tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_IMAGES = 10
@@ -81,8 +81,8 @@ class Engine:
         self.attention = attention
         self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
         self.tokenizer = Tokenizer(self.path, self.config.decoder.vocab_size)
-        self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions)
-        self.reader = Reader(self.model, self._kernel, self.tokenizer.ids[IMAGE_SLOT])
+        self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
+        self.reader = Reader(self.model, self._kernel)
 
     def working_bytes(self, conditioning: Conditioning, settings: SamplingSettings) -> int:
         """Device memory that sampling needs beside the weights, estimated from above."""
@@ -94,11 +94,14 @@ class Engine:
 
     def document_bytes(self, settings: DocumentSettings, images: int) -> int:
         """The same for a document with up to `settings.max_images` pictures, begun from `images` of them."""
-        drawn = math.prod(settings.sampling.grid(self.config))
+        drawn = settings.of_image(0).tokens(self.config)
         read = images * edit_pixel_limits(images)[1] // self.config.token_pixels**2
-        tokens = 2 * (read + settings.max_images * drawn) + min(settings.decoding.max_tokens, 4096)
-        working = working_bytes(self.config, settings.sampling, 0, self.weights.compute_dtype.itemsize)
-        return self.reading_bytes(tokens) + working
+        tokens = min(2 * (read + settings.max_images * drawn), 2 * self.prompts.max_tokens)
+        itemsize = self.weights.compute_dtype.itemsize
+        kept = kv_bytes(self.config, tokens + BLOCK_TOKENS, itemsize)
+        return (
+            kept + self.reading_bytes(max(read, drawn)) + working_bytes(self.config, settings.of_image(0), 0, itemsize)
+        )
 
     def place(self) -> None:
         """Bring the weights from the files to the device, unless they are there."""
@@ -125,8 +128,6 @@ class Engine:
         `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
-        if len(images) > MAX_IMAGES:
-            raise PromptError(f"{len(images)} reference images; give at most {MAX_IMAGES}")
         references = self._references(images, edit_pixel_limits(len(images)), max_pixels)
         return self.prompts.picture(prompt, references, think_text)
 
@@ -143,11 +144,17 @@ class Engine:
         cancels. choose: a way to choose tokens in place of the settings' own.
         """
         settings = settings or DecodingSettings(max_tokens=MAX_THINK_TOKENS)
+        self._check_vocabulary(conditioning)
+        choose = choose or settings.chooser()
         with torch.inference_mode():
             self.weights.place()
-            return thinking.think(
-                self.reader, self.prompts, conditioning, settings, choose or settings.chooser(), on_text
-            )
+            dropped = self.weights.times_dropped
+
+            def show(piece: str) -> None:
+                on_text(piece)
+                self._check_still_placed(dropped)
+
+            return thinking.think(self.reader, self.prompts, conditioning, settings, choose, show)
 
     def sample(
         self,
@@ -185,22 +192,24 @@ class Engine:
                 "cfg_norm cfg_zero_star is for text to image only, where there is one unconditional branch to rescale; "
                 "choose none, global or channel for an edit"
             )
-        if conditioning.vocabulary != self.prompts.vocabulary:
-            raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
+        self._check_vocabulary(conditioning)
         return self._running(lambda: self._steps(conditioning, settings))
 
     def _steps(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
         branches = settings.guidance.branches_needed(conditioning.is_edit, settings.times()[:-1].tolist())
-        prefixes = {branch: self.reader.prefix(conditioning.sequences[branch]) for branch in branches}
+        prefixes = self.reader.prefixes_of({branch: conditioning.sequences[branch] for branch in branches})
         return Denoiser(self.model, prefixes, settings, self._kernel, conditioning.is_edit).steps()
 
     def conversation(
-        self, messages: str | Sequence[Message], images: Sequence[Image.Image] = (), max_pixels: int | None = None
+        self,
+        messages: str | Sequence[Message],
+        images: Sequence[Image.Image] = (),
+        max_pixels: int | Sequence[int | None] | None = None,
     ) -> Tokens:
         """Make a question, or messages that end with the user's, ready to be answered.
 
         Every <image> in the user's texts is filled in order; images without one go before the last text.
-        max_pixels: a limit on the size of each image, for speed. Raises PromptError.
+        max_pixels: a limit on the size of every image, or of each, for speed. Raises PromptError.
         """
         if isinstance(messages, str):
             messages = [Message("user", messages)]
@@ -236,7 +245,7 @@ class Engine:
         Raises PromptError or SettingsError at the call, before any work.
         """
         settings = settings or DocumentSettings()
-        for index in range(len(settings.sizes)):
+        for index in range(max(1, len(settings.sizes))):
             settings.of_image(index).check_size(self.config)
         references = self._references(images, edit_pixel_limits(len(images)), max_pixels)
         sequences = self.prompts.document(prompt, references, settings.system_text, settings.think)
@@ -252,15 +261,35 @@ class Engine:
         dropped = self.weights.times_dropped
         for result in start():
             yield result
-            if self.weights.times_dropped != dropped:
-                raise SenseNovaError("the model's memory was given back during this run; start it again")
+            self._check_still_placed(dropped)
+
+    def _check_still_placed(self, dropped: int) -> None:
+        """dropped: how often the weights had been dropped when the run began."""
+        if self.weights.times_dropped != dropped:
+            raise SenseNovaError("the model's memory was given back during this run; start it again")
+
+    def _check_vocabulary(self, conditioning: Conditioning) -> None:
+        if conditioning.vocabulary != self.prompts.vocabulary:
+            raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
 
     def _references(
-        self, images: Sequence[Image.Image], limits: tuple[int, int], max_pixels: int | None
+        self,
+        images: Sequence[Image.Image],
+        limits: tuple[int, int],
+        max_pixels: int | Sequence[int | None] | None,
     ) -> tuple[ReferenceImage, ...]:
-        if max_pixels is not None:
-            check_count("max_pixels", max_pixels, 1)
-        return tuple(reference_image(image, self.config.token_pixels, *limits, max_pixels) for image in images)
+        if not isinstance(images, list | tuple) or not all(isinstance(image, Image.Image) for image in images):
+            raise PromptError(f"images is a {type(images).__name__}; give a list of PIL images")
+        if len(images) > MAX_IMAGES:
+            raise PromptError(f"{len(images)} images; give at most {MAX_IMAGES}")
+        budgets = max_pixels if isinstance(max_pixels, list | tuple) else [max_pixels] * len(images)
+        for budget in budgets:
+            if budget is not None:
+                check_count("max_pixels", budget, 1)
+        side = self.config.token_pixels
+        return tuple(
+            reference_image(image, side, *limits, budget) for image, budget in zip(images, budgets, strict=True)
+        )
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:

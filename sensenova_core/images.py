@@ -81,7 +81,7 @@ def seeds_of(image: Image.Image) -> frozenset[int]:
 
 
 def _is_sampler(node: dict) -> bool:
-    return node.get("class_type") == "SenseNovaCoreFlowMatchSampler"
+    return node.get("class_type") in ("SenseNovaCoreFlowMatchSampler", "SenseNovaCoreInterleave")
 
 
 def edit_pixel_limits(images: int) -> tuple[int, int]:
@@ -96,6 +96,8 @@ def understanding_pixel_limits() -> tuple[int, int]:
 
 def flattened(image: Image.Image) -> Image.Image:
     """RGB; transparency of RGBA on white. 16-bit greys are scaled to 8 bits, which PIL itself would clip."""
+    if image.mode in ("La", "RGBa"):  # premultiplied, which PIL converts to its plain twin only
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

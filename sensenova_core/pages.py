@@ -2,11 +2,11 @@
 
 import html
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -89,7 +89,9 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
 
 
 def _markdown(document: Document) -> str:
-    return _rendered(document, text=lambda text: text, image=lambda n: f"\n\n![image {n}](image_{n}.png)\n\n")
+    return _rendered(
+        document, text=lambda text: text.replace("<", "&lt;"), image=lambda n: f"\n\n![image {n}](image_{n}.png)\n\n"
+    )
 
 
 def _html(document: Document) -> str:
@@ -136,9 +138,19 @@ def page(document: Document) -> Image.Image:
 
 
 def _lines(text: str, font) -> list[str]:
-    """Cut a paragraph to the width of the page; a wide script takes fewer characters a line."""
-    longest = max(1, round((_WIDTH - 2 * _MARGIN) * len(text) / max(font.getlength(text), 1)))
-    return wrap(text, longest) or [""]
+    """Cut a paragraph to the width of the page: at spaces where there are any, else between characters."""
+    lines, width = [""], _WIDTH - 2 * _MARGIN
+    for word in re.findall(r"\s+|[^\s\u2e80-\uffff]+|\S", text):  # letters of wide scripts stand alone
+        if font.getlength(lines[-1] + word) <= width:
+            lines[-1] += word
+            continue
+        if lines[-1].strip():
+            lines.append("")
+        for letter in word.lstrip():
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line.rstrip() for line in lines]
 
 
 def _font():

@@ -1,6 +1,7 @@
 """What has been read, as attention sees it: every layer's keys and values, and how new tokens attend to them."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -160,12 +161,17 @@ class RecentlyUsed(Generic[Held]):
             self._held.move_to_end(key)
         return self._held.get(key)
 
-    def put(self, key: str, value: Held) -> None:
-        """Keep `value`, forgetting the least recently used while more than the limit is held."""
+    def put(self, key: str, value: Held, needed: Collection[str] = ()) -> None:
+        """Keep `value`, forgetting the least recently used while more than the limit is held.
+
+        needed: keys that are used together with this one, and stay whatever the limit.
+        """
         self._held[key] = value
         self._held.move_to_end(key)
-        while len(self._held) > 1 and self.nbytes > self.limit_bytes:
-            self._held.popitem(last=False)
+        for other in [other for other in self._held if other != key and other not in needed]:
+            if self.nbytes <= self.limit_bytes:
+                return
+            del self._held[other]
 
     @property
     def nbytes(self) -> int:

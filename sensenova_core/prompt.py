@@ -38,11 +38,12 @@ def _protocol() -> dict[str, str]:
 class Sequence:
     """What one branch reads. ids: int64 (tokens,); positions: int64 (3, tokens), rows time, row, column.
 
-    images: those that fill its image slots, in order.
+    slots: bool (tokens,), where an image's tokens stand. images: those that fill the slots, in order.
     """
 
     ids: Tensor
     positions: Tensor
+    slots: Tensor
     images: tuple[ReferenceImage, ...] = ()
 
     @property
@@ -59,9 +60,11 @@ class Sequence:
 
     def followed_by(self, ids: list[int]) -> "Sequence":
         """The same with text tokens appended."""
-        more = text_positions(self.last_t + 1, len(ids))
         return replace(
-            self, ids=torch.cat([self.ids, torch.tensor(ids)]), positions=torch.cat([self.positions, more], 1)
+            self,
+            ids=torch.cat([self.ids, torch.tensor(ids, dtype=torch.int64)]),
+            positions=torch.cat([self.positions, text_positions(self.last_t + 1, len(ids))], 1),
+            slots=torch.cat([self.slots, torch.zeros(len(ids), dtype=torch.bool)]),
         )
 
 
@@ -110,15 +113,15 @@ class Message:
 
 
 class PromptBuilder:
-    """Sequences for one tokenizer and context length."""
+    """Sequences for one tokenizer, context length and side in pixels of an image token."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int):
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, side: int):
+        self.tokenizer, self.max_tokens, self.side = tokenizer, max_tokens, side
 
     @property
     def vocabulary(self) -> str:
-        """Equal for models that read the same tokens."""
-        return self.tokenizer.key
+        """Equal for models that read the same tokens of text and images."""
+        return f"{self.tokenizer.key}/{self.side}"
 
     def picture(
         self, prompt: str, images: tuple[ReferenceImage, ...] = (), think_text: str | None = None
@@ -156,7 +159,7 @@ class PromptBuilder:
         self, prompt: str, images: tuple[ReferenceImage, ...], system: str, think: bool
     ) -> tuple[Sequence, Sequence]:
         """The full branch and the images-only branch of a document of text and pictures, up to where it begins."""
-        asked = _turn(_placed(_filled(clean(prompt), len(images)), iter(images)))
+        asked, system = _turn(_placed(_filled(clean(prompt), len(images)), iter(images))), clean(system)
         opening = [] if think else markup(NO_THINKING)
         return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
 
@@ -178,7 +181,7 @@ class PromptBuilder:
 
     def room_after(self, sequence: Sequence) -> int:
         """Tokens that the context still holds after a sequence, an image's opening set aside; at least 1."""
-        return max(1, self.max_tokens - len(sequence.ids) - len(AFTER_THINKING) - 1)
+        return max(1, self.max_tokens - len(sequence.ids) - len(self.tokenizer.encode([AFTER_THINKING])) - 1)
 
     def sequence(self, pieces: Iterable[Piece]) -> Sequence:
         """Tokens and positions of pieces. Raises PromptError if they exceed the context."""
@@ -197,7 +200,8 @@ class PromptBuilder:
             )
         grids = tuple((image.rows, image.columns) for image in images)
         special = self.tokenizer.ids
-        return Sequence(ids, positions(ids, special[IMAGE_START], special[IMAGE_SLOT], grids), tuple(images))
+        slots = ids == special[IMAGE_SLOT]
+        return Sequence(ids, positions(ids, special[IMAGE_START], special[IMAGE_SLOT], grids), slots, tuple(images))
 
 
 def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[tuple[int, int], ...]) -> Tensor:

@@ -1,5 +1,7 @@
 """Runs the understanding expert: over whole sequences, token by token, and over images that were just drawn."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,8 @@ EMBEDDING_CACHE_BYTES = 2**28  # the same reference as embedded tokens takes 34 
 class Reader:
     """Holds what has been read, by content, until `forget`."""
 
-    def __init__(self, model: SenseNovaU1, kernel: Kernel, slot_id: int):
-        """slot_id: the token that stands for one image token."""
-        self.model, self.kernel, self.slot_id = model, kernel, slot_id
+    def __init__(self, model: SenseNovaU1, kernel: Kernel):
+        self.model, self.kernel = model, kernel
         self.prefixes: RecentlyUsed[Prefix] = RecentlyUsed(PREFIX_CACHE_BYTES)
         self.embeddings: RecentlyUsed[Tensor] = RecentlyUsed(EMBEDDING_CACHE_BYTES)
         self.held: tuple[Sequence, Context] | None = None
@@ -30,11 +31,19 @@ class Reader:
 
     def prefix(self, sequence: Sequence) -> Prefix:
         """The prefix of a sequence, read now unless it is still held."""
-        prefix = self.prefixes.get(sequence.key)
-        if prefix is None:
-            prefix = self.open(sequence)[0].prefix()
-            self.keep(sequence, prefix)
-        return prefix
+        return self.prefixes_of({"": sequence})[""]
+
+    def prefixes_of(self, sequences: Mapping[str, Sequence]) -> dict[str, Prefix]:
+        """The prefixes of sequences that are used together; all of them stay held, however large."""
+        keys = {name: sequence.key for name, sequence in sequences.items()}
+        found = {}
+        for name, sequence in sequences.items():
+            prefix = self.prefixes.get(keys[name])
+            if prefix is None:
+                prefix = self.open(sequence)[0].prefix()
+                self.prefixes.put(keys[name], prefix, needed=keys.values())
+            found[name] = prefix
+        return found
 
     def keep(self, sequence: Sequence, prefix: Prefix) -> None:
         """Have `prefix` found by all who read `sequence`."""
@@ -51,7 +60,9 @@ class Reader:
             return self.open(sequence, more)
         held, context = self.held
         self.held = None  # the context is about to change
-        kept = min(_common_tokens(held, sequence, self.slot_id), len(sequence.ids) - 1)
+        kept = min(_common_tokens(held, sequence), len(sequence.ids) - 1)
+        if kept < context.tokens // 2:
+            return self.open(sequence, more)  # little is shared: do not hold the larger buffers for it
         context.truncate(kept, int(sequence.positions[0, kept - 1]) if kept else -1)
         return context, self.read_on(context, sequence)
 
@@ -65,7 +76,7 @@ class Reader:
     def read_on(self, context: Context, sequence: Sequence) -> Tensor:
         """Read what `context` lacks of `sequence`, whose beginning it holds; the last hidden state (1, hidden)."""
         start = context.tokens
-        ids, slots = sequence.ids[start:], sequence.ids == self.slot_id
+        ids, slots = sequence.ids[start:], sequence.slots
         x = self.model.understanding.embed_tokens(ids.to(self.model.device))  # (tokens, hidden)
         if slots[start:].any():
             images = torch.cat([self.embed(image) for image in sequence.images])
@@ -116,12 +127,12 @@ class Reader:
         return hidden[:, -1]
 
 
-def _common_tokens(held: Sequence, new: Sequence, slot_id: int) -> int:
+def _common_tokens(held: Sequence, new: Sequence) -> int:
     """How many tokens both begin with, cut back to before an image that they do not share."""
     length = min(len(held.ids), len(new.ids))
     same = (held.ids[:length] == new.ids[:length]) & (held.positions[:, :length] == new.positions[:, :length]).all(0)
     common = length if same.all() else int(same.logical_not().nonzero()[0])
-    slots = (new.ids == slot_id).nonzero().flatten().split([image.tokens for image in new.images])
+    slots = new.slots.nonzero().flatten().split([image.tokens for image in new.images])
     for index, (image, span) in enumerate(zip(new.images, slots, strict=True)):
         shared = index < len(held.images) and held.images[index].key == image.key
         if span[0] < common and not (shared and span[-1] < common):

@@ -84,9 +84,14 @@ class SamplingSettings:
 
 def reading_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
     """Device memory for reading or writing `tokens` beside the weights, from above: keys, values, activations."""
+    one_layer = kv_bytes(config, tokens, itemsize) // config.decoder.num_layers  # a growing layer exists twice
+    return kv_bytes(config, tokens, itemsize) + one_layer + tokens * _layer_bytes(config, itemsize)
+
+
+def kv_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
+    """Keys and values of `tokens` in all layers."""
     decoder = config.decoder
-    kv = 2 * decoder.num_kv_heads * decoder.head_dim * itemsize * decoder.num_layers
-    return tokens * (2 * kv + _layer_bytes(config, itemsize))  # a growing buffer is copied once in between
+    return tokens * 2 * decoder.num_kv_heads * decoder.head_dim * itemsize * decoder.num_layers
 
 
 def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens: int, itemsize: int) -> int:
@@ -96,9 +101,8 @@ def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens
     """
     decoder, branches = config.decoder, 3
     tokens = math.prod(settings.grid(config)) * settings.batch_size
-    kv = 2 * decoder.num_kv_heads * decoder.head_dim * itemsize  # of one token in one layer
-    prefixes = prefix_tokens * kv * decoder.num_layers
-    buffers = (prefix_tokens * settings.batch_size + branches * tokens) * kv
+    prefixes = kv_bytes(config, prefix_tokens, itemsize)
+    buffers = kv_bytes(config, prefix_tokens * settings.batch_size + branches * tokens, itemsize) // decoder.num_layers
     image = 8 * 4 * config.token_values  # noise, z, guesses, velocities and the picture, in float32
     rows = max(branches * tokens, prefix_tokens)  # of one pass: drawing, or reading before it
     return prefixes + buffers + rows * _layer_bytes(config, itemsize) + tokens * image

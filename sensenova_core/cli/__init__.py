@@ -1,6 +1,7 @@
 """The command line: `sensenova generate`, `chat`, `interleave`, `inspect`."""
 
 import argparse
+import io
 import logging
 import sys
 
@@ -11,6 +12,9 @@ from . import chat, generate, inspect, interleave
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status. A user's mistake is one line on standard error and status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the letters of an answer must not end it
     logging.basicConfig(format="sensenova: %(levelname)s: %(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(
         prog="sensenova", description="SenseNova-U1 and U1.5: draw, edit, ask, write illustrated documents."

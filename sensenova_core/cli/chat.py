@@ -2,9 +2,11 @@
 
 import sys
 
+from ..errors import PromptError, SettingsError
 from .models import add_running_options, open_engine, open_images
 from .options import add_text_options, decoding_settings
 
+IMAGE_PLACEHOLDER = "<image>"
 HELP = "Ask something. /image FILE adds a picture to the next question; an empty line or Ctrl-D ends."
 
 
@@ -22,31 +24,36 @@ def add_parser(commands) -> None:
 
 def run(options) -> int:
     settings, images = decoding_settings(options), open_images(options.image)
+    engine, messages = open_engine(options, place=False), _opening(options)
     if options.prompt is not None:
-        return _ask(open_engine(options), _opening(options), options.prompt, images, settings, options.max_pixels)[0]
-    engine, messages, new = open_engine(options), _opening(options), list(images)
+        _ask(engine, messages, options.prompt, images, settings, options.max_pixels)
+        return 0
     print(HELP)
-    held: list = []
+    held, new = [], list(images)
     for line in _lines():
-        if line.startswith("/image "):
-            new += open_images([line.removeprefix("/image ").strip()])
+        try:
+            if line.startswith("/image "):
+                new += open_images([line.removeprefix("/image ").strip()])
+                continue
+            missing = len(new) - line.count(IMAGE_PLACEHOLDER)
+            question = f"{IMAGE_PLACEHOLDER}\n" * missing + line
+            messages = _ask(engine, messages, question, held + new, settings, options.max_pixels)
+        except PromptError as error:  # a mistyped line does not end the conversation
+            print(f"sensenova: {error}", file=sys.stderr)
             continue
-        missing = len(new) - line.count("<image>")
-        _, messages = _ask(engine, messages, "<image>\n" * missing + line, held + new, settings, options.max_pixels)
         held, new = held + new, []
     return 0
 
 
 def ask_once(options) -> int:
     """`sensenova generate` with a text modality."""
-    from ..errors import SettingsError
-
     if options.modality == "img2text" and not options.image:
         raise SettingsError("--modality img2text needs --image; give the picture to ask about")
     if options.modality == "text2text" and options.image:
         raise SettingsError("--modality text2text takes no --image; use img2text, or leave it out")
     settings, images = decoding_settings(options), open_images(options.image)
-    return _ask(open_engine(options), [], options.prompt, images, settings, options.max_pixels)[0]
+    _ask(open_engine(options, place=False), [], options.prompt, images, settings, options.max_pixels)
+    return 0
 
 
 def _opening(options) -> list:
@@ -55,8 +62,8 @@ def _opening(options) -> list:
     return [Message("system", options.system_message)] if options.system_message else []
 
 
-def _ask(engine, messages: list, question: str, images: list, settings, max_pixels: int | None) -> tuple[int, list]:
-    """Print the answer while it is written; returns the exit status and the conversation with it."""
+def _ask(engine, messages: list, question: str, images: list, settings, max_pixels: int | None) -> list:
+    """Print the answer while it is written; returns the conversation with it."""
     from ..prompt import Message
 
     messages = [*messages, Message("user", question)]
@@ -66,7 +73,9 @@ def _ask(engine, messages: list, question: str, images: list, settings, max_pixe
     print()
     if answer.ended == "cut":
         print(f"[cut at {settings.max_tokens} tokens: raise --max-tokens for more]", file=sys.stderr)
-    return 0, [*messages, Message("assistant", answer.text)]
+    elif answer.ended == "context":
+        print("[cut: the model's context is full]", file=sys.stderr)
+    return [*messages, Message("assistant", answer.text)]
 
 
 def _lines():

@@ -1,6 +1,6 @@
 """A document's events -> text and progress bars on the terminal, and the document."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ..document import Drawing, End, Event, Text
 from ..pages import Document, DocumentBuilder
@@ -11,7 +11,7 @@ def collect(events: Iterable[Event]) -> Document:
     from tqdm import tqdm
 
     builder, bar = DocumentBuilder(), None
-    for event in events:
+    for event in _until_interrupted(events):
         builder.add(event)
         if isinstance(event, Text):
             print(event.text, end="", flush=True)
@@ -25,3 +25,11 @@ def collect(events: Iterable[Event]) -> Document:
         elif isinstance(event, End):
             print()
     return builder.document()
+
+
+def _until_interrupted(events: Iterable[Event]) -> Iterator[Event]:
+    """Ctrl-C ends a document instead of losing it."""
+    try:
+        yield from events
+    except KeyboardInterrupt:
+        yield End("interrupted")

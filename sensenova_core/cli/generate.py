@@ -1,14 +1,23 @@
 """`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
 import logging
-import os
 from pathlib import Path
 
 from ..errors import SettingsError
+from ..tokenizer import THINK_END
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
 from .models import add_running_options, open_engine, pick_device
-from .options import PICTURE_OPTIONS, add_interval_option, add_options, add_text_options, decoding_settings
+from .options import (
+    PICTURE_OPTIONS,
+    add_interval_option,
+    add_options,
+    add_reference_options,
+    add_text_options,
+    check_folder,
+    check_reference_options,
+    decoding_settings,
+)
 
 MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -39,15 +48,18 @@ def add_parser(commands) -> None:
         "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
     )
     parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png (default: .)")
+    add_reference_options(parser)
     parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
     parser.set_defaults(run=run)
 
 
 def run(options) -> int:
+    check_reference_options(options)
     if options.modality in ("img2text", "text2text"):
         return chat.ask_once(options)
     jobs, output = read_jobs(options), Path(options.output)
     check_output(output, len(jobs))
+    reasoning = decoding_settings(options, options.max_think_tokens) if options.think else None
     from ..profile import Profile
 
     profile = Profile(pick_device(options.device))
@@ -59,7 +71,7 @@ def run(options) -> int:
         engine.place()
     for job, conditioning in zip(jobs, conditionings, strict=True):
         with profile.generating(job.settings.batch_size, job.settings.tokens(engine.config)):
-            conditioning = _thought(engine, conditioning, options)
+            conditioning = _thought(engine, conditioning, reasoning, options.print_think)
             image = _drawn(engine, conditioning, job, profile)
         for path in save(image, job, conditioning.think_text, output, options.model):
             print(path)
@@ -77,21 +89,23 @@ def check_output(output: Path, jobs: int) -> None:
         raise SettingsError(f"--output {output} is one file for {jobs} prompts; give a folder")
     if not one_file and (output.suffix.lower() in OTHER_PICTURES or output.is_file()):
         raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
-    folder = output.absolute().parent if one_file else output.absolute()
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise SettingsError(f"--output {output}: {existing} cannot be written to; give another folder")
+    check_folder(output.parent if one_file else output)
 
 
-def _thought(engine, conditioning, options):
-    if not options.think:
+def _thought(engine, conditioning, reasoning, shown: bool):
+    """The conditioning with reasoning by these settings inside; as it is for None."""
+    if reasoning is None:
         return conditioning
-    settings = decoding_settings(options, options.max_think_tokens)
-    shown = (lambda piece: print(piece, end="", flush=True)) if options.print_think else (lambda piece: None)
-    conditioning = engine.think(conditioning, settings, shown)
-    if options.print_think:
+    conditioning = engine.think(conditioning, reasoning, write if shown else lambda piece: None)
+    if shown:
         print()
+    if not conditioning.think_text.endswith(THINK_END):
+        log.warning("the reasoning stopped without its end; raise --max-think-tokens for more")
     return conditioning
+
+
+def write(piece: str) -> None:
+    print(piece, end="", flush=True)
 
 
 def _drawn(engine, conditioning, job: Job, profile):

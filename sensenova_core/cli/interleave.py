@@ -10,10 +10,18 @@ from .options import (
     add_interval_option,
     add_options,
     add_text_options,
+    check_folder,
     decoding_settings,
     named_size,
     sampling_settings,
 )
+
+ENDINGS = {
+    "max_tokens": "--max-tokens reached",
+    "max_images": "--max-images reached",
+    "context": "the model's context is full",
+    "interrupted": "interrupted",
+}
 
 
 def add_parser(commands) -> None:
@@ -39,18 +47,18 @@ def add_parser(commands) -> None:
 
 def run(options) -> int:
     images = open_images(options.image)
-    settings = _settings(options, images)
+    settings, folder = _settings(options, images), Path(options.output)
+    check_folder(folder)
     from ..pages import save_document
     from .events import collect
 
-    engine = open_engine(options)
+    engine = open_engine(options, place=False)
     events = engine.interleave(options.prompt, images, settings, options.max_pixels)
     document = collect(events)
-    folder = Path(options.output)
     taken = next(n for n in range(1, 10**6) if not (folder / f"{options.stem}_{n:05d}").exists())
     path = save_document(document, folder / f"{options.stem}_{taken:05d}", options.format)
     if document.ended != "end":
-        print(f"[ended by --{document.ended.replace('_', '-')}]", file=sys.stderr)
+        print(f"[ended: {ENDINGS[document.ended]}]", file=sys.stderr)
     print(path)
     return 0
 
@@ -59,11 +67,11 @@ def _settings(options, images: list):
     from ..document import DocumentSettings
     from ..sizes import INTERLEAVE_SIZES, document_size
 
-    if options.resolution and (options.width or options.height):
+    if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")
     if (options.width is None) != (options.height is None):
         raise SettingsError("--width and --height go together; give both or neither")
-    if options.width:
+    if options.width is not None:
         size = options.width, options.height
     elif options.resolution or not images:
         size = named_size(options.resolution or "1:1", INTERLEAVE_SIZES)

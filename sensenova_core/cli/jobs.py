@@ -73,7 +73,7 @@ def _size(width: int | None, height: int | None, images: list, same_size: bool) 
         automatic = images[0].size if same_size else edit_size(*images[0].size)
     if images and (width is None) != (height is None):
         raise SettingsError("an edit's width and height go together; give both or neither")
-    return width or automatic[0], height or automatic[1]
+    return automatic[0] if width is None else width, automatic[1] if height is None else height
 
 
 def _overrides(line: str) -> dict[str, Any]:

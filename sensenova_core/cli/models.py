@@ -75,6 +75,6 @@ def open_images(paths: list[str]) -> list:
             info = image.info
             images.append(ImageOps.exif_transpose(image))
             images[-1].info = info
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise PromptError(f"image {path}: {error}; give a picture file") from error
     return images

@@ -1,5 +1,7 @@
 """Options that several commands share, and the settings they make."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
@@ -49,6 +51,33 @@ def add_text_options(parser, max_tokens: int) -> None:
     add_options(parser, TEXT_OPTIONS)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise SettingsError if nothing could be written below `folder`, which need not exist yet."""
+    folder = folder.absolute()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise SettingsError(f"--output: {existing} cannot be written to; give another folder")
+
+
+def add_reference_options(parser) -> None:
+    """Flags of other tools for these models, so that their commands run here or say why not."""
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="1; several cards are not supported")
+    parser.add_argument("--enforce-eager", action="store_true", help="accepted: nothing is compiled here")
+    parser.add_argument("--enable-cpu-offload", action="store_true", help="not built yet: weights stay on the device")
+    parser.add_argument("--cache-backend", default="none", help="none; steps are not cached")
+    parser.add_argument("--enable-cache-dit-summary", action="store_true", help="accepted: there is no cache to sum up")
+
+
+def check_reference_options(options) -> None:
+    """Raise SettingsError for what those flags ask and this engine does not do."""
+    if options.tensor_parallel_size != 1:
+        raise SettingsError(f"--tensor-parallel-size {options.tensor_parallel_size}: one device only; leave it at 1")
+    if options.enable_cpu_offload:
+        raise SettingsError("--enable-cpu-offload is not built yet; leave it out, or use --device cpu")
+    if options.cache_backend.lower() != "none":
+        raise SettingsError(f"--cache-backend {options.cache_backend}: steps are never cached; leave it out")
+
+
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -78,7 +107,7 @@ def decoding_settings(options, max_tokens: int | None = None):
     from ..decode import DecodingSettings
 
     return DecodingSettings(
-        max_tokens or options.max_tokens,
+        options.max_tokens if max_tokens is None else max_tokens,
         sample=options.do_sample,
         temperature=options.temperature,
         top_k=options.top_k,
