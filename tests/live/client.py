@@ -4,11 +4,12 @@ import html
 import io
 import json
 import struct
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +124,21 @@ class Client:
     def run(self, prompt: dict[str, Any], preview_method: str = "auto") -> Run:
         id = self.queue(prompt, preview_method)
         return self.finished(id, list(self.follow(id)))
+
+    def interrupted(self, prompt: dict[str, Any], when: Callable[[Message], bool]) -> tuple[Run, list[Message], float]:
+        """Interrupt a run at the first message for which `when` holds.
+
+        Returns the run, its messages after the server had answered, and how many seconds it went on from there.
+        """
+        id, messages, acknowledged = self.queue(prompt), [], None
+        for message in self.follow(id):
+            messages.append(message)
+            if acknowledged is None and when(message):
+                self.post("/interrupt", {"prompt_id": id})
+                acknowledged, begin = len(messages), time.monotonic()
+        if acknowledged is None:
+            raise AssertionError(f"the run ended before it could be interrupted: {Run(id, messages).outcome}")
+        return Run(id, messages), messages[acknowledged:], time.monotonic() - begin
 
     def finished(self, id: str, messages: list[Message]) -> Run:
         return Run(id, messages, self.get(f"/history/{id}")[id]["outputs"])

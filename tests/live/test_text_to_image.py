@@ -60,18 +60,10 @@ def test_a_batch_draws_different_pictures_the_first_as_alone(client, first_run):
 
 
 def test_interruption_stops_within_one_step(client, first_run):
-    id = client.queue(
-        text_to_image(Resolution={"size.width": 1024, "size.height": 1024}, FlowMatchSampler={"steps": 600})
-    )
-    messages, acknowledged = [], None
-    for message in client.follow(id):
-        messages.append(message)
-        if acknowledged is None and message.type == "progress" and message.data["value"] == 3:
-            client.post("/interrupt", {"prompt_id": id})
-            acknowledged = len(messages)
-    later = [message.data["value"] for message in messages[acknowledged:] if message.type == "progress"]
-    assert later in ([], [4])  # 4 may have been on its way
-    [interruption] = Run(id, messages).of("execution_interrupted")
+    long = text_to_image(Resolution={"size.width": 1024, "size.height": 1024}, FlowMatchSampler={"steps": 600})
+    run, later, _ = client.interrupted(long, lambda message: message.type == "progress" and message.data["value"] == 3)
+    assert [message.data["value"] for message in later if message.type == "progress"] in ([], [4])  # 4: on its way
+    [interruption] = run.of("execution_interrupted")
     assert interruption["node_id"] == SAMPLER
 
     assert _pixels(client, client.run(text_to_image(FlowMatchSampler=REDRAW))) == first_run[1]
