@@ -24,7 +24,7 @@ class DecodingSettings:
     """How text is written. Checked when made; raises SettingsError.
 
     sample: False takes the likeliest token each time, and nothing below matters but max_tokens and repetition_penalty.
-    temperature: 0.01 to 100. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: 0.01 to 100; 1 is off.
+    temperature: 0.0001 to 10000. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: the same; 1 is off.
     """
 
     max_tokens: int = 512
@@ -41,8 +41,8 @@ class DecodingSettings:
         for name in ("temperature", "repetition_penalty", "top_p"):
             check_number(name, getattr(self, name), "a number over 0", over=0)
         for name in ("temperature", "repetition_penalty"):
-            if not 0.01 <= getattr(self, name) <= 100:
-                raise SettingsError(f"{name} is {getattr(self, name)!r}; give a number from 0.01 to 100")
+            if not 1e-4 <= getattr(self, name) <= 1e4:  # beyond, float32 logits would overflow
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; give a number from 0.0001 to 10000")
         if self.top_p > 1:
             raise SettingsError(f"top_p is {self.top_p!r}; give a number over 0 and up to 1")
 

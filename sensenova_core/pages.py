@@ -19,6 +19,7 @@ FORMATS = ("markdown", "html")
 
 # Fonts with letters for most languages, by the names that systems install them under; the first found is used.
 _FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf")
+_TAG = re.compile(r"<(/?think)>")  # which a reader of Markdown would take for HTML, and hide
 _WIDTH, _MARGIN, _TEXT, _LINE = 768, 32, 20, 30
 
 
@@ -90,7 +91,9 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
 
 def _markdown(document: Document) -> str:
     return _rendered(
-        document, text=lambda text: text.replace("<", "&lt;"), image=lambda n: f"\n\n![image {n}](image_{n}.png)\n\n"
+        document,
+        text=lambda text: _TAG.sub(r"&lt;\1&gt;", text),
+        image=lambda n: f"\n\n![image {n}](image_{n}.png)\n\n",
     )
 
 

@@ -61,8 +61,8 @@ class Reader:
         held, context = self.held
         self.held = None  # the context is about to change
         kept = min(_common_tokens(held, sequence), len(sequence.ids) - 1)
-        if kept < context.tokens // 2:
-            return self.open(sequence, more)  # little is shared: do not hold the larger buffers for it
+        if context.room > 4 * (len(sequence.ids) + more):
+            return self.open(sequence, more)  # do not go on holding the buffers of a far longer conversation
         context.truncate(kept, int(sequence.positions[0, kept - 1]) if kept else -1)
         return context, self.read_on(context, sequence)
 

@@ -94,7 +94,7 @@ def test_a_document_is_saved_with_its_pictures(model, tmp_path, capsys):
         "story_00001/document.html",
         "story_00002/document.md",
     ]
-    assert "ended by --max-tokens" in capsys.readouterr().err
+    assert "ended: --max-tokens reached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

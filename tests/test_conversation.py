@@ -202,7 +202,7 @@ def test_the_context_ends_the_answer(copy_of):
     engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=60)))
     asked = engine.conversation("What is it?")
     answer = reply(engine, asked, settings=DecodingSettings(max_tokens=500), choose=saying(engine, "x" * 500))
-    assert answer.ended == "cut" and 20 < len(answer.ids) <= 60 - len(asked.ids)
+    assert answer.ended == "context" and 20 < len(answer.ids) <= 60 - len(asked.ids)
     with pytest.raises(PromptError, match=r"tokens, .* over the model's 60; shorten it"):
         engine.understand(messages("What is it?", "x " * 60, "Why?"))
 

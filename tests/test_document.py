@@ -88,7 +88,7 @@ def test_the_context_ends_the_document(copy_of):
     engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=60)))
     before = len(engine.prompts.document("a story", (), "", False)[0].ids)
     events = write(engine, "x" * 200, max_tokens=200)
-    assert events[-1] == End("max_tokens")
+    assert events[-1] == End("context")
     assert before + len(engine.tokenizer.encode(["".join(event.text for event in events[:-1])])) <= 60
 
 
@@ -210,7 +210,7 @@ def test_sampled_documents_follow_their_seed(engine):
     "wrong, message",
     [
         ({"max_images": -1}, "max_images is -1; give a whole number from 0"),
-        ({"sizes": ()}, "0 sizes for up to 10 images; give one for all, or one for each"),
+        ({"sampling": SamplingSettings(batch_size=2)}, "batch_size is 2; a document's images are drawn one by one"),
         ({"sizes": ((64, 64),) * 2, "max_images": 3}, "2 sizes for up to 3 images"),
         ({"sampling": SamplingSettings(guidance=Guidance(norm="cfg_zero_star"))}, "cfg_zero_star is for text to image"),
     ],

@@ -142,7 +142,7 @@ def test_more_placeholders_than_images_is_refused(engines):
 def test_eleven_images_are_refused_and_ten_are_not(engines):
     engine = engines("tiny-u15")
     assert len(engine.encode("x", [picture()] * 10).images) == 10
-    with pytest.raises(PromptError, match=r"11 reference images; give at most 10"):
+    with pytest.raises(PromptError, match=r"11 images; give at most 10"):
         engine.encode("x", [picture()] * 11)
 
 
