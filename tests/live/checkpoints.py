@@ -16,7 +16,7 @@ def talkative(source: Path, folder: Path) -> None:
 
 
 def brief(source: Path, folder: Path) -> None:
-    """Ends its answers after a few tokens."""
+    """Ends its answers after a few tokens, and its greedy reasoning before the first."""
     _weigh(source, folder, lambda word: 3 if word == "<|im_end|>" else 1)
 
 

@@ -5,32 +5,33 @@ import shutil
 import pytest
 
 from tests.live.client import Rejected
-from tests.live.workflows import ENCODE, LOADER, REDRAW, SAMPLER, SAVE, text_to_image
+from tests.live.workflows import REDRAW, SAVE, node_id, text_to_image, tiny
 
+# name -> (class of the node that says so, what is wrong, a part of what it says), in text to image
 REFUSED = {
-    "unknown checkpoint": (LOADER, {"Loader": {"checkpoint": "not-there"}}, "not-there"),
-    "unknown norm": (SAMPLER, {"FlowMatchSampler": {"cfg_norm": "local"}}, "local"),
-    "no steps": (SAMPLER, {"FlowMatchSampler": {"steps": 0}}, "steps"),
+    "unknown checkpoint": ("Loader", {"checkpoint": "not-there"}, "not-there"),
+    "unknown norm": ("FlowMatchSampler", {"cfg_norm": "local"}, "local"),
+    "no steps": ("FlowMatchSampler", {"steps": 0}, "steps"),
 }
 FAILS = {
     "reversed interval": (
-        SAMPLER,
-        {"FlowMatchSampler": {"cfg_start": 0.8, "cfg_end": 0.2}},
+        "FlowMatchSampler",
+        {"cfg_start": 0.8, "cfg_end": 0.2},
         "cfg_interval 0.8 to 0.2 is not an interval",
     ),
-    "odd size": (
-        SAMPLER,
-        {"Resolution": {"size.width": 260}},
-        "width is 260; this model draws multiples of 32, such as 256",
-    ),
-    "image in the prompt": (
-        ENCODE,
-        {"TextEncode": {"prompt": "like <image> but red"}},
-        "names 1 more <image> than there are images",
-    ),
-    "damaged checkpoint": (LOADER, {"Loader": {"checkpoint": "damaged"}}, "truncated or damaged"),
-    "no flash-attn": (LOADER, {"Loader": {"attention": "flash"}}, "install flash-attn, or choose"),
-    "unreadable limit": (LOADER, {"Loader": {"max_memory": "lots"}}, "cannot read 'lots'; write a size such as 13GiB"),
+    "unknown size": ("Resolution", {"size": "5:1 3200x640"}, "take custom or one of: 1:1 2048x2048, 16:9 2720x1536"),
+    "image in the prompt": ("TextEncode", {"prompt": "like <image>"}, "names 1 more <image> than there are images"),
+    "long prompt": ("TextEncode", {"prompt": 9000 * "x"}, "over the model's 8,192; shorten it"),
+    "damaged checkpoint": ("Loader", {"checkpoint": "damaged"}, "truncated or damaged"),
+    "no flash-attn": ("Loader", {"attention": "flash"}, "install flash-attn, or choose"),
+    "unreadable limit": ("Loader", {"max_memory": "lots"}, "cannot read 'lots'; write a size such as 13GiB"),
+}
+# name -> the same with the workflow in front
+FAILS_ELSEWHERE = {
+    "image in the question": ("understand", "Understand", {"question": "<image> or <image>?"}, "names 1 more <image>"),
+    "image in the subject": ("interleave", "Interleave", {"prompt": "more of <image>"}, "names 1 more <image>"),
+    "unknown decoding": ("think", "Think", {"decoding": "beam"}, "take greedy or sample"),
+    "odd size of pictures": ("interleave", "Interleave", {"size.width": 260}, "width is 260"),
 }
 
 
@@ -46,22 +47,47 @@ def damaged(models):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_before_the_run(client, case):
-    node, changes, text = REFUSED[case]
+    kind, wrong, text = REFUSED[case]
+    prompt = text_to_image(**{kind: wrong})
     with pytest.raises(Rejected) as refusal:
-        client.queue(text_to_image(**changes))
-    assert list(refusal.value.errors) == [node]
-    assert text in str(refusal.value.errors[node])
+        client.queue(prompt)
+    assert list(refusal.value.errors) == [node_id(prompt, kind)]
+    assert text in str(refusal.value.errors)
 
 
 @pytest.mark.parametrize("case", FAILS)
 def test_reported_by_the_node(client, case):
-    node, changes, text = FAILS[case]
-    run = client.run(text_to_image(**changes))
-    assert run.outcome == "execution_error"
-    assert run.error["node_id"] == node
-    assert text in run.error["exception_message"]
+    kind, wrong, text = FAILS[case]
+    _check_reported(client, text_to_image(**{kind: wrong}), kind, text)
+
+
+def test_odd_size_is_reported_by_the_sampler(client):
+    prompt = text_to_image(Resolution={"size.width": 260})
+    _check_reported(client, prompt, "FlowMatchSampler", "width is 260; this model draws multiples of 32, such as 256")
+
+
+@pytest.mark.parametrize("case", FAILS_ELSEWHERE)
+def test_reported_by_the_node_of_another_task(client, case):
+    name, kind, wrong, text = FAILS_ELSEWHERE[case]
+    _check_reported(client, tiny(name, **{kind: wrong}), kind, text)
+
+
+@pytest.mark.parametrize("kind", ["Think", "FlowMatchSampler"])
+def test_a_prompt_for_another_model(client, kind):
+    prompt = tiny("think")
+    other = prompt[node_id(prompt, "Loader")]
+    prompt["other"] = other | {"inputs": other["inputs"] | {"checkpoint": "tiny-u15"}}
+    prompt[node_id(prompt, kind)]["inputs"]["model"] = ["other", 0]
+    _check_reported(client, prompt, kind, "encoded for another model")
 
 
 def test_the_next_run_is_fine(client, first_run):
     run = client.run(text_to_image(FlowMatchSampler=REDRAW))
     assert client.images(run, SAVE)[0].tobytes() == first_run[1]
+
+
+def _check_reported(client, prompt: dict, kind: str, text: str) -> None:
+    run = client.run(prompt)
+    assert run.outcome == "execution_error"
+    assert run.error["node_id"] == node_id(prompt, kind)
+    assert text in run.error["exception_message"]

@@ -6,12 +6,24 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.live import comfyui
-from tests.live.workflows import LOADER, REDRAW, SAVE, text_to_image
+from tests.live.workflows import LOADER, REDRAW, SAVE, changed, node_id, sampled, text_to_image, tiny
 
+LARGE = {"size.width": 512, "size.height": 512}
+TALKATIVE = {"Loader": {"checkpoint": "talkative"}}
+DOCUMENT = tiny("interleave", **TALKATIVE, Interleave=LARGE | sampled(seed=1))
+del DOCUMENT[node_id(DOCUMENT, "SaveDocument")]  # saves elsewhere every time
+TASKS = {
+    "draw": tiny("text_to_image", Resolution=LARGE),
+    "edit": tiny("edit_two_references"),
+    "think": tiny("think", **TALKATIVE, Think={"max_tokens": 200}),
+    "chat": tiny("chat_two_turns", **TALKATIVE, Understand={"max_tokens": 200}),
+    "interleave": DOCUMENT,
+}
 LOADED = "Requested to load Engine"  # what ComfyUI logs when a model's weights are to come to the device
 MOST_GROWTH = 50 * 2**20
 
@@ -58,16 +70,26 @@ def test_a_replaced_checkpoint_is_loaded_anew(client, models, first_run):
     assert _pixels(client, run) != first_run[1]
 
 
-def test_memory_does_not_creep(client, server):
-    used = {}
-    for number in range(1, 11):
-        client.run(
-            text_to_image(
-                Resolution={"size.width": 512, "size.height": 512}, FlowMatchSampler={"seed": 100 + number, "steps": 3}
-            )
-        )
-        used[number] = server.resident_bytes()
-    assert used[10] - used[3] < MOST_GROWTH, {number: size // 2**20 for number, size in used.items()}
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_goes_on_after_all_was_freed(client, server, task):
+    before = _shown(client, client.run(TASKS[task]))
+    loads = server.log_text().count(LOADED)
+    client.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(0.5)
+    run = client.run(TASKS[task])
+    assert not run.cached
+    assert server.log_text().count(LOADED) == loads + 1
+    assert _shown(client, run) == before
+
+
+def test_memory_does_not_creep_over_mixed_tasks(client, server):
+    used = []
+    for seed in range(3):
+        for prompt in TASKS.values():
+            other = {"seed": 100 + seed}, {"repetition_penalty": 1 + seed / 10}
+            client.run(changed(prompt, FlowMatchSampler=other[0], Interleave=other[0], Understand=other[1]))
+            used.append(server.resident_bytes())
+    assert used[-1] - used[len(TASKS) - 1] < MOST_GROWTH, [size // 2**20 for size in used]
 
 
 def _replace_weights(file: Path) -> None:
@@ -82,3 +104,11 @@ def _replace_weights(file: Path) -> None:
 
 def _pixels(client, run) -> bytes:
     return client.images(run, SAVE)[0].tobytes()
+
+
+def _shown(client, run) -> dict[str, list]:
+    """What every node of a run shows: texts, or pixels."""
+    return {
+        node: output["text"] if "text" in output else [image.tobytes() for image in client.images(run, node)]
+        for node, output in run.outputs.items()
+    }

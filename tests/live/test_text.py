@@ -58,6 +58,12 @@ def test_answer_that_ended_says_nothing(client):
     assert run.texts(node_id(ASK, "Understand"))[-1] == _text(run)
 
 
+def test_reasoning_may_be_empty(client):
+    run = client.run(changed(THINK, Loader={"checkpoint": "brief"}))
+    assert run.outcome == "execution_success", run.error
+    assert _text(run) == ""
+
+
 def test_another_seed_draws_by_the_same_reasoning(client):
     client.run(THINK)
     run = client.run(changed(THINK, FlowMatchSampler={"seed": 7}))

@@ -9,10 +9,15 @@ from tests.live.workflows import NAMES, sampled, tiny
 DOCUMENT = {"Loader": {"checkpoint": "talkative"}, "Interleave": sampled(seed=1)}
 PIXEL_HEAD = {"Loader": {"checkpoint": "tiny-u15"}}
 GUIDED = {"cfg_norm": "channel", "img_cfg": 1.5, "cfg_end": 0.9}
+REGIMES = [{"cfg": cfg, "img_cfg": img_cfg} for cfg, img_cfg in ((1, 1), (4, 4), (1, 2), (4, 2))]
+TWO_SIZES = tiny("edit_two_references")
+TWO_SIZES["3"]["inputs"]["image"] = "tall.png"
 CASES = {name: tiny(name) for name in NAMES} | {
     "interleave": tiny("interleave", **DOCUMENT),
     "text_to_image, pixel head": tiny("text_to_image", **PIXEL_HEAD, FlowMatchSampler={"cfg_norm": "cfg_zero_star"}),
     "edit_two_references, pixel head": tiny("edit_two_references", **PIXEL_HEAD, FlowMatchSampler=GUIDED),
+    "edit_two_references, two sizes": TWO_SIZES,
+    **{f"edit_one_image {regime}": tiny("edit_one_image", FlowMatchSampler=regime) for regime in REGIMES},
     "think, at random": tiny("think", Think=sampled(seed=1)),
     "chat_two_turns, at random": tiny("chat_two_turns", Understand=sampled(seed=1) | {"repetition_penalty": 1.3}),
 }
