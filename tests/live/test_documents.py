@@ -39,7 +39,7 @@ def test_text_grows_with_marks_where_pictures_stand(made):
         assert other.startswith(one)
     [text] = made.outputs[TEXT]["text"]
     assert texts[-1].startswith(text)
-    assert texts[-1].endswith("\n[ended by max_images]")
+    assert "max_images" in texts[-1].removeprefix(text)
     assert text.count("<image>") == PICTURES
 
 

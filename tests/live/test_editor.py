@@ -7,7 +7,7 @@ import pytest
 from tests.live import comfyui
 from tests.live.workflows import FOLDER, LOADER, NAMES, RESOLUTION, SAMPLER, SAVE, inputs, read
 
-DRAWN_SIDE, DRAWN_STEPS = 768, 40  # long enough for a look at the node while it draws
+DRAWN_SIDE, DRAWN_STEPS = 768, 20  # long enough for a look at the node while it draws
 
 
 def test_each_workflow_is_there_in_both_forms():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.live import comfyui
 from tests.live.workflows import LOADER, REDRAW, SAVE, changed, node_id, sampled, text_to_image, tiny
 
-LARGE = {"size.width": 512, "size.height": 512}
+LARGE = {"size.width": 384, "size.height": 384}
 TALKATIVE = {"Loader": {"checkpoint": "talkative"}}
 DOCUMENT = tiny("interleave", **TALKATIVE, Interleave=LARGE | sampled(seed=1))
 del DOCUMENT[node_id(DOCUMENT, "SaveDocument")]  # saves elsewhere every time
