@@ -98,6 +98,9 @@ def collect(events: Iterable[Event], steps: int) -> Pages:
     for event in events:
         builder.add(event)
         if isinstance(event, Text):
+            if drawing is not None:
+                drawing.report(0)  # the bar is of one picture, and this one is done
+                drawing = None
             text.report(builder.document().text)
         elif isinstance(event, Drawing):
             if event.step.index == 0:
