@@ -151,6 +151,7 @@ class Writer:
             self.reader.kernel,
             edit=True,
             noise=self.noise,
+            attempt=self.reader.attempt,
         )
         for step in denoiser.steps():
             yield step

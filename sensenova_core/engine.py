@@ -1,6 +1,5 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -8,7 +7,7 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from . import thinking
+from . import needs, thinking
 from .checkpoint import Weights, read_headers
 from .config import ModelConfig
 from .conversation import Answer, answer
@@ -17,13 +16,13 @@ from .document import DocumentSettings, Event, Writer
 from .errors import PromptError, SenseNovaError, SettingsError, check_count
 from .flow import Guidance
 from .images import ReferenceImage, edit_pixel_limits, reference_image, understanding_pixel_limits
-from .memory import MODES_IN_EFFECT, check_mode, parse_max_memory
+from .memory import Placement, Plan, Task, limits_of
 from .model import SenseNovaU1, attention_kernel
-from .prefix import BLOCK_TOKENS
+from .prefix import PREFIX_CACHE_BYTES
 from .prompt import Conditioning, Message, PromptBuilder
 from .prompt import Sequence as Tokens
 from .reader import Reader
-from .sampling import Denoiser, SamplingSettings, Step, kv_bytes, reading_bytes, working_bytes
+from .sampling import Denoiser, SamplingSettings, Step
 from .thinking import MAX_THINK_TOKENS
 from .tokenizer import Tokenizer
 
@@ -31,8 +30,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 MAX_IMAGES = 10
 
 Result = TypeVar("Result")
-
-log = logging.getLogger(__name__)
 
 
 def load(
@@ -47,17 +44,14 @@ def load(
     """Load a Hugging Face checkpoint folder of the SenseNova-U1 family.
 
     dtype: "auto" (as stored), or one of DTYPES. attention: one of model.BACKENDS.
-    vram_mode, max_memory: see memory.budget; whatever they say, every weight is kept on the device for now.
+    vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
+    while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
+    it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
+    On the CPU, "auto" and "full" leave weights in their memory-mapped files.
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
-    nothing. Weights go from the memory-mapped files to `device`; on the CPU in their stored dtype they stay mapped.
-    place=False leaves them on disk until they are first needed.
+    nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
-    check_mode(vram_mode)
-    if parse_max_memory(max_memory) or vram_mode not in MODES_IN_EFFECT:
-        log.warning(
-            "vram_mode=%s, max_memory=%s: no effect yet, every weight stays on %s", vram_mode, max_memory, device
-        )
-    engine = Engine(path, device, dtype, attention)
+    engine = Engine(path, device, dtype, attention, vram_mode, max_memory)
     if place:
         engine.place()
     return engine
@@ -66,10 +60,19 @@ def load(
 class Engine:
     """One checkpoint and what it has read. Make it with `load`."""
 
-    def __init__(self, path: str | Path, device: str | torch.device, dtype: str | torch.dtype, attention: str):
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | torch.device,
+        dtype: str | torch.dtype,
+        attention: str,
+        vram_mode: str = "auto",
+        max_memory: str = "auto",
+    ):
         """Check files and settings; the weights stay on disk until `place`."""
         self.path = Path(path)
         self.device = device_named(device)
+        limits = limits_of(vram_mode, max_memory, self.device)
         dtype = _dtype(dtype)
         self.config = ModelConfig.from_folder(self.path)
         headers = read_headers(self.path)
@@ -77,35 +80,42 @@ class Engine:
         if head is not None:
             self.config = self.config.with_head_width(head.shape[0])
         self.model = SenseNovaU1.on_meta(self.config)
-        self.weights = Weights(self.model, headers, self.device, dtype)
+        self.weights = Weights(self.model, headers, dtype)
+        self.memory = Placement(self.model, self.weights, self.device, limits)
         self.attention = attention
         self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
         self.tokenizer = Tokenizer(self.path, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
-        self.reader = Reader(self.model, self._kernel)
+        self.reader = Reader(self.model, self._kernel, self.memory.attempt)
 
-    def working_bytes(self, conditioning: Conditioning, settings: SamplingSettings) -> int:
-        """Device memory that sampling needs beside the weights, estimated from above."""
-        return working_bytes(self.config, settings, conditioning.tokens, self.weights.compute_dtype.itemsize)
+    @property
+    def _itemsize(self) -> int:
+        return self.weights.compute_dtype.itemsize
 
-    def reading_bytes(self, tokens: int) -> int:
-        """Device memory that reading or writing `tokens` needs beside the weights, estimated from above."""
-        return reading_bytes(self.config, tokens, self.weights.compute_dtype.itemsize)
+    def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
+        """What `denoise` is to do, for `plan`."""
+        used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
+        unread = [name for name, sequence in used.items() if self.reader.prefixes.get(sequence.key) is None]
+        tokens = {name: len(sequence.ids) for name, sequence in used.items()}
+        name = f"an edit of {len(conditioning.images)} images," if conditioning.is_edit else "a picture of"
+        return needs.drawing(self.config, settings, tokens, self._itemsize, len(unread), name)
 
-    def document_bytes(self, settings: DocumentSettings, images: int) -> int:
-        """The same for a document with up to `settings.max_images` pictures, begun from `images` of them."""
-        drawn = settings.of_image(0).tokens(self.config)
-        read = images * edit_pixel_limits(images)[1] // self.config.token_pixels**2
-        tokens = min(2 * (read + settings.max_images * drawn), 2 * self.prompts.max_tokens)
-        itemsize = self.weights.compute_dtype.itemsize
-        kept = kv_bytes(self.config, tokens + BLOCK_TOKENS, itemsize)
-        return (
-            kept + self.reading_bytes(max(read, drawn)) + working_bytes(self.config, settings.of_image(0), 0, itemsize)
-        )
+    def writing_task(self, tokens: int, more: int, name: str = "text of") -> Task:
+        """What writing up to `more` tokens after `tokens` is to do, for `plan`."""
+        return needs.writing(self.config, tokens, min(more, self.prompts.max_tokens), self._itemsize, name)
+
+    def document_task(self, tokens: int, settings: DocumentSettings) -> Task:
+        """What `interleave` is to do after a prompt of `tokens`, for `plan`."""
+        return needs.document(self.config, settings, tokens, self.prompts.max_tokens, self._itemsize)
+
+    def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
+        """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
+        free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
+        return self.memory.plan(task, self.reader.nbytes, card, host_free)
 
     def place(self) -> None:
-        """Bring the weights from the files to the device, unless they are there."""
-        self.weights.place()
+        """Bring what every run needs from the files to the device, unless it is there."""
+        self.memory.weights.place()
 
     def release(self) -> None:
         """Give back all device memory: weights, and all that was read. `place` reads the weights again.
@@ -113,7 +123,7 @@ class Engine:
         A run in progress ends with a SenseNovaError at its next step.
         """
         self.reader.forget()
-        self.weights.drop()
+        self.memory.weights.drop()
 
     def encode(
         self,
@@ -147,8 +157,8 @@ class Engine:
         self._check_vocabulary(conditioning)
         choose = choose or settings.chooser()
         with torch.inference_mode():
-            self.weights.place()
-            dropped = self.weights.times_dropped
+            self._start(self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"))
+            dropped = self.memory.weights.times_dropped
 
             def show(piece: str) -> None:
                 on_text(piece)
@@ -193,12 +203,14 @@ class Engine:
                 "choose none, global or channel for an edit"
             )
         self._check_vocabulary(conditioning)
-        return self._running(lambda: self._steps(conditioning, settings))
+        used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
 
-    def _steps(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
-        branches = settings.guidance.branches_needed(conditioning.is_edit, settings.times()[:-1].tolist())
-        prefixes = self.reader.prefixes_of({branch: conditioning.sequences[branch] for branch in branches})
-        return Denoiser(self.model, prefixes, settings, self._kernel, conditioning.is_edit).steps()
+        def steps() -> Iterator[Step]:
+            prefixes, edit = self.reader.prefixes_of(used), conditioning.is_edit
+            return Denoiser(self.model, prefixes, settings, self._kernel, edit, attempt=self.memory.attempt).steps()
+
+        keys = [sequence.key for sequence in used.values()]
+        return self._running(lambda: self.drawing_task(conditioning, settings), steps, needed=keys)
 
     def conversation(
         self,
@@ -230,7 +242,11 @@ class Engine:
         conversation = messages if isinstance(messages, Tokens) else self.conversation(messages, images)
         settings = settings or DecodingSettings()
         choose = choose or settings.chooser()
-        return self._running(lambda: answer(self.reader, self.prompts, conversation, settings, choose))
+        return self._running(
+            lambda: self.writing_task(len(conversation.ids), settings.max_tokens, "an answer of"),
+            lambda: answer(self.reader, self.prompts, conversation, settings, choose),
+            conversation=True,
+        )
 
     def interleave(
         self,
@@ -251,21 +267,38 @@ class Engine:
         sequences = self.prompts.document(prompt, references, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
         return self._running(
-            lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose).events()
+            lambda: self.document_task(len(sequences[0].ids), settings),
+            lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose).events(),
         )
 
     @torch.inference_mode()
-    def _running(self, start: Callable[[], Iterator[Result]]) -> Iterator[Result]:
-        """What `start` yields, once the weights are in place; an error if they are taken away in between."""
-        self.weights.place()
-        dropped = self.weights.times_dropped
+    def _running(
+        self,
+        task: Callable[[], Task],
+        start: Callable[[], Iterator[Result]],
+        needed: Sequence[str] = (),
+        conversation: bool = False,
+    ) -> Iterator[Result]:
+        """What `start` yields, once the run is planned and prepared; an error if weights are taken away in between.
+
+        needed, conversation: what the run goes on from, see Reader.keep_within.
+        """
+        self._start(task(), needed, conversation)
+        dropped = self.memory.weights.times_dropped
         for result in start():
             yield result
             self._check_still_placed(dropped)
 
+    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False) -> None:
+        plan = self.memory.start(task, self.reader.nbytes)
+        if plan is not None:
+            device = plan.limits.device
+            spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes
+            self.reader.keep_within(max(0, spare), needed, conversation)
+
     def _check_still_placed(self, dropped: int) -> None:
         """dropped: how often the weights had been dropped when the run began."""
-        if self.weights.times_dropped != dropped:
+        if self.memory.weights.times_dropped != dropped:
             raise SenseNovaError("the model's memory was given back during this run; start it again")
 
     def _check_vocabulary(self, conditioning: Conditioning) -> None:

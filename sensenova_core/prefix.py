@@ -11,6 +11,7 @@ from torch import Tensor
 from .config import DecoderConfig
 from .model.attention import Attend, Kernel
 
+PREFIX_CACHE_BYTES = 2 * 2**30  # a 2048 x 2048 reference of the 8B models takes 0.7 GB
 BLOCK_TOKENS = 512  # a context's buffers grow by this many tokens at a time
 
 
@@ -50,15 +51,17 @@ class Context:
 
     @property
     def room(self) -> int:
-        return self._keys[0].shape[1]
+        return self._values[-1].shape[1]  # the last to grow
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` in all."""
+        """Make room for `tokens` in all. Can be done over when memory ran out on the way."""
         if tokens <= self.room:
             return
         room = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
         for buffers in (self._keys, self._values):
             for layer, old in enumerate(buffers):
+                if old.shape[1] >= room:
+                    continue
                 grown = old.new_empty(1, room, *old.shape[2:])
                 grown[:, : self.tokens] = old[:, : self.tokens]
                 buffers[layer] = grown
@@ -168,14 +171,22 @@ class RecentlyUsed(Generic[Held]):
         """
         self._held[key] = value
         self._held.move_to_end(key)
-        for other in [other for other in self._held if other != key and other not in needed]:
-            if self.nbytes <= self.limit_bytes:
+        self.trim(self.limit_bytes, (key, *needed))
+
+    def trim(self, limit_bytes: int, needed: Collection[str]) -> None:
+        """Forget the least recently used, but none of those needed, while more than a limit is held of all."""
+        for other in [other for other in self._held if other not in needed]:
+            if self.nbytes <= limit_bytes:
                 return
             del self._held[other]
 
     @property
     def nbytes(self) -> int:
         return sum(value.nbytes for value in self._held.values())
+
+    def nbytes_of(self, keys: Collection[str]) -> int:
+        """Of those of the keys that are held."""
+        return sum(self._held[key].nbytes for key in set(keys) & self._held.keys())
 
     def clear(self) -> None:
         self._held.clear()

@@ -1,6 +1,6 @@
 """Runs the understanding expert: over whole sequences, token by token, and over images that were just drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -8,21 +8,36 @@ from torch import Tensor
 from .images import MEAN, STD, ReferenceImage
 from .layout import to_patches
 from .model import Kernel, SenseNovaU1
-from .prefix import Context, Prefix, Reading, RecentlyUsed
+from .prefix import PREFIX_CACHE_BYTES, Context, Prefix, Reading, RecentlyUsed
 from .prompt import Sequence, image_positions, runs, text_positions
+from .work import Attempt, at_once
 
-PREFIX_CACHE_BYTES = 2 * 2**30  # a 2048 x 2048 reference of the 8B models takes 0.7 GB
 EMBEDDING_CACHE_BYTES = 2**28  # the same reference as embedded tokens takes 34 MB
 
 
 class Reader:
     """Holds what has been read, by content, until `forget`."""
 
-    def __init__(self, model: SenseNovaU1, kernel: Kernel):
-        self.model, self.kernel = model, kernel
+    def __init__(self, model: SenseNovaU1, kernel: Kernel, attempt: Attempt = at_once):
+        self.model, self.kernel, self.attempt = model, kernel, attempt
         self.prefixes: RecentlyUsed[Prefix] = RecentlyUsed(PREFIX_CACHE_BYTES)
         self.embeddings: RecentlyUsed[Tensor] = RecentlyUsed(EMBEDDING_CACHE_BYTES)
         self.held: tuple[Sequence, Context] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is held."""
+        held = self.held[1].nbytes if self.held else 0
+        return self.prefixes.nbytes + self.embeddings.nbytes + held
+
+    def keep_within(self, limit: int, needed: Collection[str], conversation: bool) -> None:
+        """Forget what a run does not need until no more than so many bytes are held beside what it does.
+
+        needed: keys of sequences. conversation: whether the run may go on with the one that is held.
+        """
+        if self.held and not conversation and self.held[1].nbytes > limit:
+            self.held = None
+        self.prefixes.trim(min(limit + self.prefixes.nbytes_of(needed), PREFIX_CACHE_BYTES), needed)
 
     def forget(self) -> None:
         self.prefixes.clear()
@@ -77,7 +92,7 @@ class Reader:
         """Read what `context` lacks of `sequence`, whose beginning it holds; the last hidden state (1, hidden)."""
         start = context.tokens
         ids, slots = sequence.ids[start:], sequence.slots
-        x = self.model.understanding.embed_tokens(ids.to(self.model.device))  # (tokens, hidden)
+        x = self.model.understanding.embed(ids, self.model.device, self.model.dtype)  # (tokens, hidden)
         if slots[start:].any():
             images = torch.cat([self.embed(image) for image in sequence.images])
             x[slots[start:].to(x.device)] = images[int(slots[:start].sum()) :]
@@ -85,7 +100,7 @@ class Reader:
 
     def feed(self, context: Context, ids: list[int]) -> Tensor:
         """Read more text tokens; the last hidden state (1, hidden)."""
-        x = self.model.understanding.embed_tokens(torch.tensor(ids, device=self.model.device))
+        x = self.model.understanding.embed(torch.tensor(ids), self.model.device, self.model.dtype)
         return self._extend(context, x, text_positions(context.last_t + 1, len(ids)))
 
     def feed_image(self, context: Context, embedded: Tensor, rows: int, columns: int) -> None:
@@ -94,7 +109,7 @@ class Reader:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(1, hidden) -> float32 (vocabulary,)."""
-        return self.model.understanding.lm_head(hidden)[0].float()
+        return self.attempt("writing", lambda: self.model.understanding.logits(hidden)[0].float())
 
     def embed(self, image: ReferenceImage) -> Tensor:
         """A reference image's tokens (tokens, hidden), embedded once however many sequences hold it."""
@@ -119,12 +134,16 @@ class Reader:
 
     def _extend(self, context: Context, x: Tensor, positions: Tensor) -> Tensor:
         """x: (tokens, hidden) at positions (3, tokens) -> the last hidden state (1, hidden)."""
-        context.reserve(context.tokens + len(x))
-        reading = Reading(context, runs(positions[0]), self.kernel)
-        rotation = self.model.rotation(positions[None].to(x.device))
-        hidden = self.model.understanding.decoder(x[None], rotation, reading.attend_at)
+
+        def read() -> Tensor:
+            context.reserve(context.tokens + len(x))
+            reading = Reading(context, runs(positions[0]), self.kernel)
+            rotation = self.model.rotation(positions[None].to(x.device))
+            return self.model.understanding.decoder(x[None], rotation, reading.attend_at)[:, -1]
+
+        hidden = self.attempt("reading" if len(x) > 1 else "writing", read)
         context.advance(len(x), int(positions[0, -1]))
-        return hidden[:, -1]
+        return hidden
 
 
 def _common_tokens(held: Sequence, new: Sequence) -> int:

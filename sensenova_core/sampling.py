@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .layout import image_to_tokens, to_patches, tokens_to_image
 from .model import Kernel, SenseNovaU1
 from .prefix import Drawing, Prefix
 from .prompt import image_positions
+from .work import Attempt, at_once
 
 MAX_SEED = 2**64 - 1
 
@@ -82,40 +84,6 @@ class SamplingSettings:
         }
 
 
-def reading_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Device memory for reading or writing `tokens` beside the weights, from above: keys, values, activations."""
-    one_layer = kv_bytes(config, tokens, itemsize) // config.decoder.num_layers  # a growing layer exists twice
-    return kv_bytes(config, tokens, itemsize) + one_layer + tokens * _layer_bytes(config, itemsize)
-
-
-def kv_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Keys and values of `tokens` in all layers."""
-    decoder = config.decoder
-    return tokens * 2 * decoder.num_kv_heads * decoder.head_dim * itemsize * decoder.num_layers
-
-
-def working_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens: int, itemsize: int) -> int:
-    """Device memory for drawing beside the weights, from above: prefixes, buffers, and one layer's activations.
-
-    prefix_tokens: over all branches. itemsize: bytes of a number in the compute dtype.
-    """
-    decoder, branches = config.decoder, 3
-    tokens = math.prod(settings.grid(config)) * settings.batch_size
-    prefixes = kv_bytes(config, prefix_tokens, itemsize)
-    buffers = kv_bytes(config, prefix_tokens * settings.batch_size + branches * tokens, itemsize) // decoder.num_layers
-    image = 8 * 4 * config.token_values  # noise, z, guesses, velocities and the picture, in float32
-    rows = max(branches * tokens, prefix_tokens)  # of one pass: drawing, or reading before it
-    return prefixes + buffers + rows * _layer_bytes(config, itemsize) + tokens * image
-
-
-def _layer_bytes(config: ModelConfig, itemsize: int) -> int:
-    """One layer's activations for one token."""
-    decoder, experts = config.decoder, config.decoder.generation_experts[0]
-    width = decoder.intermediate_size if experts is None else experts.width * experts.per_token
-    attention = decoder.num_heads * decoder.head_dim * (3 * itemsize + 3 * 4)  # turned in float32
-    return 4 * decoder.hidden_size * (itemsize + 4) + max(3 * width * itemsize, attention)
-
-
 @dataclass(frozen=True, eq=False)
 class Step:
     """One step taken. index: 0 .. total - 1. t: the time it was taken at. z: tokens after it, float32.
@@ -164,11 +132,13 @@ class Denoiser:
         kernel: Kernel,
         edit: bool,
         noise: torch.Generator | None = None,
+        attempt: Attempt = at_once,
     ):
         """prefixes: one for every branch that any step needs, the full condition first.
 
-        noise: a stream to continue; else one begins from the settings' seed.
+        noise: a stream to continue; else one begins from the settings' seed. attempt: does the work of a step.
         """
+        self.attempt = attempt
         self.noise = noise or flow.noise_stream(settings.seed)
         self.model, self.generation, self.settings, self.edit = model, model.generation, settings, edit
         config, device = model.config, model.device
@@ -202,7 +172,7 @@ class Denoiser:
         z, settings = self.start(), self.settings
         for index in range(settings.steps):
             t, t_next = self.device_times[index], self.device_times[index + 1]
-            v = self._guided_velocity(z, index)
+            v = self.attempt("drawing", partial(self._guided_velocity, z, index))
             guess = z + (1 - t) * v
             z = z + (t_next - t) * v
             yield Step(

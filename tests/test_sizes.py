@@ -1,17 +1,12 @@
 """Sizes: those the models were trained at, pictures cropped to any other, and the memory that sizes take."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from sensenova_core import ModelConfig, SamplingSettings, SettingsError
-from sensenova_core.document import DocumentSettings
-from sensenova_core.sampling import reading_bytes, working_bytes
+from sensenova_core import SettingsError
 from sensenova_core.sizes import INTERLEAVE_SIZES, TRAINED_SIZES, TRAINED_SIZES_U15, document_size, edit_size
 from tests.pictures import picture
-from tests.test_full_size import DENSE, SPARSE, config_json
-from tests.watch import SMALL, draw, last_of
+from tests.watch import SMALL
 
 GIB = 2**30
 
@@ -68,54 +63,3 @@ def test_every_step_of_a_cropped_picture_is_cropped(engine):
     steps = list(engine.sample(engine.encode("a"), **SMALL | {"width": 40, "batch_size": 2}, crop=True))
     assert {tuple(step.image().shape) for step in steps} == {(2, 64, 40, 3)}
     assert steps[-1].pixels().shape == (2, 3, 64, 64)
-
-
-def config(decoder=DENSE) -> ModelConfig:
-    return ModelConfig.from_dict(config_json(decoder, True, 16.0))
-
-
-@pytest.mark.parametrize("change", [{"width": 4096}, {"height": 3072}, {"batch_size": 2}])
-def test_memory_for_drawing_grows_with_what_is_drawn(change):
-    settings = SamplingSettings()
-    assert working_bytes(config(), replace(settings, **change), 1000, 2) > working_bytes(config(), settings, 1000, 2)
-
-
-@pytest.mark.parametrize("decoder", [DENSE, SPARSE], ids=["dense", "experts"])
-def test_memory_grows_with_what_is_read(decoder):
-    geometry = config({"max_position_embeddings": 262_144, **decoder})
-    tokens = [1, 10, 1000, 16_384, 262_144]
-    drawing = [working_bytes(geometry, SamplingSettings(), prefix, 2) for prefix in tokens]
-    reading = [reading_bytes(geometry, prefix, 2) for prefix in tokens]
-    for estimates in (drawing, reading):
-        assert estimates == sorted(set(estimates))
-    kv = 2 * geometry.decoder.num_kv_heads * geometry.decoder.head_dim * 2 * geometry.decoder.num_layers
-    assert all(estimate >= kv * prefix for estimate, prefix in zip(reading, tokens, strict=True))
-
-
-def test_memory_is_of_the_size_that_is_known():
-    """A 2048 x 2048 reference takes 704 MB of keys and values in the 8B models, and growing holds them twice."""
-    assert 2 * 704e6 < reading_bytes(config(), 4096, 2) < 3.5e9
-    assert working_bytes(config(), SamplingSettings(), 400, 2) < 4 * GIB
-    assert reading_bytes(config(), 1000, 4) > reading_bytes(config(), 1000, 2)
-
-
-def test_memory_for_documents(engines):
-    engine = engines("tiny-u15")
-    sizes = [
-        engine.document_bytes(DocumentSettings(max_images=most), images) for most, images in ((1, 0), (9, 0), (9, 2))
-    ]
-    assert sizes == sorted(set(sizes))
-    conditioning = engine.encode("a", [picture()])
-    small = engine.working_bytes(conditioning, SamplingSettings(width=64, height=64))
-    assert engine.working_bytes(engine.encode("a"), SamplingSettings(width=64, height=64)) < small
-    assert small < engine.working_bytes(conditioning, SamplingSettings())
-
-
-@pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
-def test_reading_is_estimated_from_above(engine, images):
-    """What is held after drawing, against the estimate made before."""
-    conditioning = engine.encode("a red circle", images)
-    estimate = engine.working_bytes(conditioning, SamplingSettings(width=64, height=64))
-    last_of(engine.sample(conditioning, **SMALL, img_cfg=2.0))
-    assert engine.reader.prefixes.nbytes <= estimate
-    assert draw(engine).shape == (1, 3, 64, 64)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sensenova_core import Engine
@@ -50,12 +51,17 @@ def images_embedded(engine: Engine):
 
 @contextmanager
 def calls_of_linears(layers: nn.Module) -> Iterator[dict[str, list[int]]]:
-    """Name -> batch sizes, of every linear layer below."""
+    """Name -> batch sizes, of every linear layer below. A feed-forward layer's rows are the batch's tokens."""
     seen: dict[str, list[int]] = {name: [] for name, part in layers.named_modules() if isinstance(part, nn.Linear)}
+    tokens = 1
+
+    def note(name: str, shape: torch.Size) -> None:
+        nonlocal tokens
+        tokens = shape[1] if len(shape) == 3 else tokens
+        seen[name].append(shape[0] if len(shape) == 3 else shape[0] // tokens)
+
     hooks = [
-        layers.get_submodule(name).register_forward_hook(
-            lambda _, args, __, name=name: seen[name].append(args[0].shape[0])
-        )
+        layers.get_submodule(name).register_forward_hook(lambda _, args, __, name=name: note(name, args[0].shape))
         for name in seen
     ]
     yield seen

@@ -2,6 +2,6 @@
 
 from .headers import TensorHeader, read_headers
 from .names import checkpoint_name
-from .weights import Weights
+from .weights import Weights, assign
 
-__all__ = ["TensorHeader", "Weights", "checkpoint_name", "read_headers"]
+__all__ = ["TensorHeader", "Weights", "assign", "checkpoint_name", "read_headers"]

@@ -1,17 +1,22 @@
-"""Stored tensors -> parameters of a model built on the meta device, straight from the memory map."""
+"""Stored tensors -> numbers: as memory maps, or read straight into a buffer that the caller keeps."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import CheckpointError, SenseNovaError
+from ..errors import CheckpointError
 from .headers import STORED_DTYPES, TensorHeader, opened
 from .names import checkpoint_name
 
 _SHOWN = 8  # names listed of each kind of mismatch
+_CHUNK = 2**25  # bytes that one thread reads at a time
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]) -> None:
@@ -44,74 +49,92 @@ def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]
 
 
 class Weights:
-    """The tensors of one model: on disk, or placed where they run. Never anything in between."""
+    """The stored tensors of one model, by the published names. Holds no weight itself."""
 
-    def __init__(
-        self, model: nn.Module, headers: Mapping[str, TensorHeader], device: torch.device, dtype: torch.dtype | None
-    ):
-        """dtype None keeps the prevailing stored type, and norms as they are stored.
+    def __init__(self, model: nn.Module, headers: Mapping[str, TensorHeader], dtype: torch.dtype | None):
+        """Give a model on the meta device the types that it will run in. Reads no weight.
 
-        Raises CheckpointError unless the stored tensors are exactly the model's. Reads no weight.
+        dtype None runs in the prevailing stored type, and keeps norms as they are stored. Raises CheckpointError unless
+        the stored tensors are exactly the model's.
         """
         check_names_and_shapes(model, headers)
-        self.model, self.headers, self.device = model, headers, device
+        self.headers = headers
         self.compute_dtype = dtype or _prevailing_dtype(headers)
         self.keep_norms = dtype is None
-        self.placed = False
-        self.times_dropped = 0
+        self._files = {file: _state(file) for file in {header.file for header in headers.values()}}
+        for name, value in list(model.named_parameters()):
+            assign(model, name, value.to(self.dtype(checkpoint_name(name))))
+        self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="sensenova-read")
 
     @property
     def nbytes(self) -> int:
-        """What they take on the device."""
-        return sum(header.numel * self._dtype(name, header).itemsize for name, header in self.headers.items())
+        """What all of them take in the types that they run in."""
+        return sum(header.numel * self.dtype(name).itemsize for name, header in self.headers.items())
 
-    def place(self) -> None:
-        """Read every parameter from its memory-mapped file to the device, unless they are there.
+    def dtype(self, name: str) -> torch.dtype:
+        """What a tensor runs in."""
+        stored = STORED_DTYPES[self.headers[name].dtype]
+        return stored if self.keep_norms and "norm" in name else self.compute_dtype
 
-        On the CPU, in the stored dtype, a parameter *is* the map: nothing is copied and the page cache is shared with
-        other processes. Whatever goes wrong, nothing stays behind. Raises SenseNovaError where they cannot fit.
-        """
-        if self.placed:
-            return
-        self._check_room()
-        try:
-            self._read()
-        except BaseException:
-            self.drop()
-            raise
-        self.placed = True
-
-    def drop(self) -> None:
-        """Put every parameter back on the meta device, giving up the memory it held."""
-        self.placed = False
-        self.times_dropped += 1
-        for name, value in list(self.model.named_parameters()):
-            _assign(self.model, name, value.to("meta"))
-
-    def _read(self) -> None:
-        parameters = {checkpoint_name(name): name for name, _ in self.model.named_parameters()}
+    def mapped(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of each, in its stored type: the file itself, mapped to memory, of which nothing is copied."""
         by_file: dict[Path, list[str]] = {}
-        for name in parameters:
+        for name in names:
             by_file.setdefault(self.headers[name].file, []).append(name)
-        for file, names in by_file.items():
+        for file, inside in by_file.items():
+            self._check_unchanged(file)
             with opened(file) as stored:
-                for name in names:
-                    value = stored.get_tensor(name).to(self.device).to(self._dtype(name, self.headers[name]))
-                    _assign(self.model, parameters[name], value)
+                for name in inside:
+                    yield name, stored.get_tensor(name)
 
-    def _dtype(self, name: str, header: TensorHeader) -> torch.dtype:
-        return STORED_DTYPES[header.dtype] if self.keep_norms and "norm" in name else self.compute_dtype
+    def read(self, name: str, into: Tensor, first_row: int = 0) -> list:
+        """Begin to fill a CPU tensor in the type it has, from a stored tensor's rows on; several threads do it.
 
-    def _check_room(self) -> None:
-        if self.device.type != "cuda":
-            return
-        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        free = torch.cuda.mem_get_info(self.device)[0] + unused
-        if free < self.nbytes:
-            raise SenseNovaError(
-                f"the weights take {self.nbytes / 2**30:.1f} GiB and {self.device} has {free / 2**30:.1f} GiB free; "
-                "use a card with more memory, or run on the CPU (streaming from system memory is not built yet)"
-            )
+        Returns futures whose `result()` must be awaited, and raises what went wrong. Reads the file and does not map
+        it, so that its pages are never counted as this process's own.
+        """
+        header = self.headers[name]
+        stored = STORED_DTYPES[header.dtype]
+        start = header.start + first_row * prod(header.shape[1:]) * stored.itemsize
+        flat, step = into.reshape(-1), _CHUNK // stored.itemsize
+        return [
+            self._readers.submit(self._read, header.file, start + begin * stored.itemsize, stored, part)
+            for begin, part in zip(range(0, flat.numel(), step), flat.split(step), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _read(self, file: Path, start: int, stored: torch.dtype, into: Tensor) -> None:
+        raw = into if into.dtype == stored else torch.empty(into.numel(), dtype=stored)
+        view = memoryview(raw.view(torch.uint8).numpy())
+        self._check_unchanged(file)
+        with open(file, "rb", buffering=0) as stream:
+            stream.seek(start)
+            while view:
+                count = stream.readinto(view)
+                if not count:
+                    raise CheckpointError(f"{file} ends early; it was changed while it was read: load it again")
+                view = view[count:]
+        if raw is not into:
+            into.copy_(raw)
+
+    def _check_unchanged(self, file: Path) -> None:
+        if _state(file) != self._files[file]:
+            raise CheckpointError(f"{file} was changed or removed after it was loaded; load it again")
+
+
+def assign(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put a tensor in the place of a parameter."""
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """Size and time of change."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _prevailing_dtype(headers: Mapping[str, TensorHeader]) -> torch.dtype:
@@ -120,11 +143,6 @@ def _prevailing_dtype(headers: Mapping[str, TensorHeader]) -> torch.dtype:
     for header in headers.values():
         totals[header.dtype] += header.numel * header.itemsize
     return STORED_DTYPES[totals.most_common(1)[0][0]]
-
-
-def _assign(model: nn.Module, name: str, value: torch.Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
 
 
 def _listed(names: list[str]) -> str:

@@ -1,5 +1,17 @@
-"""Where weights live: modes and budgets. For now only `full` does anything; see MODES."""
+"""Where weights live: what a user allows, the plan that follows from it, and what carries it out."""
 
-from .budget import MODES, MODES_IN_EFFECT, check_mode, parse_max_memory
+from .budget import MODES, Limits
+from .placement import Placement, limits_of
+from .plan import Plan, Sizes, Task, Work, make_plan
 
-__all__ = ["MODES", "MODES_IN_EFFECT", "check_mode", "parse_max_memory"]
+__all__ = [
+    "MODES",
+    "Limits",
+    "Placement",
+    "Plan",
+    "Sizes",
+    "Task",
+    "Work",
+    "limits_of",
+    "make_plan",
+]

@@ -1,15 +1,35 @@
 """How a user says how much memory may be used."""
 
+from dataclasses import dataclass
+
 from ..errors import SettingsError
 
 MODES = ("auto", "full", "balanced", "low")
-MODES_IN_EFFECT = ("auto", "full")  # both keep every weight on the device; the others load as full and say so
+GIB = 2**30
+HOST_RESERVE = 2 * GIB  # of system memory, left to everybody else
 
 
-def check_mode(mode: str) -> None:
-    """Raise SettingsError for a mode that does not exist."""
-    if mode not in MODES:
-        raise SettingsError(f"vram_mode {mode!r} is unknown; choose one of {', '.join(MODES)}")
+@dataclass(frozen=True)
+class Limits:
+    """What a plan may use, in bytes; None is no limit. mode: one of MODES.
+
+    device: everything on the card. weights: those alone, as a host with other models to run says it. host: of
+    page-locked memory; also what system memory there is bounds it.
+    """
+
+    mode: str = "auto"
+    device: int | None = None
+    weights: int | None = None
+    host: int | None = None
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise SettingsError(f"vram_mode {self.mode!r} is unknown; choose one of {', '.join(MODES)}")
+
+    def pinned(self, host_free: int) -> int:
+        """Bytes that may be page-locked when so many are free: never all, for that stops a machine."""
+        spare = max(0, host_free - HOST_RESERVE)
+        return spare if self.host is None else min(self.host, spare)
 
 
 def parse_max_memory(text: str | None) -> dict[str | int, int]:

@@ -1,6 +1,6 @@
 """One expert: a stack of pre-norm decoder layers and the final norm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -11,6 +11,8 @@ from .rope import Rotation
 
 # layer index -> how that layer's new tokens attend
 AttendAt = Callable[[int], Attend]
+# -> the layers in order, each ready to run until the next one is asked for
+LayerSource = Callable[[], Iterable["DecoderLayer"]]
 
 
 class DecoderLayer(nn.Module):
@@ -32,9 +34,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(config, layer_experts) for layer_experts in experts)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.source: LayerSource | None = None  # where layers come from that do not lie in `layers`
 
     def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt) -> Tensor:
         """x: (batch, tokens, hidden) -> the same, after the final norm."""
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.source() if self.source else self.layers):
             x = layer(x, rotation, attend_at(index))
         return self.norm(x)

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from ..config import ExpertsConfig
 
+ROWS = 4096  # of tokens at once: enough to keep a card busy, and no more memory than one 2048 x 2048 image needs
+
 
 class FeedForward(nn.Module):
     """down(silu(gate(x)) * up(x)), no biases."""
@@ -17,7 +19,12 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(width, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        """x: (..., hidden) -> the same."""
+        parts = [self._activate(rows) for rows in x.flatten(0, -2).split(ROWS)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
 class MixtureOfExperts(nn.Module):

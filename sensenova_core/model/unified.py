@@ -1,7 +1,10 @@
 """The whole model: an expert that reads and writes text and reads images, and an expert that draws."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..config import ModelConfig
 from .decoder import Decoder
@@ -21,6 +24,26 @@ class Understanding(nn.Module):
         self.embed_tokens = nn.Embedding(decoder.vocab_size, decoder.hidden_size)
         self.decoder = Decoder(decoder, decoder.understanding_experts)
         self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
+        self.head_rows = self._head_rows()
+        self.head_source: Callable[[], Iterable[nn.Linear]] | None = None  # where the pieces of lm_head come from
+
+    def embed(self, ids: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Token ids (tokens,) -> (tokens, hidden). The table stays where it lies: a few rows are all that moves."""
+        return F.embedding(ids.to(self.embed_tokens.weight.device), self.embed_tokens.weight).to(device, dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(rows, hidden) -> (rows, vocabulary), in pieces no larger than a layer, so that they can stream like one."""
+        if self.head_source is None:
+            pieces = self.lm_head.weight.split(self.head_rows)
+        else:
+            pieces = (piece.weight for piece in self.head_source())
+        return torch.cat([F.linear(hidden, piece) for piece in pieces], -1)
+
+    def _head_rows(self) -> int:
+        """Rows of lm_head in one piece: by shape alone, so that every way to run it computes the same numbers."""
+        largest = max(sum(value.numel() for value in layer.parameters()) for layer in self.decoder.layers)
+        pieces = -(-self.lm_head.weight.numel() // largest)
+        return -(-self.lm_head.out_features // pieces)
 
 
 class Generation(nn.Module):

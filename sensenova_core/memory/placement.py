@@ -1,0 +1,163 @@
+"""One model's weights in the memory that a user allows: plans each run, carries the plan out, and mends it once."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from ..checkpoint import Weights
+from ..errors import SenseNovaError, SettingsError
+from ..model import SenseNovaU1
+from . import host
+from .budget import GIB, Limits, parse_max_memory
+from .mapped import Mapped
+from .plan import Plan, Sizes, Task, make_plan
+from .residency import Residency
+from .units import Fixed, units_of
+
+CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
+SMALLER = 0.75  # of the buffers, after memory ran out
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+class Placement:
+    """Where the weights of one model are. tell: called with what a user should know; a log entry unless replaced.
+
+    seconds: spent in each kind of work since the last `reset_clock`, measured when `timed`.
+    """
+
+    def __init__(self, model: SenseNovaU1, weights: Weights, device: torch.device, limits: Limits):
+        self.device, self.limits = device, limits
+        units, fixed = units_of(model, weights), Fixed(model, weights)
+        self.sizes = Sizes.of(units, model.config.decoder.num_layers, fixed.nbytes, weights.nbytes)
+        in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
+        self.weights: Mapped | Residency = (
+            Mapped(model, weights) if in_place else Residency(model, weights, units, fixed, self.sizes, device)
+        )
+        self.tell: Callable[[str], None] = log.warning
+        self.seconds: Counter[str] = Counter()
+        self.timed = False
+        self.task: Task | None = None
+        self.last_plan: Plan | None = None
+        self._mended = False
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the weights run where they lie, mapped from their files, so that nothing is planned."""
+        return isinstance(self.weights, Mapped)
+
+    @property
+    def wanted_bytes(self) -> int:
+        """Most bytes of weights that there is use for on the device at one time."""
+        if self.in_place:
+            return self.weights.weights.nbytes
+        most = self.sizes.wanted(self.limits.mode)
+        return most if self.limits.device is None else min(most, self.limits.device)
+
+    def plan(self, task: Task, held: int = 0, card: int | None = None, host_free: int | None = None) -> Plan:
+        """What a task will take. held: bytes on the device that can be given back beside the weights.
+
+        card, host_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
+        """
+        limits = self.limits
+        if limits.device is None and card is None and limits.weights is None and self.device.type == "cuda":
+            card = _free_on(self.device) + self.weights.nbytes + held - CARD_RESERVE
+        if card is not None:
+            limits = replace(limits, device=card if limits.device is None else min(card, limits.device))
+        if self.device.type == "cpu" and limits.host is None:
+            limits = replace(limits, host=0)  # pages of the files are in system memory as they are
+        return make_plan(self.sizes, task, limits, host.available_bytes() if host_free is None else host_free)
+
+    def start(self, task: Task, held: int = 0) -> Plan | None:
+        """Plan a run and prepare it; None where nothing needs a plan."""
+        self.task, self._mended = task, False
+        if not self.in_place:
+            self._carry_out(self.plan(task, held))
+        self.weights.place()
+        return self.last_plan
+
+    def allow(self, weights: int | None) -> None:
+        """Let weights take so many bytes of the device, from the next run on; None for what is free."""
+        self.limits = replace(self.limits, weights=weights)
+
+    def attempt(self, kind: str, work: Callable[[], Result]) -> Result:
+        """Do a piece of work that can be done over: with less memory for weights, once, if the device runs out.
+
+        kind: what its seconds are counted as. Raises SenseNovaError when memory runs out again.
+        """
+        start = self._now()
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+        finally:
+            self.seconds[kind] += self._now() - start
+        self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            raise SenseNovaError(_advice(self.last_plan, str(error).splitlines()[0])) from None
+
+    def reset_clock(self) -> None:
+        self.seconds.clear()
+        self.weights.waited()
+
+    def _carry_out(self, plan: Plan) -> None:
+        self.last_plan = plan
+        self.weights.begin(plan)
+        log.info("plan:\n%s", plan.explain())
+
+    def _mend(self, reason: str) -> None:
+        plan = self.last_plan
+        if self._mended or self.in_place or plan is None:
+            raise SenseNovaError(_advice(plan, reason))
+        self._mended = True
+        slots = max(phase.slots for phase in plan.phases.values())
+        fewer = int(slots * SMALLER)
+        if fewer < 1 or fewer == slots:
+            raise SenseNovaError(_advice(plan, reason))
+        allowed = self.sizes.fixed + fewer * self.sizes.slot
+        self.weights.shrink(self.weights.nbytes - allowed)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        limits = replace(plan.limits, weights=allowed)
+        self._carry_out(make_plan(self.sizes, self.task, limits, plan.host_free))
+        self.tell(
+            f"device memory ran out; going on from the last step with {allowed / GIB:.2f} GiB for weights, "
+            "slower. Set max_memory lower to avoid this."
+        )
+
+    def _now(self) -> float:
+        if self.timed and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits:
+    """The limits that a user's settings are for a model on `device`. Raises SettingsError."""
+    budgets = parse_max_memory(max_memory)
+    own = device.index or 0
+    named = {number: size for number, size in budgets.items() if number != "cpu"}
+    if named and own not in named and "=" in max_memory:
+        raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
+    return Limits(mode, device=named.get(own, next(iter(named.values()), None)), host=budgets.get("cpu"))
+
+
+def _free_on(device: torch.device) -> int:
+    """Of a card: free for everybody, or held by torch and unused."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def _advice(plan: Plan | None, reason: str) -> str:
+    needed = "" if plan is None else f" after a plan for {plan.device_bytes / GIB:.2f} GiB"
+    return (
+        f"device memory ran out{needed} ({reason}); free the card, set a smaller max_memory or vram_mode low, "
+        "or ask for fewer pixels, a batch of 1, fewer images"
+    )

@@ -1,0 +1,244 @@
+"""A residency plan: which units stay on the card and which stream, given so much memory. Pure arithmetic.
+
+A run has one phase per expert: the understanding expert reads (one pass over what is known) or writes (a pass for every
+token), the generation expert draws (a pass for every step). In a phase only its own expert is wanted on the card.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import SettingsError
+from .budget import GIB, Limits
+from .units import DRAWING, READING, Unit
+
+RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers to stream through: one computes, the others fill
+FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
+USUAL_BANDWIDTH = 25e9  # bytes a second over PCIe 4 x16
+STAGING = 2  # page-locked buffers through which files are read
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a model as it runs. units: of each expert's, in order; the understanding expert's last `head_pieces` are
+    the output head's. fixed: small tensors that never move. stored: the whole model, embeddings too."""
+
+    units: dict[str, tuple[int, ...]]
+    head_pieces: int
+    fixed: int
+    stored: int
+
+    @classmethod
+    def of(cls, units: dict[str, tuple[Unit, ...]], layers: int, fixed: int, stored: int) -> "Sizes":
+        sizes = {expert: tuple(unit.nbytes for unit in found) for expert, found in units.items()}
+        return cls(sizes, len(sizes[READING]) - layers, fixed, stored)
+
+    @property
+    def slot(self) -> int:
+        """A buffer that any unit fits in."""
+        return max(size for sizes in self.units.values() for size in sizes)
+
+    def wanted(self, mode: str) -> int:
+        """Most bytes of weights that a mode has use for at one time; "auto" would like both experts."""
+        counts = [len(sizes) for sizes in self.units.values()]
+        slots = {"auto": sum(counts), "full": max(counts)}.get(mode, RING[mode])
+        return self.fixed + self.slot * min(slots, sum(counts))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an expert does in a run. working: bytes beside the weights. passes: None when nobody knows beforehand."""
+
+    working: int
+    passes: int | None = None
+
+    @property
+    def reserved(self) -> int:
+        return int(self.working * FRAGMENTATION)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be planned, in words too. writes: the understanding expert writes text, and does not only read."""
+
+    name: str
+    reading: Work
+    writes: bool = False
+    drawing: Work | None = None
+
+    @property
+    def works(self) -> dict[str, Work]:
+        """By expert."""
+        return {READING: self.reading} | ({} if self.drawing is None else {DRAWING: self.drawing})
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One expert at work: "reading", "writing" or "drawing".
+
+    resident, pinned: indexes of units that stay on the card; and of those streamed whose bytes stay in page-locked
+    memory, because every pass wants them. ring: buffers that streamed units pass through. kept: units of the other
+    expert that may stay where they are.
+    """
+
+    name: str
+    unit_bytes: tuple[int, ...]
+    slot_bytes: int
+    fixed_bytes: int
+    working_bytes: int
+    passes: int | None
+    resident: tuple[int, ...]
+    ring: int
+    kept: int
+    pinned: tuple[int, ...] = ()
+
+    @property
+    def streamed(self) -> tuple[int, ...]:
+        stays = set(self.resident)
+        return tuple(index for index in range(len(self.unit_bytes)) if index not in stays)
+
+    @property
+    def streamed_bytes(self) -> int:
+        """What every pass copies."""
+        return sum(self.unit_bytes[index] for index in self.streamed)
+
+    @property
+    def pinned_bytes(self) -> int:
+        return len(self.pinned) * self.slot_bytes
+
+    @property
+    def slots(self) -> int:
+        """Buffers on the card."""
+        return len(self.resident) + self.ring + self.kept
+
+    @property
+    def device_bytes(self) -> int:
+        return self.fixed_bytes + self.slots * self.slot_bytes + self.working_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where weights will be during a run. phases: by expert. host_free: bytes of system memory there were to take."""
+
+    task: str
+    limits: Limits
+    host_free: int
+    stored: int
+    phases: dict[str, Phase]
+
+    @property
+    def device_bytes(self) -> int:
+        """Peak on the card."""
+        return max(phase.device_bytes for phase in self.phases.values())
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Peak of page-locked memory."""
+        slot = max(phase.slot_bytes for phase in self.phases.values())
+        return STAGING * slot + max(phase.pinned_bytes for phase in self.phases.values())
+
+    @property
+    def streams(self) -> bool:
+        """Whether some units are copied in every pass of many."""
+        return any(phase.streamed and phase.name != "reading" for phase in self.phases.values())
+
+    @property
+    def mode(self) -> str:
+        """What the mode comes to: auto's choice, or that not all of "full" fits."""
+        mode = self.limits.mode
+        if mode not in ("auto", "full"):
+            return mode
+        if not self.streams:
+            kept = any(phase.kept and phase.resident for phase in self.phases.values())
+            return f"{mode}: both experts stay" if kept else "full" if mode == "full" else "auto: full"
+        return f"{mode}: as many layers stay as fit"
+
+    def explain(self) -> str:
+        """For the user: what the run will take, and why."""
+        limit = self.limits.device
+        rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {limit / GIB:.2f} GiB to use")}
+        rows |= {phase.name: _explained(phase) for phase in self.phases.values()}
+        rows["device"] = f"{self.device_bytes / GIB:.2f} GiB at most"
+        rows["system"] = (
+            f"{self.pinned_bytes / GIB:.2f} GiB page-locked of {self.host_free / GIB:.1f} GiB free; "
+            f"{self.stored / GIB:.2f} GiB stay in their files"
+        )
+        return "\n".join(f"{name:<8} : {row}" for name, row in rows.items())
+
+
+def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
+    """The plan that copies least within the limits. The same arguments give the same plan.
+
+    host_free: bytes of system memory that may be taken. Raises SettingsError naming the smallest budget that works,
+    and what else would help.
+    """
+    slots = {expert: _slots(sizes, work, limits, task.name) for expert, work in task.works.items()}
+    everything = sum(map(len, sizes.units.values()))
+    both = limits.mode == "auto" and min(slots.values()) >= everything
+    pinnable = limits.pinned(host_free) // sizes.slot - STAGING
+    phases = {}
+    for expert, work in task.works.items():
+        name = "drawing" if expert == DRAWING else "writing" if task.writes else "reading"
+        phases[expert] = _phase(name, expert, sizes, work, slots[expert], limits.mode, both, pinnable)
+    return Plan(task.name, limits, host_free, sizes.stored, phases)
+
+
+def _slots(sizes: Sizes, work: Work, limits: Limits, task: str) -> int:
+    """Buffers that there is room for on the card beside everything else: 1 or more."""
+    most = sum(map(len, sizes.units.values()))
+    if limits.mode in ("balanced", "low"):
+        most = RING[limits.mode]
+    if limits.device is not None:
+        room = limits.device - work.reserved - sizes.fixed
+        if room < sizes.slot:
+            smallest = work.reserved + sizes.fixed + sizes.slot
+            raise SettingsError(
+                f"{task} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works is "
+                f"{smallest / GIB:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
+                "max_memory, free the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
+            )
+        most = min(most, room // sizes.slot)
+    if limits.weights is not None:  # somebody else's wish, which one buffer may overstep
+        most = min(most, max(1, (limits.weights - sizes.fixed) // sizes.slot))
+    return most
+
+
+def _phase(name: str, expert: str, sizes: Sizes, work: Work, slots: int, mode: str, both: bool, pinnable: int) -> Phase:
+    units = sizes.units[expert]
+    others = sum(map(len, sizes.units.values())) - len(units)
+    if name == "reading":
+        units = units[: len(units) - sizes.head_pieces]
+    resident, kept = (), 0
+    ring = min(RING[mode], slots, len(units))
+    if both:
+        resident, ring, kept = tuple(range(len(units))), 0, others
+    elif name == "reading":  # a single pass gains nothing from staying
+        kept = min(slots - ring, others)
+    elif slots >= len(units):
+        resident, ring = tuple(range(len(units))), 0
+    else:
+        streamed = set(_spread(range(len(units)), len(units) - (slots - ring)))
+        resident = tuple(index for index in range(len(units)) if index not in streamed)
+    moving = [index for index in range(len(units)) if index not in set(resident)]
+    again = name != "reading" and work.passes != 1
+    pinned = _spread(moving, min(len(moving), max(0, pinnable))) if again else ()
+    return Phase(name, units, sizes.slot, sizes.fixed, work.reserved, work.passes, resident, ring, kept, tuple(pinned))
+
+
+def _spread(indexes: Sequence[int], count: int) -> list[int]:
+    """`count` of the indexes, evenly spaced, so that what each costs hides behind as many of the others."""
+    return [indexes[(2 * place + 1) * len(indexes) // (2 * count)] for place in range(count)]
+
+
+def _explained(phase: Phase) -> str:
+    units, streamed = len(phase.unit_bytes), len(phase.streamed)
+    if not streamed:
+        return f"all {units} parts stay on the card ({sum(phase.unit_bytes) / GIB:.2f} GiB)"
+    often = "once" if phase.name == "reading" else "for every token" if phase.name == "writing" else "every step"
+    text = (
+        f"{streamed} of {units} parts stream through {phase.ring} buffers, {phase.streamed_bytes / GIB:.2f} GiB {often}"
+    )
+    if phase.name != "reading" and len(phase.pinned) < streamed:
+        text += f"; system memory holds only {len(phase.pinned)} of them page-locked, the others are read anew: slower"
+    if phase.name == "writing":
+        text += f"; about {phase.streamed_bytes / USUAL_BANDWIDTH:.2f} s a token at {USUAL_BANDWIDTH / 1e9:.0f} GB/s"
+    return text

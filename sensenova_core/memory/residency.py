@@ -1,0 +1,247 @@
+"""Carries out a plan: brings units to the device before they are needed, and hands them out pass by pass."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from math import inf
+
+import torch
+from torch import nn
+
+from ..checkpoint import Weights
+from ..model import SenseNovaU1
+from .lane import Mark, lane_to
+from .plan import Phase, Plan, Sizes
+from .store import Key, Store
+from .units import DRAWING, EXPERTS, READING, Fixed, Unit
+
+
+class Slot:
+    """A buffer on the device that any unit fits in. ready: the copy into it; free: the end of its last use."""
+
+    def __init__(self, size: int, device: torch.device, free: Mark):
+        self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
+        self.ready: Future[Mark] | None = None
+        self.free = free
+        self._modules: dict[tuple, nn.Module] = {}
+
+    def module(self, unit: Unit) -> nn.Module:
+        """The module that computes with what lies here; one serves all units of a kind."""
+        if unit.kind not in self._modules:
+            self._modules[unit.kind] = unit.module_on(self.buffer)
+        return self._modules[unit.kind]
+
+
+class Residency:
+    """The weights of one model, some on the device and the others in their files.
+
+    A pass asks for an expert's units in order; a thread of its own brings those that will be wanted next, as far ahead
+    as there are buffers. Which ones those are is a guess from the plan: a wrong guess costs a copy, never a result.
+    """
+
+    def __init__(
+        self,
+        model: SenseNovaU1,
+        weights: Weights,
+        units: dict[str, tuple[Unit, ...]],
+        fixed: Fixed,
+        sizes: Sizes,
+        device: torch.device,
+    ):
+        """The model's decoders and output head get their weights from here from now on."""
+        self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
+        self.lane = lane_to(device)
+        self.store = Store(weights, units, sizes.slot, self.lane, direct=device.type == "cpu")
+        self.copies: Counter[Key] = Counter()
+        self.placed, self.times_dropped, self.most_bytes = False, 0, 0
+        self.plan: Plan | None = None
+        self._slots: dict[Key, Slot] = {}  # that hold a unit, or will when a copy has ended
+        self._free: list[Slot] = []
+        self._active, self._left, self._settled = "", None, False
+        self._residents: dict[str, frozenset[int]] = {}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sensenova-copy")
+        layers = model.config.decoder.num_layers
+        for expert in EXPERTS:  # bound to parts of the model alone: a circle would keep dropped weights alive
+            getattr(model, expert).decoder.source = partial(self.layers, expert, layers)
+        model.understanding.head_source = partial(self.head, layers)
+
+    @property
+    def nbytes(self) -> int:
+        """On the device now."""
+        return (self.sizes.fixed if self.placed else 0) + (len(self._slots) + len(self._free)) * self.sizes.slot
+
+    def place(self) -> None:
+        """Bring the small tensors that every pass needs, unless they are there; the units come when they are used."""
+        if self.placed:
+            return
+        try:
+            self.fixed.place(self.weights, self.device)
+        except BaseException:
+            self.drop()
+            raise
+        self.placed = True
+
+    def begin(self, plan: Plan) -> None:
+        """Carry out another plan from the next pass on."""
+        self.plan, self._active = plan, ""
+        self._residents = {expert: frozenset(phase.resident) for expert, phase in plan.phases.items()}
+
+    def drop(self) -> None:
+        """Give back all memory, on the device and page-locked. Every tensor is on disk alone again."""
+        self.placed, self._active = False, ""
+        self.times_dropped += 1
+        for key in list(self._slots):
+            self._evict(key)
+        self._free.clear()
+        self._worker.submit(self.store.release).result()
+        self.fixed.drop()
+
+    def shrink(self, size: int) -> int:
+        """Give back buffers until at least `size` bytes are free or none is left; returns how many that were.
+
+        Those that the next pass would want last go first. The next run needs a plan with less.
+        """
+        before = self.nbytes
+        while self._free and before - self.nbytes < size:
+            self._free.pop()
+        for key in sorted(self._slots, key=lambda key: key[1], reverse=True):
+            if before - self.nbytes >= size:
+                break
+            self._evict(key)
+            self._free.clear()
+        self._active = ""
+        return before - self.nbytes
+
+    def layers(self, expert: str, count: int) -> Iterator[nn.Module]:
+        """One pass over an expert's layers: each is ready to run until the next one is asked for."""
+        self._enter(expert)
+        self._left = None if self._left is None else max(0, self._left - 1)
+        return self._pass(expert, range(count))
+
+    def head(self, first: int) -> Iterator[nn.Module]:
+        """One pass over the output head's pieces, the first of which is the unit of that index."""
+        self._enter(READING)
+        return self._pass(READING, range(first, len(self.units[READING])))
+
+    def _pass(self, expert: str, indexes: range) -> Iterator[nn.Module]:
+        for index in indexes:
+            key = (expert, index)
+            self._prefetch(key)
+            slot = self._slots[key]
+            if slot.ready is not None:
+                self._await(key, slot)
+            try:
+                yield slot.module(self.units[expert][index])
+            finally:
+                slot.free = self.lane.mark()
+
+    def _await(self, key: Key, slot: Slot) -> None:
+        try:
+            self.lane.wait(slot.ready)
+        except BaseException:
+            self._evict(key)
+            raise
+        slot.ready = None
+
+    def _enter(self, expert: str) -> None:
+        """Begin an expert's phase, unless it is the one that goes on: what it has no place for makes room."""
+        if self._active == expert:
+            return
+        phase = self._phase(expert)
+        self._active, self._left, self._settled = expert, phase.passes, False
+        others = [key for key in self._slots if key[0] != expert]
+        for key in others[phase.kept :]:
+            self._evict(key)
+        own = sorted(key for key in self._slots if key[0] == expert and not self._stays(key))
+        for key in own[phase.ring :]:
+            self._evict(key)
+        while self._free and len(self._slots) + len(self._free) > phase.slots:
+            self._free.pop()
+        self._worker.submit(self.store.keep, frozenset((expert, index) for index in phase.pinned))
+
+    def _prefetch(self, now: Key) -> None:
+        """Begin to copy what is wanted next, in the order it is wanted, while there are buffers for it."""
+        if self._settled:
+            return
+        for ahead, key in enumerate(self._wanted_next(now)):
+            if key in self._slots:
+                continue
+            slot = self._slot_for(key, ahead, now)
+            if slot is None:
+                return
+            self._fetch(key, slot)
+        phase = self._phase(now[0])
+        self._settled = not phase.streamed and phase.name != "reading"
+
+    def _wanted_next(self, now: Key) -> Iterator[Key]:
+        """The units that will be wanted, as far as the plan tells: this one, the rest of the pass, the next one."""
+        expert, index = now
+        count = len(self._phase(expert).unit_bytes)
+        yield from ((expert, later) for later in range(index, max(count, index + 1)))
+        if self._left is None or self._left > 0:
+            yield from ((expert, later) for later in range(index))
+        elif expert == READING and DRAWING in self.plan.phases:
+            yield from ((DRAWING, later) for later in range(len(self.units[DRAWING])))
+
+    def _distance(self, key: Key, now: Key) -> float:
+        """How many units before one is wanted; infinity for never."""
+        count = len(self._phase(now[0]).unit_bytes)
+        if key[0] == now[0]:
+            if key[1] >= now[1]:
+                return key[1] - now[1]
+            again = self._left is None or self._left > 0
+            return count - now[1] + key[1] if again else inf
+        follows = now[0] == READING and DRAWING in self.plan.phases and self._left == 0
+        return count - now[1] + key[1] if follows else inf
+
+    def _slot_for(self, key: Key, ahead: int, now: Key) -> Slot | None:
+        """A buffer for a unit: a free one, a new one where the plan has room, or that of what is wanted later."""
+        phase = self._phase(now[0])
+        passing = [other for other in self._slots if not self._stays(other)]
+        if self._stays(key) or len(passing) < phase.ring:
+            if self._free:
+                return self._free.pop()
+            if len(self._slots) < phase.slots:
+                return self._new_slot()
+        candidates = [other for other in passing if other != now]
+        last = max(candidates, key=lambda other: self._distance(other, now), default=None)
+        if last is None:
+            return None if ahead else self._new_slot()  # what the plan did not foresee must still run
+        if self._distance(last, now) <= ahead:
+            return None
+        self._evict(last)
+        return self._free.pop()
+
+    def _new_slot(self) -> Slot:
+        slot = Slot(self.sizes.slot, self.device, self.lane.mark())
+        self.most_bytes = max(self.most_bytes, self.nbytes + self.sizes.slot)
+        return slot
+
+    def _stays(self, key: Key) -> bool:
+        return key[1] in self._residents.get(key[0], ())
+
+    def _fetch(self, key: Key, slot: Slot) -> None:
+        self._slots[key] = slot
+        self.copies[key] += 1
+        slot.ready = self._worker.submit(self._send, key, slot.buffer, slot.free)
+
+    @torch.inference_mode()
+    def _send(self, key: Key, buffer: torch.Tensor, free: Mark) -> Mark:
+        return self.store.send(key, buffer, free)
+
+    def _evict(self, key: Key) -> None:
+        """Take a unit's buffer away from it; a copy into it that is under way ends first."""
+        slot, self._settled = self._slots.pop(key), False
+        if slot.ready is not None:
+            if not slot.ready.cancel() and slot.ready.exception() is None:
+                self.lane.finish(slot.ready.result())
+            slot.ready = None
+        self._free.append(slot)
+
+    def _phase(self, expert: str) -> Phase:
+        return self.plan.phases[expert]
+
+    def waited(self) -> float:
+        """Seconds that computing stood still for copies since the last call."""
+        return self.lane.waited()

@@ -1,0 +1,103 @@
+"""What a task needs on the device beside the weights: keys, values and activations, estimated from above."""
+
+from .config import ModelConfig
+from .document import DocumentSettings
+from .memory import Task, Work
+from .model.feed_forward import ROWS
+from .prefix import BLOCK_TOKENS
+from .sampling import SamplingSettings
+
+
+def drawing(
+    config: ModelConfig,
+    settings: SamplingSettings,
+    prefix_tokens: dict[str, int],
+    itemsize: int,
+    unread: int,
+    name: str,
+) -> Task:
+    """One batch from a prompt. prefix_tokens: of each branch. unread: how many branches have to be read first."""
+    held = sum(prefix_tokens.values())
+    reading = kv_bytes(config, held, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize)
+    size = f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {settings.steps} steps"
+    return Task(
+        f"{name} {size}",
+        Work(reading, unread),
+        drawing=Work(drawing_bytes(config, settings, prefix_tokens, itemsize), settings.steps),
+    )
+
+
+def writing(config: ModelConfig, tokens: int, more: int, itemsize: int, name: str) -> Task:
+    """Up to `more` tokens of text after `tokens`."""
+    return Task(
+        f"{name} up to {more} tokens after {tokens}", Work(reading_bytes(config, tokens, more, itemsize)), writes=True
+    )
+
+
+def document(config: ModelConfig, settings: DocumentSettings, tokens: int, most_tokens: int, itemsize: int) -> Task:
+    """A document begun from a prompt of `tokens`, up to the context's `most_tokens`, which both contexts may reach."""
+    sampling = settings.of_image(0)
+    drawn = sampling.tokens(config)
+    grown = min(tokens + settings.max_images * drawn + settings.decoding.max_tokens, most_tokens)
+    held = kv_bytes(config, 2 * (grown + BLOCK_TOKENS), itemsize)
+    reading = activation_bytes(config, max(tokens, drawn), itemsize) + _one_layer(config, grown, itemsize)
+    beside = drawing_bytes(config, sampling, dict.fromkeys(("full", "images", "none"), grown), itemsize)
+    beside -= kv_bytes(config, 3 * grown, itemsize)
+    return Task(
+        f"a document with up to {settings.max_images} pictures of {sampling.width} x {sampling.height}",
+        Work(held + reading),
+        writes=True,
+        drawing=Work(held + beside, sampling.steps),
+    )
+
+
+def kv_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
+    """Keys and values of `tokens` in all layers."""
+    decoder = config.decoder
+    return tokens * 2 * decoder.num_kv_heads * decoder.head_dim * itemsize * decoder.num_layers
+
+
+def reading_bytes(config: ModelConfig, tokens: int, more: int, itemsize: int) -> int:
+    """Reading `tokens` and then writing `more`: their keys and values, of which a growing layer exists twice."""
+    total = -(-(tokens + more) // BLOCK_TOKENS) * BLOCK_TOKENS
+    return (
+        kv_bytes(config, total, itemsize)
+        + _one_layer(config, total, itemsize)
+        + activation_bytes(config, tokens, itemsize)
+    )
+
+
+def drawing_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens: dict[str, int], itemsize: int) -> int:
+    """Prefixes, the buffers that attention uses, one layer's activations, and the picture in float32."""
+    images = settings.batch_size
+    tokens = settings.tokens(config) * images
+    buffers = sum(prefix * images + tokens for prefix in prefix_tokens.values())
+    picture = 7 * 4 * config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
+    return (
+        kv_bytes(config, sum(prefix_tokens.values()), itemsize)
+        + _one_layer(config, buffers, itemsize)
+        + activation_bytes(config, len(prefix_tokens) * tokens, itemsize)
+        + picture
+    )
+
+
+def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
+    """One layer's activations for so many tokens: of its attention or its feed-forward layer, whichever takes more."""
+    decoder, experts = config.decoder, config.decoder.generation_experts[0]
+    attention = rows * decoder.num_heads * decoder.head_dim * (2 * itemsize + 5 * 4)  # turned in float32
+    if experts is None:
+        feed_forward = min(rows, ROWS) * 3 * decoder.intermediate_size * itemsize
+    else:
+        feed_forward = rows * experts.per_token * 3 * experts.width * itemsize
+    return rows * 2 * decoder.hidden_size * itemsize + max(
+        attention, feed_forward + rows * 2 * decoder.hidden_size * itemsize
+    )
+
+
+def branches(settings: SamplingSettings, edit: bool) -> tuple[str, ...]:
+    """The guidance branches that some step needs."""
+    return settings.guidance.branches_needed(edit, settings.times()[:-1].tolist())
+
+
+def _one_layer(config: ModelConfig, tokens: int, itemsize: int) -> int:
+    return kv_bytes(config, tokens, itemsize) // config.decoder.num_layers

@@ -1,0 +1,132 @@
+"""What tasks need on the device beside the weights: estimated from above, and not by much."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sensenova_core import ModelConfig, SamplingSettings, needs
+from sensenova_core.document import DocumentSettings
+from sensenova_core.flow import Guidance
+from sensenova_core.model import SenseNovaU1
+from sensenova_core.prefix import Prefix
+from sensenova_core.prompt import Sequence, text_positions
+from sensenova_core.reader import Reader
+from sensenova_core.sampling import Denoiser
+from tests.peak import PeakBytes
+from tests.pictures import picture
+from tests.test_full_size import DENSE, SPARSE, config_json
+from tests.watch import SMALL, last_of
+
+GIB = 2**30
+PREFIXES = {"condition": 400, "unconditional": 9}
+
+
+def config(decoder=DENSE) -> ModelConfig:
+    return ModelConfig.from_dict(config_json(decoder, True, 16.0))
+
+
+def storageless(dtype: torch.dtype) -> SenseNovaU1:
+    """The 8B model on the meta device, where everything is computed but numbers."""
+    return SenseNovaU1.on_meta(config()).to(dtype)
+
+
+def kernel(query, key, value, causal):
+    """Attention as kernels on a card do it: without the matrix of scores."""
+    return torch.empty_like(query)
+
+
+def drawing_peak(dtype: torch.dtype, settings: SamplingSettings, prefixes: dict[str, int]) -> int:
+    model, decoder = storageless(dtype), config().decoder
+    shape = (decoder.num_kv_heads, decoder.head_dim)
+    with torch.inference_mode(), PeakBytes("meta") as peak:
+        read = {}
+        for name, tokens in prefixes.items():
+            keys, values = (
+                tuple(torch.empty(1, tokens, *shape, device="meta", dtype=dtype) for _ in range(decoder.num_layers))
+                for _ in range(2)
+            )
+            read[name] = Prefix(keys, values, tokens - 1)
+        for step in Denoiser(model, read, settings, kernel, edit=False).steps():  # noqa: B007
+            pass
+        step.pixels()
+    return peak.most
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "change, prefixes",
+    [
+        ({}, PREFIXES),
+        ({"guidance": Guidance(1.0)}, {"condition": 400}),
+        ({"width": 1024, "height": 1024}, PREFIXES),
+        ({"batch_size": 2}, PREFIXES),
+        ({}, {"condition": 8700, "unconditional": 8300}),
+    ],
+    ids=["2048", "unguided", "1024", "batch", "two references"],
+)
+def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, prefixes):
+    settings = replace(SamplingSettings(steps=2), **change)
+    peak = drawing_peak(dtype, settings, prefixes)
+    estimate = needs.drawing_bytes(config(), settings, prefixes, dtype.itemsize)
+    assert peak <= estimate <= 1.35 * peak, (peak / GIB, estimate / GIB)
+
+
+@pytest.mark.parametrize("tokens", [400, 4500, 9000])
+def test_reading_at_full_size_is_estimated_closely_from_above(tokens):
+    sequence = Sequence(torch.zeros(tokens, dtype=torch.long), text_positions(0, tokens), torch.zeros(tokens) > 0)
+    reader = Reader(storageless(torch.bfloat16), kernel)
+    with torch.inference_mode(), PeakBytes("meta") as peak:
+        reader.prefix(sequence)
+    estimate = needs.kv_bytes(config(), tokens, 2) + needs.activation_bytes(config(), tokens, 2)
+    assert peak.most <= estimate <= 1.35 * peak.most
+
+
+def test_the_counter_sees_what_is_given_back():
+    with PeakBytes("cpu") as peak:
+        first = torch.zeros(1000)
+        torch.ones(500)
+        second = first + 1
+        third = second[:10]
+        del first, second
+    assert (peak.now, peak.most) == (4000, 8000)
+    del third
+    assert peak.now == 0
+
+
+@pytest.mark.parametrize("change", [{"width": 4096}, {"height": 3072}, {"batch_size": 2}])
+def test_drawing_needs_more_for_more(change):
+    settings = SamplingSettings()
+    sizes = [needs.drawing_bytes(config(), each, PREFIXES, 2) for each in (settings, replace(settings, **change))]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("decoder", [DENSE, SPARSE], ids=["dense", "experts"])
+def test_needs_grow_with_what_is_read(decoder):
+    geometry = config({"max_position_embeddings": 262_144, **decoder})
+    tokens = [1, 10, 1000, 16_384, 262_144]
+    drawing = [needs.drawing_bytes(geometry, SamplingSettings(), {"condition": length}, 2) for length in tokens]
+    writing = [needs.writing(geometry, length, 1000, 2, "").reading.working for length in tokens]
+    for estimates in (drawing, writing):
+        assert estimates == sorted(set(estimates))
+    kv = 2 * geometry.decoder.num_kv_heads * geometry.decoder.head_dim * 2 * geometry.decoder.num_layers
+    assert all(estimate >= kv * length for estimate, length in zip(writing, tokens, strict=True))
+
+
+def test_documents_need_more_for_more_pictures(engines):
+    engine = engines("tiny-u15")
+    tasks = [
+        engine.document_task(tokens, DocumentSettings(max_images=most)) for most, tokens in ((1, 20), (9, 20), (9, 90))
+    ]
+    for part in ("reading", "drawing"):
+        sizes = [getattr(task, part).working for task in tasks]
+        assert sizes[0] < sizes[1] <= sizes[2]
+
+
+@pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
+def test_what_is_held_after_drawing_was_estimated_before(engine, images):
+    conditioning = engine.encode("a red circle", images)
+    task = engine.drawing_task(conditioning, SamplingSettings(width=64, height=64))
+    last_of(engine.sample(conditioning, **SMALL, img_cfg=2.0))
+    assert engine.reader.prefixes.nbytes <= task.reading.working
+    assert task.drawing.working > 0
