@@ -38,10 +38,9 @@ class Sizes:
         return max(size for sizes in self.units.values() for size in sizes)
 
     def wanted(self, mode: str) -> int:
-        """Most bytes of weights that a mode has use for at one time; "auto" would like both experts."""
-        counts = [len(sizes) for sizes in self.units.values()]
-        slots = {"auto": sum(counts), "full": max(counts)}.get(mode, RING[mode])
-        return self.fixed + self.slot * min(slots, sum(counts))
+        """Most bytes of weights that a mode asks for at one time: of one expert, though "auto" keeps both if it may."""
+        most = max(map(len, self.units.values()))
+        return self.fixed + self.slot * (most if mode in ("auto", "full") else min(RING[mode], most))
 
 
 @dataclass(frozen=True)
