@@ -213,7 +213,7 @@ def test_reasoning_leaves_room_for_the_image(copy_of):
     before = len(engine.prompts.thinking(asked).ids)
     thought = engine.think(asked, DecodingSettings(max_tokens=1000), choose=saying(engine, "x" * 1000))
     assert before < len(condition(thought)) - OPENING and len(condition(thought)) <= 760
-    with pytest.raises(PromptError, match="the reasoning comes to .* of the model's 760"):
+    with pytest.raises(PromptError, match=r"the reasoning comes to .* of the model's 760"):
         engine.encode("draw it", think_text="x" * 1000)
 
 
