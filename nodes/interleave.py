@@ -51,6 +51,7 @@ class Interleave(io.ComfyNode):
                     tooltip="Replaces the system message that the model was trained with; empty keeps it.",
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
                 io.Image.Output(display_name="pictures", is_output_list=True),
                 io.String.Output(display_name="text"),
@@ -86,7 +87,7 @@ class Interleave(io.ComfyNode):
     @classmethod
     def _size(cls, size: dict | None, images: References) -> tuple[int, int]:
         if size is None or size["size"] != AUTOMATIC:
-            return size_of(size, INTERLEAVE_SIZES)
+            return size_of(size, cls.hidden, INTERLEAVE_SIZES, AUTOMATIC)
         if not images.images:
             raise ValueError(f"size is {AUTOMATIC!r} but no image is connected; choose a size")
         return document_size(*images.images[0].size)

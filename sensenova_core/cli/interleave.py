@@ -42,7 +42,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--format", choices=("markdown", "html"), default="markdown", help="(default: markdown)")
     parser.add_argument("--output", "--output-dir", default=".", help="where the document's folder goes (default: .)")
     parser.add_argument("--stem", default="document", help="the folder's name, numbered (default: document)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default=parser.get_default)
 
 
 def run(options) -> int:

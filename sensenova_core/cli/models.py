@@ -1,8 +1,9 @@
 """Which model a command runs, and on what."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PromptError, SettingsError
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
 
@@ -51,7 +52,21 @@ def pick_device(name: str):
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return device_named(name)
+    try:
+        return device_named(name)
+    except SettingsError as error:
+        raise SettingsError(
+            f"device {name}: not on this machine; choose one of auto, {', '.join(_devices())}"
+        ) from error
+
+
+def _devices() -> list[str]:
+    """Names of all that torch can compute on here."""
+    import torch
+
+    others = {"mps": torch.backends.mps, "xpu": torch.xpu}
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["cpu", *cards, *(name for name, kind in others.items() if kind.is_available())]
 
 
 def open_engine(options, place: bool = True):
@@ -62,19 +77,22 @@ def open_engine(options, place: bool = True):
     return load(resolve_model(options.model), device, options.dtype, attention=options.attn_backend, place=place)
 
 
-def open_images(paths: list[str]) -> list:
+def open_images(paths: Iterable[str]) -> list:
     """Pictures as PIL images, turned as their EXIF says. Raises PromptError naming the file."""
+    return [_opened(path) for path in paths]
+
+
+def _opened(path: str):
     from PIL import Image, ImageOps
 
-    from ..errors import PromptError
+    from ..images import check_ratio
 
-    images = []
-    for path in paths:
-        try:
-            image = Image.open(path)
-            info = image.info
-            images.append(ImageOps.exif_transpose(image))
-            images[-1].info = info
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise PromptError(f"image {path}: {error}; give a picture file") from error
-    return images
+    try:
+        image = Image.open(path)
+        info = image.info
+        turned = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PromptError(f"image {path}: {error}; give a picture file") from error
+    check_ratio(*turned.size, f"image {path}")
+    turned.info = info
+    return turned

@@ -1,6 +1,8 @@
 """Options that several commands share, and the settings they make."""
 
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ TEXT_OPTIONS: dict[str, tuple[type, Any, str]] = {
     "top_p": (float, 1.0, "with --do-sample: only the likeliest tokens that reach this likelihood; 1 is off"),
     "repetition_penalty": (float, 1.0, "over 1 discourages tokens that were written already"),
 }
+
+SAMPLING_ONLY = ("temperature", "top_k", "top_p")
+MAX_SIDE = 16_384  # pixels; far over what a model draws well, and a few more only run out of memory
+log = logging.getLogger(__name__)
 
 
 def add_options(parser, options: dict[str, tuple[type, Any, str]]) -> None:
@@ -79,7 +85,15 @@ def check_reference_options(options) -> None:
 
 
 def flag(name: str) -> str:
+    """num_steps -> --num-steps"""
     return "--" + name.replace("_", "-")
+
+
+def warn_without_effect(options, names: Iterable[str], reason: str) -> None:
+    """Name those of these options that were given, and why they change nothing. A default may be spelled out."""
+    given = [flag(name) for name in names if getattr(options, name) != options.default(name)]
+    if given:
+        log.warning("%s: no effect %s", ", ".join(given), reason)
 
 
 def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size: int = 1, crop: bool = False):
@@ -87,6 +101,9 @@ def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size:
     from ..flow import Guidance
     from ..sampling import SamplingSettings
 
+    for name, side in zip(("width", "height"), size, strict=True):
+        if side > MAX_SIDE:
+            raise SettingsError(f"{name} is {side}; give at most {MAX_SIDE} pixels")
     start, end = values["cfg_interval"]
     guidance = Guidance(values["cfg_scale"], values["img_cfg_scale"], values["cfg_norm"], (float(start), float(end)))
     return SamplingSettings(
@@ -102,19 +119,20 @@ def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size:
     )
 
 
-def decoding_settings(options, max_tokens: int | None = None):
-    """DecodingSettings from text options. Raises SettingsError."""
+def decoding_settings(options, limit: str = "max_tokens"):
+    """DecodingSettings from text options; `limit` is the one that counts tokens. Raises SettingsError."""
     from ..decode import DecodingSettings
 
-    return DecodingSettings(
-        options.max_tokens if max_tokens is None else max_tokens,
-        sample=options.do_sample,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-    )
+    if not options.do_sample:
+        warn_without_effect(options, SAMPLING_ONLY, "without --do-sample")
+    try:
+        return DecodingSettings(
+            getattr(options, limit),
+            sample=options.do_sample,
+            **{name: getattr(options, name) for name in (*TEXT_OPTIONS, "seed")},
+        )
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("max_tokens", limit)) from error
 
 
 def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -122,6 +140,6 @@ def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     ratios = {label.split()[0]: size for label, size in sizes.items()}
     if name not in ratios:
         raise SettingsError(
-            f"resolution {name!r} is unknown; choose one of {', '.join(ratios)}, or give width and height"
+            f"resolution {name!r} is unknown; choose one of {', '.join(ratios)}, or give --width and --height"
         )
     return ratios[name]
