@@ -65,6 +65,11 @@ class Task:
     drawing: Work | None = None
 
     @property
+    def most_working(self) -> int:
+        """Bytes beside the weights, at the most."""
+        return max(work.reserved for work in self.works.values())
+
+    @property
     def works(self) -> dict[str, Work]:
         """By expert."""
         return {READING: self.reading} | ({} if self.drawing is None else {DRAWING: self.drawing})
@@ -153,6 +158,10 @@ class Plan:
 
     def explain(self) -> str:
         """For the user: what the run will take, and why."""
+        return "\n".join(f"{name:<8} : {row}" for name, row in self.rows().items())
+
+    def rows(self) -> dict[str, str]:
+        """What `explain` says, by subject."""
         limit = self.limits.device
         rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {limit / GIB:.2f} GiB to use")}
         rows |= {phase.name: _explained(phase) for phase in self.phases.values()}
@@ -161,7 +170,7 @@ class Plan:
             f"{self.pinned_bytes / GIB:.2f} GiB page-locked of {self.host_free / GIB:.1f} GiB free; "
             f"{self.stored / GIB:.2f} GiB stay in their files"
         )
-        return "\n".join(f"{name:<8} : {row}" for name, row in rows.items())
+        return rows
 
 
 def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
