@@ -14,6 +14,8 @@ from PIL import Image
 import sensenova_core
 from sensenova_core import Engine
 from sensenova_core.cli import main
+from sensenova_core.cli.jobs import OTHER_KEYS
+from sensenova_core.cli.options import PICTURE_OPTIONS
 from tests.golden_set import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -273,3 +275,9 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path,
     assert main(["generate", "--model", "/nowhere", *many, "--output", str(tmp_path / output)]) == 1
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+def test_the_readme_lists_the_keys_of_a_jsonl_line():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = readme.split("A line of `--jsonl`")[1].split("Every line")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == {*OTHER_KEYS, *PICTURE_OPTIONS}
