@@ -6,6 +6,7 @@ token), the generation expert draws (a pass for every step). In a phase only its
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from ..errors import SettingsError
 from .budget import GIB, Limits
@@ -198,10 +199,12 @@ def _slots(sizes: Sizes, work: Work, limits: Limits, task: str) -> int:
     if limits.device is not None:
         room = limits.device - work.reserved - sizes.fixed
         if room < sizes.slot:
-            smallest = work.reserved + sizes.fixed + sizes.slot
+            smallest = (
+                ceil((work.reserved + sizes.fixed + sizes.slot) / GIB * 100) / 100
+            )  # rounded up, so that it works
             raise SettingsError(
                 f"{task} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works is "
-                f"{smallest / GIB:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
+                f"{smallest:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
                 "max_memory, free the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
             )
         most = min(most, room // sizes.slot)
