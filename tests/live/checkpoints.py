@@ -7,6 +7,9 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from tools.demo import make_checkpoint
+
+DEEP_LAYERS = 10
 LETTERS = set("abcdefghijklmnopqrstuvwxyz.Ġ")  # Ġ is a space
 
 
@@ -18,6 +21,14 @@ def talkative(source: Path, folder: Path) -> None:
 def brief(source: Path, folder: Path) -> None:
     """Ends its answers after a few tokens, and its greedy reasoning before the first."""
     _weigh(source, folder, lambda word: 3 if word == "<|im_end|>" else 1)
+
+
+def deep(folder: Path) -> None:
+    """Has layers enough for budgets to fall between them, and writes and draws as the talkative one does."""
+    source = folder.with_name("source of deep")
+    make_checkpoint.write(source, DEEP_LAYERS)
+    talkative(source, folder)
+    shutil.rmtree(source)
 
 
 def _weigh(source: Path, folder: Path, weight: Callable[[str], float]) -> None:

@@ -31,12 +31,13 @@ def installation() -> comfyui.Installation:
 
 @pytest.fixture(scope="session")
 def models(installation: comfyui.Installation, base: Path) -> Path:
-    """The server's models/sensenova: demo; tiny-u15, which has the other kind of head, and two like it."""
+    """The server's models/sensenova: demo; tiny-u15, which has the other kind of head, and two like it; deep."""
     folder = base / "models/sensenova"
     comfyui.run_python(installation, "tools/demo/make_checkpoint.py", folder / "demo")
     shutil.copytree(GOLDEN, folder / GOLDEN.name)
     checkpoints.talkative(GOLDEN, folder / "talkative")
     checkpoints.brief(GOLDEN, folder / "brief")
+    checkpoints.deep(folder / "deep")
     return folder
 
 

@@ -1,6 +1,6 @@
 """Write a tiny checkpoint of this model family: random weights from a fixed seed, and a tokenizer of single bytes.
 
-    python tools/demo/make_checkpoint.py FOLDER
+    python tools/demo/make_checkpoint.py FOLDER [--layers N]
 
 An ordinary Hugging Face folder, a thousandth of the real size and good for trying things out: it draws noise.
 """
@@ -22,6 +22,7 @@ SEED = 1
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<IMG_CONTEXT>", "<img>", "</img>")
 VISIBLE = ("<think>", "</think>")  # part of the text the model writes, so not flagged special
 HEAD_WIDTH = 128
+LAYERS = 3
 
 CONFIG = {
     "architectures": ["NEOChatModel"],
@@ -40,7 +41,7 @@ CONFIG = {
         "model_type": "qwen3",
         "hidden_size": 64,
         "intermediate_size": 128,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
@@ -80,16 +81,19 @@ def random_weights(model: SenseNovaU1) -> dict[str, torch.Tensor]:
     return weights
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, layers: int = LAYERS) -> None:
+    config = CONFIG | {"llm_config": CONFIG["llm_config"] | {"num_hidden_layers": layers}}
     folder.mkdir(parents=True, exist_ok=True)
-    model = SenseNovaU1.on_meta(ModelConfig.from_dict(CONFIG).with_head_width(HEAD_WIDTH))
+    model = SenseNovaU1.on_meta(ModelConfig.from_dict(config).with_head_width(HEAD_WIDTH))
     tensors = {checkpoint_name(name): weight.bfloat16() for name, weight in random_weights(model).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     byte_tokenizer().save(str(folder / "tokenizer.json"))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    write(parser.parse_args().folder)
+    parser.add_argument("--layers", type=int, default=LAYERS, help=f"of each expert (default: {LAYERS})")
+    options = parser.parse_args()
+    write(options.folder, options.layers)
