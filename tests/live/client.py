@@ -16,6 +16,8 @@ from typing import Any
 from PIL import Image
 from websocket import ABNF, create_connection
 
+from tests.live.workflows import PROFILE_OF
+
 SECONDS = 120  # to wait for any one message
 TEXT, PREVIEW_WITH_METADATA = 3, 4  # kinds of binary messages
 TEXT_TYPE = "progress_text"  # what the graph editor calls the first
@@ -146,6 +148,14 @@ class Client:
     def images(self, run: Run, node: str) -> list[Image.Image]:
         """The pictures that a node of the run saved or shows."""
         return [self._image(file) for file in run.outputs[node]["images"]]
+
+    def shown(self, run: Run) -> dict[str, list]:
+        """What the nodes of a run show: texts, or pixels. Profiles are left out: they are other ones every time."""
+        return {
+            node: output["text"] if "text" in output else [image.tobytes() for image in self.images(run, node)]
+            for node, output in run.outputs.items()
+            if not node.startswith(PROFILE_OF)
+        }
 
     def _image(self, file: dict[str, str]) -> Image.Image:
         return Image.open(io.BytesIO(self._request("/view?" + urllib.parse.urlencode(file))))

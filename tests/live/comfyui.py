@@ -110,6 +110,9 @@ class Server:
     def resident_bytes(self) -> int:
         return psutil.Process(self.process.pid).memory_info().rss
 
+    def threads(self) -> int:
+        return psutil.Process(self.process.pid).num_threads()
+
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 

@@ -53,14 +53,14 @@ def test_a_replaced_checkpoint_is_loaded_anew(client, models, first_run):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_goes_on_after_all_was_freed(client, server, task):
-    before = _shown(client, client.run(TASKS[task]))
+    before = client.shown(client.run(TASKS[task]))
     loads = server.log_text().count(LOADED)
     client.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(0.5)
     run = client.run(TASKS[task])
     assert not run.cached
     assert server.log_text().count(LOADED) == loads + 1
-    assert _shown(client, run) == before
+    assert client.shown(run) == before
 
 
 def test_memory_does_not_creep_over_mixed_tasks(client, server):
@@ -85,11 +85,3 @@ def _replace_weights(file: Path) -> None:
 
 def _pixels(client, run) -> bytes:
     return client.images(run, SAVE)[0].tobytes()
-
-
-def _shown(client, run) -> dict[str, list]:
-    """What every node of a run shows: texts, or pixels."""
-    return {
-        node: output["text"] if "text" in output else [image.tobytes() for image in client.images(run, node)]
-        for node, output in run.outputs.items()
-    }

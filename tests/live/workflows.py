@@ -21,6 +21,8 @@ TINY = {
     "Interleave": SMALL | {"steps": 2, "max_images": 3, "max_tokens": 60},
 }
 EXACT = {"EditSize": {"mode": "the same as the image"}, "FlowMatchSampler": {"crop": True}}
+PROFILES = {"FlowMatchSampler": 1, "Think": 2, "Understand": 2, "Interleave": 3}  # which output
+PROFILE_OF = "profile of "  # begins the ids of nodes that show one
 # Means nothing to a picture from text alone; ComfyUI cannot know, and draws again instead of showing what it kept.
 REDRAW = {"img_cfg": 2.0}
 
@@ -48,6 +50,21 @@ def tiny(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
     if node_id(api, "EditSize"):
         api = changed(api, **EXACT)
     return changed(api, **changes)
+
+
+def profiled(api: dict[str, Any]) -> dict[str, Any]:
+    """A copy that also shows the profile of every node that has one; see `profiles`."""
+    shown = {
+        f"{PROFILE_OF}{id}": {"class_type": "PreviewAny", "inputs": {"source": [id, PROFILES[kind]]}}
+        for id, node in api.items()
+        if (kind := node["class_type"].removeprefix("SenseNovaCore")) in PROFILES
+    }
+    return deepcopy(api) | shown
+
+
+def profiles(outputs: dict[str, Any]) -> list[str]:
+    """The profiles among the outputs of a run of `profiled`."""
+    return [output["text"][0] for id, output in outputs.items() if id.startswith(PROFILE_OF)]
 
 
 def text_to_image(**changes: dict[str, Any]) -> dict[str, Any]:

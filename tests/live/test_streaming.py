@@ -1,0 +1,152 @@
+"""Weights that stream, on a real server: the same pictures and texts, cancelled, freed and started again."""
+
+import json
+import re
+import time
+
+import pytest
+
+from tests.live import comfyui
+from tests.live.client import Client
+from tests.live.workflows import changed, node_id, profiled, profiles, sampled, tiny
+
+DEEP = {"Loader": {"checkpoint": "deep"}}
+DOCUMENT = tiny("interleave", **DEEP, Interleave=sampled(seed=2, temperature=0.3))
+del DOCUMENT[node_id(DOCUMENT, "SaveDocument")]  # saves elsewhere every time
+TASKS = {
+    "draw": tiny("text_to_image", **DEEP),
+    "edit": tiny("edit_two_references", **DEEP, FlowMatchSampler={"width": 384, "height": 384}),  # more than it reads
+    "think": tiny("think", **DEEP),
+    "chat": tiny("chat_two_turns", **DEEP),
+    "interleave": DOCUMENT,
+}
+MODES = {
+    "balanced": {"vram_mode": "balanced"},
+    "low": {"vram_mode": "low"},
+    "full": {"vram_mode": "full"},
+    "some stay": {"max_memory": "a budget"},
+    "some stay, some page-locked": {"max_memory": "0=a budget,cpu=1GiB"},
+    "all stay": {"max_memory": "1GiB"},
+}
+FIRST = {  # to compute
+    "draw": "FlowMatchSampler",
+    "edit": "FlowMatchSampler",
+    "think": "Think",
+    "chat": "Understand",
+    "interleave": "Interleave",
+}
+BALANCED = {"Loader": MODES["balanced"]}
+LONG = {
+    "FlowMatchSampler": {"steps": 600},
+    "Think": {"max_tokens": 20_000},
+    "Understand": {"max_tokens": 20_000},
+    "Interleave": {"steps": 600},
+}
+STOPS_IN = 3  # seconds, on a busy machine
+RUNS, SETTLED = 10, 3  # of which so many may still grow
+MOST_GROWTH = 15 * 2**20
+STREAM = re.compile(r"(\d+) of (\d+) parts stream through (\d+) buffers")
+TOO_SMALL = r"does not fit in 0\.00 GiB of device memory: the smallest that works is ([\d.]+) GiB"
+
+
+# Change nothing in what is shown; ComfyUI cannot know, and computes again what it kept.
+FRESH = [
+    {kind: {"cfg_end": end} for kind in ("FlowMatchSampler", "Interleave")} | {"Understand": {"system_message": blank}}
+    for end, blank in ((0.9999, " "), (0.9998, "  "))
+]
+
+
+@pytest.fixture(scope="module")
+def budgets(installation, base, models) -> dict[str, str]:
+    """Task -> a max_memory that some layers fit in."""
+    arguments = ("tests/live/budgets.py", models, base / "input")
+    return json.loads(comfyui.run_python(installation, *arguments, text=json.dumps(TASKS)))
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def task(request, server) -> tuple[str, dict]:
+    """A task's name and what it shows by itself, in which all weights lie mapped."""
+    with Client(server.url) as client:
+        run = client.run(profiled(TASKS[request.param]))
+        assert all("weights run where they lie" in text for text in profiles(run.outputs))
+        return request.param, client.shown(run)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_shows_the_same(client, budgets, task, mode):
+    name, expected = task
+    asked = {key: value.replace("a budget", budgets[name]) for key, value in MODES[mode].items()}
+    run = client.run(profiled(changed(TASKS[name], Loader=asked)))
+    assert run.outcome == "execution_success", run.error
+    assert client.shown(run) == expected
+    streamed = [tuple(map(int, found)) for text in profiles(run.outputs) for found in STREAM.findall(text)]
+    if mode in ("balanced", "low"):
+        buffers = 3 if mode == "balanced" else 2
+        assert streamed and all((some, ring) == (parts, buffers) for some, parts, ring in streamed)
+    elif mode.startswith("some"):
+        assert any(0 < some < parts and ring == 3 for some, parts, ring in streamed)
+    else:
+        assert not streamed
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_cancelled_while_it_streams(client, name):
+    task = changed(TASKS[name], **BALANCED)
+    before = client.shown(client.run(task))
+    kind = FIRST[name]
+    sign = "progress_text" if kind in ("Think", "Understand") else "preview"
+    run, later, seconds = client.interrupted(changed(task, **{kind: LONG[kind]}), lambda message: message.type == sign)
+    assert run.of("execution_interrupted")[0]["node_id"] == node_id(task, kind)
+    assert seconds < STOPS_IN and len([message for message in later if message.type == "preview"]) <= 1
+    after = client.shown(client.run(changed(task, **FRESH[0])))
+    assert after.keys() == before.keys()
+    for node, shows in before.items():
+        if name == "think" and isinstance(
+            shows[0], bytes
+        ):  # reasoning is read that was written before: rounded elsewhere
+            assert max(abs(one - other) for one, other in zip(*after[node], *shows, strict=True)) <= 1
+        else:
+            assert after[node] == shows
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["models", "models and memory"])
+@pytest.mark.parametrize("mode", ["balanced", "some stay"])
+def test_freed_in_between(client, budgets, mode, memory):
+    for name in ("draw", "chat"):
+        asked = {key: value.replace("a budget", budgets[name]) for key, value in MODES[mode].items()}
+        task = changed(TASKS[name], Loader=asked)
+        before = client.shown(client.run(task))
+        client.post("/free", {"unload_models": True, "free_memory": memory})
+        time.sleep(1)  # the worker thread does it when it next looks
+        run = client.run(changed(task, **FRESH[1]))
+        assert run.executed and client.shown(run) == before
+
+
+def test_memory_returns_to_the_same_level(client, server):
+    used = []
+    for seed in range(RUNS):
+        client.run(changed(TASKS["draw"], **BALANCED, FlowMatchSampler={"seed": seed}))
+        used.append(server.resident_bytes())
+    assert max(used[SETTLED:]) - used[SETTLED - 1] < MOST_GROWTH, [size // 2**20 for size in used]
+
+
+def test_an_engine_that_is_replaced_leaves_nothing(client, server):
+    """Its threads, and its buffers: every other run loads anew."""
+    used, threads = [], []
+    for number in range(RUNS):
+        mode = MODES["balanced" if number % 2 else "low"]
+        client.run(changed(TASKS["draw"], Loader=mode, FlowMatchSampler={"seed": number}))
+        used.append(server.resident_bytes())
+        threads.append(server.threads())
+    assert max(used[SETTLED:]) - used[SETTLED - 1] < MOST_GROWTH, [size // 2**20 for size in used]
+    assert max(threads[SETTLED:]) <= max(threads[:SETTLED]), threads
+
+
+@pytest.mark.parametrize("name", ["draw", "think", "chat", "interleave"])
+def test_too_little_names_the_smallest_that_works(client, name):
+    run = client.run(changed(TASKS[name], Loader={"max_memory": "1MiB"}))
+    assert run.outcome == "execution_error"
+    assert run.error["node_id"] == node_id(TASKS[name], FIRST[name])
+    smallest = re.search(TOO_SMALL, run.error["exception_message"])[1]
+    again = client.run(changed(TASKS[name], Loader={"max_memory": f"{smallest}GiB"}))
+    assert again.outcome == "execution_success", again.error
