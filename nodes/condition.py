@@ -167,7 +167,7 @@ class Think(io.ComfyNode):
         profile = model.make_ready(model.engine.writing_task(conditioning.tokens, max_tokens))
         with profile.generating(model.engine):
             thought = model.engine.think(conditioning, settings, show)
-        profile.wrote(progress.tokens)
+        profile.wrote(progress.tokens - 1)  # the last piece is what was left of the others, and no token
         closed = thought.think_text.endswith(THINK_END)
         stopped = "" if closed else "\n[the reasoning stopped without its end]"
         progress.finish(warning + thought.think_text + stopped)

@@ -94,11 +94,11 @@ class LoadedEngine:
     """What travels on a model wire: an engine, and the patcher by which ComfyUI moves its weights.
 
     ComfyUI only holds weak references to patchers, so this object keeps the model known to its memory management.
-    load_seconds: what loading took.
+    loading: what loading took.
     """
 
-    def __init__(self, engine: Engine, load_seconds: float = 0.0):
-        self.engine, self.load_seconds = engine, load_seconds
+    def __init__(self, engine: Engine, loading: Profile | None = None):
+        self.engine, self.loading = engine, loading or Profile(engine.device)
         self.patcher = EnginePatcher(engine, mm.unet_offload_device())
         engine.memory.tell = warn
 
@@ -108,7 +108,7 @@ class LoadedEngine:
         Returns the profile to count the run in.
         """
         mm.load_models_gpu([self.patcher], memory_required=task.most_working)
-        return Profile(self.engine.device, self.load_seconds)
+        return Profile(self.engine.device, self.loading.load_seconds, self.loading.load_peak)
 
 
 class EnginePatcher(comfy.model_patcher.ModelPatcher):

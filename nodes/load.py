@@ -1,13 +1,12 @@
 """The Loader."""
 
-import time
-
 from comfy_api.latest import io
 
 from ..sensenova_core import load
 from ..sensenova_core.engine import DTYPES
 from ..sensenova_core.memory import MODES
 from ..sensenova_core.model import BACKENDS
+from ..sensenova_core.profile import Profile
 from . import host
 from .sockets import CATEGORY, Model
 
@@ -75,14 +74,15 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, dtype, vram_mode, max_memory, attention) -> io.NodeOutput:
-        start = time.perf_counter()
-        engine = load(
-            host.checkpoint_folder(checkpoint),
-            device=host.torch_device(),
-            dtype=host.weight_dtype(dtype),
-            vram_mode=vram_mode,
-            max_memory=max_memory,
-            attention=attention,
-            place=False,
-        )
-        return io.NodeOutput(host.LoadedEngine(engine, time.perf_counter() - start))
+        loading = Profile(host.torch_device())
+        with loading.loading():
+            engine = load(
+                host.checkpoint_folder(checkpoint),
+                device=host.torch_device(),
+                dtype=host.weight_dtype(dtype),
+                vram_mode=vram_mode,
+                max_memory=max_memory,
+                attention=attention,
+                place=False,
+            )
+        return io.NodeOutput(host.LoadedEngine(engine, loading))
