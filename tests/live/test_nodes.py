@@ -1,5 +1,6 @@
 """What the server says about the pack: its nodes, and the Inspect node at work."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ def nodes(client) -> dict[str, dict]:
 
 
 def test_ids_start_alike(nodes):
-    assert len(nodes) >= 11
+    assert len(nodes) >= 12
     assert all(id.startswith(PREFIX) for id in nodes)
 
 
@@ -57,3 +58,58 @@ def test_inspect_gives_a_report_and_a_picture(client, models):
     [picture] = client.images(run, "1")
     assert min(picture.size) > 100
     assert len(picture.getcolors(2**24)) > 2
+
+
+def test_memory_plan_says_what_a_card_will_hold(client):
+    run = client.run(_plan(card="10GiB", guided=False))
+    [text] = run.outputs["2"]["text"]
+    assert run.texts("2")[-1] == run.outputs["3"]["text"][0] == text
+    rows = dict(re.split(r"\s*: ", line, maxsplit=1) for line in text.splitlines())
+    assert rows["task"] == "a picture of 256 x 256, batch of 1, 50 steps"
+    assert rows["mode"] == "auto: both experts stay, 10.00 GiB to use"
+    assert rows.keys() == {"task", "mode", "reading", "drawing", "device", "system"}
+
+
+def test_memory_plan_with_reasoning_has_two_parts(client):
+    [text] = client.run(_plan(card="10GiB", images=2, think_tokens=100)).outputs["2"]["text"]
+    thinking, drawing = text.split("\n\n")
+    assert thinking.startswith("task     : reasoning of up to 100 tokens")
+    assert drawing.startswith("task     : an edit of 2 images")
+
+
+def test_memory_plan_goes_by_the_loader(client):
+    [text] = client.run(_plan({"vram_mode": "low"}, card="10GiB")).outputs["2"]["text"]
+    assert "mode     : low, 10.00 GiB to use" in text and "stream through 2 buffers" in text
+    [text] = client.run(_plan({"max_memory": "2GiB"}, card="10GiB")).outputs["2"]["text"]
+    assert "2.00 GiB to use" in text
+
+
+def test_memory_plan_on_the_cpu_asks_for_a_card(client):
+    [text] = client.run(_plan()).outputs["2"]["text"]
+    assert "Name a card's memory" in text
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"card": "lots"}, "cannot read 'lots'"),
+        ({"card": "0=1GiB,1=1GiB"}, "write one size"),
+        ({"card": "1MiB"}, "the smallest that works is"),
+        ({"width": 260}, "width is 260"),
+    ],
+)
+def test_memory_plan_says_what_cannot_be(client, wrong, said):
+    run = client.run(_plan(**wrong))
+    assert run.error["node_id"] == "2"
+    assert said in run.error["exception_message"]
+
+
+def _plan(loader: dict | None = None, **inputs) -> dict:
+    """A Loader, a Memory Plan node 2, and a preview 3 of what it hands on."""
+    loading = {"checkpoint": "demo", "dtype": "auto", "vram_mode": "auto", "max_memory": "auto", "attention": "auto"}
+    picture = {"width": 256, "height": 256, "batch_size": 1, "guided": True, "images": 0, "think_tokens": 0, "card": ""}
+    return {
+        "1": {"class_type": PREFIX + "Loader", "inputs": loading | (loader or {})},
+        "2": {"class_type": PREFIX + "MemoryPlan", "inputs": picture | {"model": ["1", 0]} | inputs},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }

@@ -8,7 +8,7 @@ import pytest
 
 from tests.live import comfyui
 from tests.live.client import Client
-from tests.live.workflows import changed, node_id, profiled, profiles, sampled, tiny
+from tests.live.workflows import SIDE, STEPS, changed, node_id, profiled, profiles, sampled, tiny
 
 DEEP = {"Loader": {"checkpoint": "deep"}}
 DOCUMENT = tiny("interleave", **DEEP, Interleave=sampled(seed=2, temperature=0.3))
@@ -42,6 +42,10 @@ LONG = {
     "Understand": {"max_tokens": 20_000},
     "Interleave": {"steps": 600},
 }
+SPENT = ("reading", "thinking", "drawing", "transfer waits", "compute")
+PROFILED = ("config", "model load", "load peak memory", "generations", "avg per image", "image tokens", "throughput")
+PROFILED += ("generation peak mem", *SPENT)
+PLANNED = ("plan device", "plan system")
 STOPS_IN = 3  # seconds, on a busy machine
 RUNS, SETTLED = 10, 3  # of which so many may still grow
 MOST_GROWTH = 15 * 2**20
@@ -87,6 +91,25 @@ def test_every_mode_shows_the_same(client, budgets, task, mode):
         assert any(0 < some < parts and ring == 3 for some, parts, ring in streamed)
     else:
         assert not streamed
+
+
+def test_a_profile_says_what_was_done(client):
+    drawn, *_ = profiles(client.run(profiled(changed(TASKS["draw"], **BALANCED))).outputs)
+    rows = dict(re.split(r"\s*: ", line, maxsplit=1) for line in drawn.splitlines() if ": " in line)
+    assert list(rows) == [*PROFILED, "plan task", "plan mode", "plan reading", "plan drawing", *PLANNED]
+    assert rows["config"] == "vram_mode=balanced, attn_backend=sdpa, dtype=float32"
+    assert rows["generations"].startswith("1 call(s), 1 image(s) total, ")
+    assert rows["image tokens"] == "patch_size=32, avg 64 tok/image (64)"
+    for peak in ("load peak memory", "generation peak mem"):
+        assert float(re.search(r"cpu RSS ([\d.]+) GiB", rows[peak])[1]) > 0
+    seconds = {name: float(rows[name].removesuffix(" s")) for name in SPENT}
+    assert 0 == seconds["thinking"] < min(seconds["drawing"], seconds["reading"], seconds["compute"])
+    assert rows["plan task"].startswith(f"a picture of {SIDE} x {SIDE}, batch of 1, {STEPS} steps")
+
+    thought, drawn = profiles(client.run(profiled(changed(TASKS["think"], **BALANCED))).outputs)
+    assert re.search(r"text tokens\s+: 30 \([\d.]+ tok/s\)", thought)
+    assert re.search(r"plan task\s+: reasoning of up to 30 tokens", thought)
+    assert "text tokens" not in drawn and re.search(r"plan task\s+: a picture of", drawn)
 
 
 @pytest.mark.parametrize("name", TASKS)
