@@ -108,6 +108,11 @@ def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> Decoding
     return DecodingSettings(max_tokens, decoding == "sample", repetition_penalty=repetition_penalty, **named)
 
 
+def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card):
+    settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
+    return (model.explain(settings, images, think_tokens, card),)
+
+
 def primitive(value):
     return (value,)
 
@@ -122,6 +127,7 @@ NODES = {
     "SenseNovaCoreFlowMatchSampler": sampler,
     "SenseNovaCoreUnderstand": understand,
     "SenseNovaCoreInterleave": interleave,
+    "SenseNovaCoreMemoryPlan": memory_plan,
     "LoadImage": load_image,
     "PrimitiveStringMultiline": primitive,
 }

@@ -76,6 +76,30 @@ def test_interleave(editor, start, screenshot):
     assert editor.overlaps() == []
 
 
+def test_memory_plan(editor, start, screenshot):
+    node = start("memory_plan", "deep")
+    plan = node("MemoryPlan")
+    editor.choose(node("Loader"), "vram_mode", "balanced")
+    editor.put(plan, card="10GiB", images=1, think_tokens=100)
+    editor.run()
+    editor.wait_for(plan, f"{SAID}.includes('an edit of')")
+    editor.wait_for(node("PreviewAny"), "node.widgets.some(widget => String(widget.value).includes('an edit of'))")
+    screenshot(editor.page, "memory_plan")
+    said = editor.node(plan, SAID)
+    assert said == _previewed(editor, node("PreviewAny"))
+    assert "balanced, 10.00 GiB to use" in said and "stream through 3 buffers" in said
+    assert editor.overlaps() == []
+
+
+def test_too_little_memory_is_said_at_the_sampler(editor, start, screenshot):
+    node = start("text_to_image", "deep")
+    editor.put(node("Loader"), max_memory="1MiB")
+    editor.run()
+    editor.page.get_by_test_id("error-overlay").get_by_text("View details").click()
+    editor.page.get_by_text("the smallest that works is").first.wait_for()
+    screenshot(editor.page, "too_little_memory")
+
+
 def _previewed(editor, node: str) -> str:
     """What Preview as Text shows."""
     return max(filter(lambda value: isinstance(value, str), editor.values(node).values()), key=len)
