@@ -8,7 +8,7 @@ from ..sensenova_core.images import check_ratio
 from ..sensenova_core.tokenizer import THINK_END
 from . import host
 from .decoding import decoding_input, decoding_settings
-from .sockets import CATEGORY, Conditioning, Images, Model, References
+from .sockets import CATEGORY, Conditioning, Images, Model, References, profile_output
 
 MAX_IMAGES = 10
 THOUGHT_ALREADY = (
@@ -147,6 +147,7 @@ class Think(io.ComfyNode):
             outputs=[
                 Conditioning.Output(display_name="conditioning"),
                 io.String.Output(display_name="thinking"),
+                profile_output(),
             ],
         )
 
@@ -163,9 +164,11 @@ class Think(io.ComfyNode):
             text += piece
             progress.report(warning + text)
 
-        model.make_ready(model.engine.reading_bytes(conditioning.tokens + max_tokens))
-        thought = model.engine.think(conditioning, settings, show)
+        profile = model.make_ready(model.engine.writing_task(conditioning.tokens, max_tokens))
+        with profile.generating(model.engine):
+            thought = model.engine.think(conditioning, settings, show)
+        profile.wrote(progress.tokens)
         closed = thought.think_text.endswith(THINK_END)
         stopped = "" if closed else "\n[the reasoning stopped without its end]"
         progress.finish(warning + thought.think_text + stopped)
-        return io.NodeOutput(thought, thought.think_text)
+        return io.NodeOutput(thought, thought.think_text, profile.summary(model.engine))

@@ -15,7 +15,7 @@ from . import host
 from .decoding import decoding_input, decoding_settings
 from .sample import sampling_inputs, time_floor_input
 from .size import size_input, size_of
-from .sockets import CATEGORY, Document, Images, Model, References
+from .sockets import CATEGORY, Document, Images, Model, References, profile_output
 
 NORMS = ("none", "global", "channel")
 AUTOMATIC = "automatic: from the first image"
@@ -56,6 +56,7 @@ class Interleave(io.ComfyNode):
                 io.Image.Output(display_name="pictures", is_output_list=True),
                 io.String.Output(display_name="text"),
                 Document.Output(display_name="document"),
+                profile_output(),
             ],
         )
 
@@ -76,13 +77,15 @@ class Interleave(io.ComfyNode):
             system=system_message or None,
         )
         events = model.engine.interleave(prompt, images.images, settings, images.max_pixels)
-        model.make_ready(model.engine.document_bytes(settings, len(images.images)))
-        document = collect(events, steps)
+        profile = model.make_ready(model.engine.document_task(settings, len(images.images)))
+        with profile.generating(model.engine):
+            document = collect(events, steps)
+        profile.drew(len(document.images), settings.of_image(0).tokens(model.engine.config))
         picture = page(document)
         host.show_picture(picture)
         shown = ui.PreviewImage(host.picture_to_wire(picture), cls=cls)
         pictures = [host.picture_to_wire(picture) for picture in document.images] or [host.NOTHING]
-        return io.NodeOutput(pictures, document.text, document, ui=shown)
+        return io.NodeOutput(pictures, document.text, document, profile.summary(model.engine), ui=shown)
 
     @classmethod
     def _size(cls, size: dict | None, images: References) -> tuple[int, int]:

@@ -46,6 +46,7 @@ class Profile:
     generation_seconds: float = 0.0
     generation_peak: Peak = field(default_factory=Peak)
     image_tokens: list[int] = field(default_factory=list)  # of every image of every call
+    text_tokens: int = 0
     calls: int = 0
     spent: Counter[str] = field(default_factory=Counter)  # seconds by kind of work
 
@@ -68,6 +69,10 @@ class Profile:
     def drew(self, images: int, tokens: int) -> None:
         """Count `images` images of `tokens` tokens each."""
         self.image_tokens += [tokens] * images
+
+    def wrote(self, tokens: int) -> None:
+        """Count tokens of text."""
+        self.text_tokens += tokens
 
     def tick(self) -> None:
         """Note the process's memory now: it has no peak counter that can be reset. Call once a step."""
@@ -93,6 +98,9 @@ class Profile:
             "throughput": f"{tokens / self.generation_seconds if images else 0:.2f} tok/s",
             "generation peak mem": self.generation_peak,
         }
+        if self.text_tokens:
+            rate = self.text_tokens / self.spent["writing"] if self.spent["writing"] else 0.0
+            rows["text tokens"] = f"{self.text_tokens} ({rate:.2f} tok/s)"
         line = "=" * WIDTH
         shown = [f"{name:<19} : {row}" for name, row in rows.items()]
         return "\n".join([line, "Profile summary", line, *shown, line, self._where(), *_plan(engine), line])
@@ -124,6 +132,5 @@ class Profile:
 
 def _plan(engine: Engine) -> list[str]:
     plan = engine.memory.last_plan
-    if plan is None:
-        return [f"{'plan':<19} : weights run where they lie, mapped from their files"]
-    return [f"{name.strip():<19} : {row}" for name, _, row in (line.partition(": ") for line in plan.explain().split("\n"))]
+    rows = {"": "weights run where they lie, mapped from their files"} if plan is None else plan.rows()
+    return [f"{f'plan {name}'.strip():<19} : {row}" for name, row in rows.items()]

@@ -14,6 +14,8 @@ from PIL import Image
 import sensenova_core
 from sensenova_core import Engine
 from sensenova_core.cli import main
+from sensenova_core.cli.jobs import OTHER_KEYS
+from sensenova_core.cli.options import PICTURE_OPTIONS
 from tests.golden_set import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -208,10 +210,11 @@ def failing(error: Exception):
 def test_the_profile_has_the_published_rows(model, tmp_path, capsys):
     assert main(["generate", "--model", model, *SMALL, "--profile", "--output", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert lines[0] == lines[2] == lines[-1] == "=" * 64 and lines[1] == "Profile summary"
+    rules = [index for index, line in enumerate(lines) if line == "=" * 64]
+    assert rules == [0, 2, 11, len(lines) - 1] and lines[1] == "Profile summary"
     number, memory = r"\d+\.\d+", r"allocated \d+\.\d\d GiB, reserved \d+\.\d\d GiB, cpu RSS \d+\.\d\d GiB"
     rows = {
-        "config": "vram_mode=full, attn_backend=sdpa, dtype=float32",
+        "config": "vram_mode=auto, attn_backend=sdpa, dtype=float32",
         "model load": rf"{number} s",
         "load peak memory": memory,
         "generations": rf"1 call\(s\), 1 image\(s\) total, {number} s wall",
@@ -220,7 +223,7 @@ def test_the_profile_has_the_published_rows(model, tmp_path, capsys):
         "throughput": rf"{number} tok/s",
         "generation peak mem": memory,
     }
-    found = dict(re.split(r"\s+: ", line, maxsplit=1) for line in lines[3:-1])
+    found = dict(re.split(r"\s+: ", line, maxsplit=1) for line in lines[3:11])
     assert list(found) == list(rows)
     assert all(re.fullmatch(pattern, found[name]) for name, pattern in rows.items())
 
@@ -272,3 +275,9 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path,
     assert main(["generate", "--model", "/nowhere", *many, "--output", str(tmp_path / output)]) == 1
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+def test_the_readme_lists_the_keys_of_a_jsonl_line():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = readme.split("A line of `--jsonl`")[1].split("Every line")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == {*OTHER_KEYS, *PICTURE_OPTIONS}

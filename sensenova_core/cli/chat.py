@@ -6,7 +6,7 @@ import sys
 from ..errors import PromptError, SettingsError, check_count
 from .jobs import DEFAULT_PROMPT
 from .mistakes import in_user_s_words
-from .models import add_running_options, open_engine, open_images
+from .models import add_running_options, open_engine, open_images, pick_device
 from .options import add_text_options, decoding_settings
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -35,11 +35,10 @@ def add_parser(commands) -> None:
 
 
 def run(options) -> int:
-    settings, images = _prepared(options)
-    conversation = Conversation(open_engine(options, place=False), settings, options)
-    conversation.show(images)
+    conversation = _opened(options)
     if options.prompt is not None:
         conversation.ask(options.prompt)
+        conversation.finish()
         return 0
     print(HELP)
     for line in _lines():
@@ -51,6 +50,7 @@ def run(options) -> int:
             print(f"sensenova: {in_user_s_words(error, options)}", file=sys.stderr)
         except PromptError as error:  # a mistyped line does not end the conversation
             print(f"sensenova: {error}", file=sys.stderr)
+    conversation.finish()
     return 0
 
 
@@ -60,19 +60,19 @@ def ask_once(options) -> int:
         raise SettingsError("--modality img2text needs --image; give the picture to ask about")
     if options.modality == "text2text" and options.image:
         raise SettingsError("--modality text2text takes no --image; use img2text, or leave it out")
-    settings, images = _prepared(options)
-    prompt = DEFAULT_PROMPT if options.prompt is None else options.prompt
-    conversation = Conversation(open_engine(options, place=False), settings, options)
-    conversation.show(images)
-    conversation.ask(prompt)
+    conversation = _opened(options)
+    conversation.ask(DEFAULT_PROMPT if options.prompt is None else options.prompt)
+    conversation.finish()
     return 0
 
 
 class Conversation:
     """What has been said, on the terminal. images: those shown; new: those for the next question."""
 
-    def __init__(self, engine, settings, options):
+    def __init__(self, engine, settings, options, profile):
         from ..prompt import Message
+
+        self.profile, self.profiled = profile, options.profile
 
         system = getattr(options, "system_message", "")  # `generate` has none
         self.engine, self.settings, self.max_pixels = engine, settings, options.max_pixels
@@ -93,9 +93,13 @@ class Conversation:
         question = f"{IMAGE_PLACEHOLDER}\n" * missing + question
         said = ""
         try:
-            for answer in self.engine.understand(self._with(question, self.new), settings=self.settings):
-                said = answer.text
-                print(answer.piece, end="", flush=True)
+            asked = self._with(question, self.new)
+            with self.profile.generating(self.engine):
+                for answer in self.engine.understand(asked, settings=self.settings):
+                    said = answer.text
+                    print(answer.piece, end="", flush=True)
+                    self.profile.tick()
+            self.profile.wrote(len(answer.ids))
             ended = answer.ended
         except KeyboardInterrupt:
             if not interruptible:
@@ -108,6 +112,10 @@ class Conversation:
             self.messages += [Message("user", question), Message("assistant", said)]
             self.images, self.new = self.images + self.new, []
 
+    def finish(self) -> None:
+        if self.profiled:
+            print(self.profile.summary(self.engine))
+
     def _with(self, question: str, images: list):
         """The conversation that goes on with a question about these further images, ready to be answered."""
         from ..prompt import Message
@@ -116,11 +124,19 @@ class Conversation:
         return self.engine.conversation(messages, self.images + images, self.max_pixels)
 
 
-def _prepared(options) -> tuple:
-    """Settings and images."""
+def _opened(options) -> Conversation:
+    """A conversation as the options describe it, its model loaded."""
     if options.max_pixels is not None:
         check_count("max_pixels", options.max_pixels, 1)
-    return decoding_settings(options), open_images(options.image)
+    settings, images = decoding_settings(options), open_images(options.image)
+    from ..profile import Profile
+
+    profile = Profile(pick_device(options.device))
+    with profile.loading():
+        engine = open_engine(options, place=False)
+    conversation = Conversation(engine, settings, options, profile)
+    conversation.show(images)
+    return conversation
 
 
 def _obey(conversation: Conversation, line: str) -> None:

@@ -28,7 +28,7 @@ EDITING = ("img_cfg_scale", "max_pixels", "same_size")
 # Options that a text modality has no use for; its answers have a seed too.
 DRAWING = (
     *(name for name in PICTURE_OPTIONS if name != "seed"),
-    *("cfg_interval", "batch_size", "same_size", "crop", "think", "max_think_tokens", "output", "profile"),
+    *("cfg_interval", "batch_size", "same_size", "crop", "think", "max_think_tokens", "output"),
 )
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
@@ -59,7 +59,6 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png (default: .)")
     add_reference_options(parser)
-    parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
     parser.set_defaults(run=run, default=parser.get_default)
 
 
@@ -85,9 +84,7 @@ def run(options) -> int:
         with job.source.named():
             _draw_and_save(engine, job, reasoning, options, profile)
     if options.profile:
-        backend = "sdpa" if options.attn_backend == "auto" else options.attn_backend
-        dtype = str(engine.weights.compute_dtype).removeprefix("torch.")
-        print(profile.summary("full", backend, dtype, engine.config.token_pixels))
+        print(profile.summary(engine))
     return 0
 
 
@@ -131,9 +128,10 @@ def numbered(output: Path, images: int) -> list[Path]:
 
 def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
     """Nothing of one job's images is left when the next begins."""
-    with profile.generating(job.settings.batch_size, job.settings.tokens(engine.config)):
+    with profile.generating(engine):
         conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think)
         image = _drawn(engine, conditioning, job, profile)
+    profile.drew(job.settings.batch_size, job.settings.tokens(engine.config))
     for path in save(image, job, conditioning.think_text, Path(options.output), options.model):
         print(path)
 

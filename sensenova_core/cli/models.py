@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import CheckpointError, PromptError, SettingsError
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
+VRAM_MODES = ("auto", "full", "balanced", "low")
 
 
 def add_model_option(parser) -> None:
@@ -20,11 +21,33 @@ def add_model_option(parser) -> None:
 
 def add_running_options(parser) -> None:
     add_model_option(parser)
+    add_device_options(parser)
+    parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
+    add_memory_options(parser)
+    parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
+
+
+def add_device_options(parser) -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of weights"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
+
+
+def add_memory_options(parser) -> None:
+    parser.add_argument(
+        "--vram-mode",
+        choices=VRAM_MODES,
+        default="auto",
+        help="full: the expert in use stays on the card; balanced: its layers stream through three buffers; low: "
+        "through two; auto: as many layers stay as fit (default: auto)",
+    )
+    parser.add_argument(
+        "--max-memory",
+        default="auto",
+        metavar="SIZE",
+        help="of the card for everything, such as 13GiB, or 0=13GiB,cpu=24GiB (default: auto, what is free)",
+    )
 
 
 def resolve_model(model: str) -> Path:
@@ -74,7 +97,26 @@ def open_engine(options, place: bool = True):
     from ..engine import load
 
     device = pick_device(options.device)
-    return load(resolve_model(options.model), device, options.dtype, attention=options.attn_backend, place=place)
+    engine = load(
+        resolve_model(options.model),
+        device,
+        options.dtype,
+        options.vram_mode,
+        options.max_memory,
+        options.attn_backend,
+        place,
+    )
+    _hold_to(engine.memory.limits.device, device)
+    return engine
+
+
+def _hold_to(limit: int | None, device) -> None:
+    """Have torch itself keep to a limit: this process has the card's memory to itself, unlike a server's nodes."""
+    import torch
+
+    if limit is not None and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
 
 
 def open_images(paths: Iterable[str]) -> list:

@@ -69,19 +69,25 @@ def add_reference_options(parser) -> None:
     """Flags of other tools for these models, so that their commands run here or say why not."""
     parser.add_argument("--tensor-parallel-size", type=int, default=1, help="1; several cards are not supported")
     parser.add_argument("--enforce-eager", action="store_true", help="accepted: nothing is compiled here")
-    parser.add_argument("--enable-cpu-offload", action="store_true", help="not built yet: weights stay on the device")
+    parser.add_argument("--enable-cpu-offload", action="store_true", help="the same as --vram-mode balanced")
+    parser.add_argument("--device-map", choices=("auto",), default="auto", help="accepted: --max-memory decides")
     parser.add_argument("--cache-backend", default="none", help="none; steps are not cached")
     parser.add_argument("--enable-cache-dit-summary", action="store_true", help="accepted: there is no cache to sum up")
 
 
 def check_reference_options(options) -> None:
-    """Raise SettingsError for what those flags ask and this engine does not do."""
+    """Raise SettingsError for what those flags ask and this engine does not do; what it calls otherwise is set."""
     if options.tensor_parallel_size != 1:
         raise SettingsError(f"--tensor-parallel-size {options.tensor_parallel_size}: one device only; leave it at 1")
-    if options.enable_cpu_offload:
-        raise SettingsError("--enable-cpu-offload is not built yet; leave it out, or use --device cpu")
+    if options.enable_cpu_offload and options.vram_mode not in ("auto", "balanced"):
+        raise SettingsError(
+            f"--enable-cpu-offload means --vram-mode balanced, which --vram-mode {options.vram_mode} contradicts; "
+            "give one of the two"
+        )
     if options.cache_backend.lower() != "none":
         raise SettingsError(f"--cache-backend {options.cache_backend}: steps are never cached; leave it out")
+    if options.enable_cpu_offload:
+        options.vram_mode = "balanced"
 
 
 def flag(name: str) -> str:

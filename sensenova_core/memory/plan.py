@@ -6,6 +6,7 @@ token), the generation expert draws (a pass for every step). In a phase only its
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from ..errors import SettingsError
 from .budget import GIB, Limits
@@ -63,6 +64,11 @@ class Task:
     reading: Work
     writes: bool = False
     drawing: Work | None = None
+
+    @property
+    def most_working(self) -> int:
+        """Bytes beside the weights, at the most."""
+        return max(work.reserved for work in self.works.values())
 
     @property
     def works(self) -> dict[str, Work]:
@@ -153,6 +159,10 @@ class Plan:
 
     def explain(self) -> str:
         """For the user: what the run will take, and why."""
+        return "\n".join(f"{name:<8} : {row}" for name, row in self.rows().items())
+
+    def rows(self) -> dict[str, str]:
+        """What `explain` says, by subject."""
         limit = self.limits.device
         rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {limit / GIB:.2f} GiB to use")}
         rows |= {phase.name: _explained(phase) for phase in self.phases.values()}
@@ -161,7 +171,7 @@ class Plan:
             f"{self.pinned_bytes / GIB:.2f} GiB page-locked of {self.host_free / GIB:.1f} GiB free; "
             f"{self.stored / GIB:.2f} GiB stay in their files"
         )
-        return "\n".join(f"{name:<8} : {row}" for name, row in rows.items())
+        return rows
 
 
 def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
@@ -189,10 +199,12 @@ def _slots(sizes: Sizes, work: Work, limits: Limits, task: str) -> int:
     if limits.device is not None:
         room = limits.device - work.reserved - sizes.fixed
         if room < sizes.slot:
-            smallest = work.reserved + sizes.fixed + sizes.slot
+            smallest = (
+                ceil((work.reserved + sizes.fixed + sizes.slot) / GIB * 100) / 100
+            )  # rounded up, so that it works
             raise SettingsError(
                 f"{task} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works is "
-                f"{smallest / GIB:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
+                f"{smallest:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
                 "max_memory, free the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
             )
         most = min(most, room // sizes.slot)
