@@ -82,14 +82,10 @@ def word_tokenizer(vocabulary: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(SPECIALS), initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary - len(SPECIALS), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([system_message("GEN"), system_message("INTERLEAVE")], trainer)
     for special in SPECIALS:
-        tokenizer.add_tokens(
-            [AddedToken(special, special=special not in (THINK_START, THINK_END), normalized=False)]
-        )
+        tokenizer.add_tokens([AddedToken(special, special=special not in (THINK_START, THINK_END), normalized=False)])
     return tokenizer
 
 

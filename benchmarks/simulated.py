@@ -181,9 +181,7 @@ class Prediction:
         return sorted(self.steps, key=lambda step: step.seconds)[len(self.steps) // 2]
 
 
-def draw(
-    residency: SimulatedResidency, plan: Plan, reading: Sequence[float], drawing: float, steps: int
-) -> Prediction:
+def draw(residency: SimulatedResidency, plan: Plan, reading: Sequence[float], drawing: float, steps: int) -> Prediction:
     """Carry out a plan, from where the one before left off. reading: seconds that computing a layer takes, for each
     prefix that is read; drawing: the same for a step."""
     clocks, most, passes = residency.clocks, 0, []

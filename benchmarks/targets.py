@@ -1,6 +1,9 @@
 """What others take for the tasks of memory_modes.py, and what this project wants to take. GiB and seconds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+GIB = 2**30
 
 # One H100 80 GB, 8B model in bfloat16, a picture of 2048 x 2048, 50 steps, cfg 4: the reference implementation's own
 # table. A case -> (seconds, allocated, reserved, resident in system memory).
@@ -61,3 +64,47 @@ class Bases:
         """The most that a target allows."""
         bases = {"limit": self.limit, "full": self.full, "larger": max(self.full, self.streaming)}
         return target.times * bases[target.of]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A figure beside the most that a target allows."""
+
+    what: str
+    value: float
+    most: float
+
+    @property
+    def ok(self) -> bool:
+        return self.value <= self.most
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.value:.4g} {'<=' if self.ok else '>'} {self.most:.4g}: {'ok' if self.ok else 'MISS'}"
+
+
+def bases_of(row: dict, full: dict, speed: dict) -> Bases:
+    """full: the row of the mode full for the same task."""
+    streaming = row["copied_gib"] * GIB / speed["copy_rate"]
+    return Bases(row["limit_flops"] / speed["flops"], full["image_s"], streaming)
+
+
+def checks(row: dict, rows: dict[str, dict], speed: dict, budget: int | None) -> Iterator[Check]:
+    """What the targets of the reference task ask of a row. rows: all of them, by case."""
+    task, _, setting = row["case"].rpartition(":")
+    full = rows.get(f"{task}:full" if task else "full")
+    target = TARGETS.get(setting)
+    if full and target and (not task or (task == "edit" and setting != "full")):
+        yield Check("s", row["image_s"], bases_of(row, full, speed).seconds(target))
+    if target and not task:
+        for kind in ("allocated", "reserved"):
+            if getattr(target, kind) is not None:
+                yield Check(f"GiB {kind}", row[f"{kind}_gib"], getattr(target, kind))
+    elif budget is not None:
+        yield Check("GiB reserved", row["reserved_gib"], budget / GIB)
+    if task == "edit" and setting in rows:
+        yield Check("GiB allocated", row["allocated_gib"], rows[setting]["allocated_gib"] + EDIT_MORE_GIB)
+    if row["token_s"] is not None:
+        streamed = STREAMED_TOKEN * row["token_gib"] * GIB / speed["copy_rate"]
+        yield Check("s a token", row["token_s"], max(TOKEN_SECONDS, streamed))
+    yield Check("GiB of system memory", row.get("peak_gib", row["rss_gib"]), HOST_GIB)
+    yield Check("s to the first step", row["first_step_s"], FIRST_STEP_SECONDS)
