@@ -1,13 +1,20 @@
 """Prompts and reference images -> conditioning, with or without reasoning."""
 
+from collections.abc import Iterable
+
 from comfy_api.latest import io
 
+from ..sensenova_core.images import check_ratio
 from ..sensenova_core.tokenizer import THINK_END
 from . import host
 from .decoding import decoding_input, decoding_settings
-from .sockets import CATEGORY, Conditioning, Images, Model, References
+from .sockets import CATEGORY, Conditioning, Images, Model, References, profile_output
 
 MAX_IMAGES = 10
+THOUGHT_ALREADY = (
+    "the conditioning has reasoning already, which new reasoning replaces; leave Text Encode's thinking unconnected, "
+    "or take this node out"
+)
 
 
 class ImageCondition(io.ComfyNode):
@@ -50,16 +57,36 @@ class ImageCondition(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, masks=None, max_pixels=0) -> io.NodeOutput:
-        pictures = []
+    def execute(cls, images, masks=None, max_pixels=0, **unknown) -> io.NodeOutput:
+        masks, pictures = masks or {}, []
+        _check_names(images, masks, unknown)
         for name, batch in images.items():
             metadata = host.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
-            for picture in host.to_pictures(batch, (masks or {}).get(name.replace("image", "mask"))):
+            for picture in host.to_pictures(batch, masks.get(_mask_of(name))):
+                check_ratio(*picture.size, f"Image-{len(pictures) + 1}, from {name},")
                 picture.info |= metadata
                 pictures.append(picture)
         if len(pictures) > MAX_IMAGES:
             raise ValueError(f"{len(pictures)} images are connected, batches counted; give at most {MAX_IMAGES}")
         return io.NodeOutput(References(tuple(pictures), max_pixels or None))
+
+
+def _check_names(images: Iterable[str], masks: Iterable[str], unknown: Iterable[str]) -> None:
+    """Raise ValueError for a link to an input that is not there, which only a graph over the API can have, and for a
+    mask without its image."""
+    if unknown:
+        last = MAX_IMAGES - 1
+        raise ValueError(
+            f"{', '.join(unknown)} is connected, but the inputs are images.image0 to images.image{last} and "
+            f"masks.mask0 to masks.mask{last}; give at most {MAX_IMAGES} images"
+        )
+    if alone := sorted(set(masks) - {_mask_of(name) for name in images}):
+        needed = ", ".join(name.replace("mask", "image") for name in alone)
+        raise ValueError(f"{', '.join(alone)} is connected without {needed}; connect the image, or remove the mask")
+
+
+def _mask_of(image: str) -> str:
+    return image.replace("image", "mask")
 
 
 class TextEncode(io.ComfyNode):
@@ -120,21 +147,28 @@ class Think(io.ComfyNode):
             outputs=[
                 Conditioning.Output(display_name="conditioning"),
                 io.String.Output(display_name="thinking"),
+                profile_output(),
             ],
         )
 
     @classmethod
     def execute(cls, model, conditioning, max_tokens, decoding=None) -> io.NodeOutput:
         settings = decoding_settings(decoding, max_tokens)
-        progress, text = host.TextProgress(max_tokens), ""
+        progress, text, warning = host.TextProgress(max_tokens), "", ""
+        if conditioning.think_text is not None:
+            host.warn(THOUGHT_ALREADY)
+            warning = f"Warning: {THOUGHT_ALREADY}\n"
 
         def show(piece: str) -> None:
             nonlocal text
             text += piece
-            progress.report(text)
+            progress.report(warning + text)
 
-        model.make_ready(model.engine.reading_bytes(conditioning.tokens + max_tokens))
-        thought = model.engine.think(conditioning, settings, show)
+        profile = model.make_ready(model.engine.writing_task(conditioning.tokens, max_tokens))
+        with profile.generating(model.engine):
+            thought = model.engine.think(conditioning, settings, show)
+        profile.wrote(progress.tokens)
         closed = thought.think_text.endswith(THINK_END)
-        progress.finish(thought.think_text + ("" if closed else "\n[the reasoning stopped without its end]"))
-        return io.NodeOutput(thought, thought.think_text)
+        stopped = "" if closed else "\n[the reasoning stopped without its end]"
+        progress.finish(warning + thought.think_text + stopped)
+        return io.NodeOutput(thought, thought.think_text, profile.summary(model.engine))

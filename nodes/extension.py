@@ -7,6 +7,7 @@ from .condition import ImageCondition, TextEncode, Think
 from .inspect import Inspect
 from .interleave import Interleave, SaveDocument
 from .load import Loader
+from .plan import MemoryPlan
 from .sample import FlowMatchSampler
 from .size import EditSize, Resolution
 from .understand import Understand
@@ -19,6 +20,7 @@ class SenseNovaCoreExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             Loader,
+            MemoryPlan,
             ImageCondition,
             TextEncode,
             Think,

@@ -23,7 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..sensenova_core.engine import Engine
+from ..sensenova_core.memory import Task
 from ..sensenova_core.png import to_pil
+from ..sensenova_core.profile import Profile
 
 FOLDER_KEY = "sensenova"
 OTHER_FOLDER_KEY = "diffusion_models"
@@ -92,38 +94,51 @@ class LoadedEngine:
     """What travels on a model wire: an engine, and the patcher by which ComfyUI moves its weights.
 
     ComfyUI only holds weak references to patchers, so this object keeps the model known to its memory management.
+    load_seconds: what loading took.
     """
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
+    def __init__(self, engine: Engine, load_seconds: float = 0.0):
+        self.engine, self.load_seconds = engine, load_seconds
         self.patcher = EnginePatcher(engine, mm.unet_offload_device())
+        engine.memory.tell = warn
 
-    def make_ready(self, working_bytes: int) -> None:
-        """Have the weights on the device with `working_bytes` free beside them, other models making room."""
-        mm.load_models_gpu([self.patcher], memory_required=working_bytes)
+    def make_ready(self, task: Task) -> Profile:
+        """Have other models make room for a task, and agree with ComfyUI on the memory that weights may take.
+
+        Returns the profile to count the run in.
+        """
+        mm.load_models_gpu([self.patcher], memory_required=task.most_working)
+        return Profile(self.engine.device, self.load_seconds)
 
 
 class EnginePatcher(comfy.model_patcher.ModelPatcher):
-    """Loads and evicts an engine's weights as ComfyUI's memory management asks: all of them, or none."""
+    """Tells ComfyUI's memory management what an engine has on the device, layer by layer, and gives back what it asks.
+
+    Layers come to the device when a run needs them; loading only says how many may stay.
+    """
+
+    EVERYTHING = 1e30  # what ComfyUI offers where it sets no limit
 
     def __init__(self, engine: Engine, offload_device: torch.device):
-        super().__init__(engine, engine.device, offload_device, size=engine.weights.nbytes)
+        super().__init__(engine, engine.device, offload_device, size=engine.memory.wanted_bytes)
+
+    def model_size(self) -> int:
+        return max(self.size, self.loaded_size())
 
     def loaded_size(self) -> int:
-        return self.size if self.model.weights.placed else 0
+        return self.model.memory.weights.nbytes
 
     def current_loaded_device(self) -> torch.device:
-        return self.load_device if self.model.weights.placed else self.offload_device
+        return self.load_device if self.loaded_size() else self.offload_device
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
         before = self.loaded_size()
+        self.model.allow(None if extra_memory >= self.EVERYTHING else int(before + extra_memory))
         self.model.place()
         return self.loaded_size() - before
 
     def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
-        freed = self.loaded_size()
-        self.model.release()
-        return freed
+        return self.model.give_back(memory_to_free)
 
     def detach(self, unpatch_all=True):
         if unpatch_all:  # False is bookkeeping only: ComfyUI asks for it at every repeated load

@@ -15,7 +15,7 @@ from . import host
 from .decoding import decoding_input, decoding_settings
 from .sample import sampling_inputs, time_floor_input
 from .size import size_input, size_of
-from .sockets import CATEGORY, Document, Images, Model, References
+from .sockets import CATEGORY, Document, Images, Model, References, profile_output
 
 NORMS = ("none", "global", "channel")
 AUTOMATIC = "automatic: from the first image"
@@ -51,10 +51,12 @@ class Interleave(io.ComfyNode):
                     tooltip="Replaces the system message that the model was trained with; empty keeps it.",
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
                 io.Image.Output(display_name="pictures", is_output_list=True),
                 io.String.Output(display_name="text"),
                 Document.Output(display_name="document"),
+                profile_output(),
             ],
         )
 
@@ -75,18 +77,20 @@ class Interleave(io.ComfyNode):
             system=system_message or None,
         )
         events = model.engine.interleave(prompt, images.images, settings, images.max_pixels)
-        model.make_ready(model.engine.document_bytes(settings, len(images.images)))
-        document = collect(events, steps)
+        profile = model.make_ready(model.engine.document_task(settings, len(images.images)))
+        with profile.generating(model.engine):
+            document = collect(events, steps)
+        profile.drew(len(document.images), settings.of_image(0).tokens(model.engine.config))
         picture = page(document)
         host.show_picture(picture)
         shown = ui.PreviewImage(host.picture_to_wire(picture), cls=cls)
         pictures = [host.picture_to_wire(picture) for picture in document.images] or [host.NOTHING]
-        return io.NodeOutput(pictures, document.text, document, ui=shown)
+        return io.NodeOutput(pictures, document.text, document, profile.summary(model.engine), ui=shown)
 
     @classmethod
     def _size(cls, size: dict | None, images: References) -> tuple[int, int]:
         if size is None or size["size"] != AUTOMATIC:
-            return size_of(size, INTERLEAVE_SIZES)
+            return size_of(size, cls.hidden, INTERLEAVE_SIZES, AUTOMATIC)
         if not images.images:
             raise ValueError(f"size is {AUTOMATIC!r} but no image is connected; choose a size")
         return document_size(*images.images[0].size)

@@ -1,5 +1,7 @@
 """The Loader."""
 
+import time
+
 from comfy_api.latest import io
 
 from ..sensenova_core import load
@@ -43,14 +45,16 @@ class Loader(io.ComfyNode):
                     "vram_mode",
                     options=list(MODES),
                     default="auto",
-                    tooltip="Where weights live. For now every mode does what full does: all weights stay on the "
-                    "device (35 GB for the 8B models in bfloat16). balanced and low, which are to stream layers, have "
-                    "no effect yet.",
+                    tooltip="Where weights live; pictures are the same in every mode. auto: as many layers stay on "
+                    "the card as ComfyUI has memory for, the others stream while it computes. full: the expert in use "
+                    "stays (17 GB for the 8B models). balanced: all layers stream through three buffers (3 GB in all). "
+                    "low: through two.",
                 ),
                 io.String.Input(
                     "max_memory",
                     default="auto",
-                    tooltip="A limit such as 13GiB, or 0=13GiB,cpu=64GiB; auto is none. Has no effect yet.",
+                    tooltip="What all of it may take of the card, such as 13GiB; with cpu=24GiB also of page-locked "
+                    "system memory: 0=13GiB,cpu=24GiB. auto: what ComfyUI has free.",
                 ),
                 io.Combo.Input(
                     "attention",
@@ -71,6 +75,7 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, dtype, vram_mode, max_memory, attention) -> io.NodeOutput:
+        start = time.perf_counter()
         engine = load(
             host.checkpoint_folder(checkpoint),
             device=host.torch_device(),
@@ -80,4 +85,4 @@ class Loader(io.ComfyNode):
             attention=attention,
             place=False,
         )
-        return io.NodeOutput(host.LoadedEngine(engine))
+        return io.NodeOutput(host.LoadedEngine(engine, time.perf_counter() - start))

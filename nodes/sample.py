@@ -6,7 +6,7 @@ from ..sensenova_core.flow import CFG_NORMS, Guidance
 from ..sensenova_core.sampling import MAX_SEED, SamplingSettings
 from . import host
 from .size import side_input
-from .sockets import CATEGORY, Conditioning, Model
+from .sockets import CATEGORY, Conditioning, Model, profile_output
 
 
 def sampling_inputs(norms: tuple[str, ...] = CFG_NORMS) -> list[io.Input]:
@@ -99,7 +99,7 @@ class FlowMatchSampler(io.ComfyNode):
                     "edit at exactly its image's size.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image")],
+            outputs=[io.Image.Output(display_name="image"), profile_output()],
         )
 
     @classmethod
@@ -114,10 +114,14 @@ class FlowMatchSampler(io.ComfyNode):
             host.warn(warning)
         progress = host.Progress(steps)
         progress.report(0)
-        model.make_ready(model.engine.working_bytes(conditioning, settings))
-        for step in steps_to_take:
-            progress.report(step.index + 1, step.image() if progress.previews else None)
-        return io.NodeOutput(host.to_wire(step.image()))
+        profile = model.make_ready(model.engine.drawing_task(conditioning, settings))
+        with profile.generating(model.engine):
+            for step in steps_to_take:
+                progress.report(step.index + 1, step.image() if progress.previews else None)
+                profile.tick()
+            image = host.to_wire(step.image())
+        profile.drew(batch_size, settings.tokens(model.engine.config))
+        return io.NodeOutput(image, profile.summary(model.engine))
 
 
 def _guidance_scale(name: str, default: float, tooltip: str) -> io.Float.Input:

@@ -32,10 +32,12 @@ def size_input(sizes: dict[str, tuple[int, int]], *more: str) -> io.DynamicCombo
     )
 
 
-def size_of(size: dict | None, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    """The (width, height) that a `size_input` of these sizes says."""
+def size_of(size: dict | None, hidden, sizes: dict[str, tuple[int, int]], *more: str) -> tuple[int, int]:
+    """The (width, height) that a `size_input` of these sizes and names says. hidden: the node's, with its graph."""
     if size is None:  # ComfyUI leaves an unknown choice out
-        raise ValueError(f"size is not among the choices; take {CUSTOM} or one of: {', '.join(sizes)}")
+        given = (hidden.prompt or {}).get(hidden.unique_id, {}).get("inputs", {}).get("size")
+        choices = ", ".join(map(repr, (CUSTOM, *more, *sizes)))
+        raise ValueError(f"size {given!r} is unknown; choose one of {choices}")
     return (size["width"], size["height"]) if size["size"] == CUSTOM else sizes[size["size"]]
 
 
@@ -51,12 +53,13 @@ class Resolution(io.ComfyNode):
             description="Width and height that the models were trained at, by ratio, or a size of your own.",
             search_aliases=["size", "aspect ratio"],
             inputs=[size_input(cls.SIZES)],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],
         )
 
     @classmethod
     def execute(cls, size=None) -> io.NodeOutput:
-        return io.NodeOutput(*size_of(size, cls.SIZES))
+        return io.NodeOutput(*size_of(size, cls.hidden, cls.SIZES))
 
 
 class EditSize(io.ComfyNode):

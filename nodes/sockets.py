@@ -16,6 +16,13 @@ Document = io.Custom("SENSENOVA_CORE_DOCUMENT")  # a sensenova_core.pages.Docume
 CATEGORY = "SenseNova U1"
 
 
+def profile_output() -> io.String.Output:
+    return io.String.Output(
+        display_name="profile",
+        tooltip="Times, peaks of memory, where the time went, and the plan of where weights were. For Preview as Text.",
+    )
+
+
 @dataclass(frozen=True)
 class References:
     """Images for the model to read, each at its own size. max_pixels: the budget of each, None for the model's own."""

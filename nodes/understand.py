@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..sensenova_core.prompt import IMAGE_PLACEHOLDER, Message
 from . import host
 from .decoding import decoding_input, decoding_settings, penalty_input
-from .sockets import CATEGORY, Chat, History, Images, Model, References
+from .sockets import CATEGORY, Chat, History, Images, Model, References, profile_output
 
 ENDINGS = {
     "cut": "\n[cut by max_tokens: raise it for more]",
@@ -48,7 +48,7 @@ class Understand(io.ComfyNode):
                 ),
                 penalty_input(),
             ],
-            outputs=[io.String.Output(display_name="answer"), History.Output(display_name="history")],
+            outputs=[io.String.Output(display_name="answer"), History.Output(display_name="history"), profile_output()],
         )
 
     @classmethod
@@ -68,12 +68,14 @@ class Understand(io.ComfyNode):
         settings = decoding_settings(decoding, max_tokens, repetition_penalty)
         conversation = model.engine.conversation(chat.messages, chat.images, chat.max_pixels)
         progress = host.TextProgress(max_tokens)
-        model.make_ready(model.engine.reading_bytes(len(conversation.ids) + max_tokens))
-        for answer in model.engine.understand(conversation, settings=settings):
-            progress.report(answer.text)
+        profile = model.make_ready(model.engine.writing_task(len(conversation.ids), max_tokens))
+        with profile.generating(model.engine):
+            for answer in model.engine.understand(conversation, settings=settings):
+                progress.report(answer.text)
+        profile.wrote(len(answer.ids))
         progress.finish(answer.text + ENDINGS.get(answer.ended, ""))
         messages = (*chat.messages, Message("assistant", answer.text))
-        return io.NodeOutput(answer.text, replace(chat, messages=messages))
+        return io.NodeOutput(answer.text, replace(chat, messages=messages), profile.summary(model.engine))
 
 
 def asked(chat: Chat, question: str, images: References, system_message: str) -> Chat:

@@ -16,7 +16,7 @@ from .document import DocumentSettings, Event, Writer
 from .errors import PromptError, SenseNovaError, SettingsError, check_count
 from .flow import Guidance
 from .images import ReferenceImage, edit_pixel_limits, reference_image, understanding_pixel_limits
-from .memory import Placement, Plan, Task, limits_of
+from .memory import Placement, Plan, Task, limits_of, parse_size
 from .model import SenseNovaU1, attention_kernel
 from .prefix import PREFIX_CACHE_BYTES
 from .prompt import Conditioning, Message, PromptBuilder
@@ -104,9 +104,28 @@ class Engine:
         """What writing up to `more` tokens after `tokens` is to do, for `plan`."""
         return needs.writing(self.config, tokens, min(more, self.prompts.max_tokens), self._itemsize, name)
 
-    def document_task(self, tokens: int, settings: DocumentSettings) -> Task:
-        """What `interleave` is to do after a prompt of `tokens`, for `plan`."""
+    def document_task(self, settings: DocumentSettings, images: int = 0, tokens: int | None = None) -> Task:
+        """What `interleave` is to do, for `plan`: after a prompt of `tokens`, or a usual one with so many images."""
+        if tokens is None:
+            tokens = needs.usual_tokens(self.config, images)
         return needs.document(self.config, settings, tokens, self.prompts.max_tokens, self._itemsize)
+
+    def explain(
+        self, settings: SamplingSettings, images: int = 0, think_tokens: int = 0, card: str = "", ram: str = ""
+    ) -> str:
+        """What a picture will take, before there is a prompt for it: plans in words.
+
+        images: how many are edited. think_tokens: of reasoning before. card, ram: sizes such as "11GiB" of free memory
+        to plan for, in place of what is free here. Raises SettingsError where it cannot fit.
+        """
+        settings.check_size(self.config)
+        if self.memory.in_place and not card:
+            return (
+                "On the CPU weights run where they lie, mapped from their files. Name a card's memory to plan for it."
+            )
+        tasks = needs.outlook(self.config, settings, images, think_tokens, self._itemsize)
+        sizes = parse_size("card", card), parse_size("ram", ram)
+        return "\n\n".join(self.plan(task, *sizes).explain() for task in tasks)
 
     def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
@@ -116,6 +135,22 @@ class Engine:
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""
         self.memory.weights.place()
+
+    def allow(self, weights: int | None) -> None:
+        """Let weights take so many bytes of the device, and give back at once what they have beyond; None for all that
+        is free. For a host that shares the device among several models."""
+        self.memory.allow(weights)
+        if weights is not None and (beyond := self.memory.weights.nbytes - weights) > 0:
+            self.memory.weights.shrink(beyond)
+
+    def give_back(self, size: int) -> int:
+        """Free at least `size` bytes on the device, layer by layer, or all there are; returns how many it was.
+
+        What was read goes first: reading it again costs less than bringing layers back.
+        """
+        read = self.reader.nbytes
+        self.reader.forget()
+        return read + (self.memory.weights.shrink(size - read) if size > read else 0)
 
     def release(self) -> None:
         """Give back all device memory: weights, and all that was read. `place` reads the weights again.
@@ -209,8 +244,10 @@ class Engine:
             prefixes, edit = self.reader.prefixes_of(used), conditioning.is_edit
             return Denoiser(self.model, prefixes, settings, self._kernel, edit, attempt=self.memory.attempt).steps()
 
-        keys = [sequence.key for sequence in used.values()]
-        return self._running(lambda: self.drawing_task(conditioning, settings), steps, needed=keys)
+        def needed() -> list[str]:
+            return [sequence.key for sequence in used.values()]
+
+        return self._running(lambda: self.drawing_task(conditioning, settings), steps, needed)
 
     def conversation(
         self,
@@ -267,7 +304,7 @@ class Engine:
         sequences = self.prompts.document(prompt, references, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
         return self._running(
-            lambda: self.document_task(len(sequences[0].ids), settings),
+            lambda: self.document_task(settings, tokens=len(sequences[0].ids)),
             lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose).events(),
         )
 
@@ -276,14 +313,14 @@ class Engine:
         self,
         task: Callable[[], Task],
         start: Callable[[], Iterator[Result]],
-        needed: Sequence[str] = (),
+        needed: Callable[[], Sequence[str]] = lambda: (),
         conversation: bool = False,
     ) -> Iterator[Result]:
         """What `start` yields, once the run is planned and prepared; an error if weights are taken away in between.
 
         needed, conversation: what the run goes on from, see Reader.keep_within.
         """
-        self._start(task(), needed, conversation)
+        self._start(task(), needed(), conversation)
         dropped = self.memory.weights.times_dropped
         for result in start():
             yield result

@@ -61,12 +61,20 @@ def reference_image(
 
     Raises PromptError for an aspect ratio over 200.
     """
-    height, width = smart_resize(image.height, image.width, side, min_pixels, max_pixels)
-    if budget is not None and height * width > budget:  # under the least size too, which leaves room to round up
-        height, width = smart_resize(image.height, image.width, side, min(min_pixels, budget // 4), budget)
+    height, width = size_read(image.height, image.width, side, min_pixels, max_pixels, budget)
     resized = flattened(image).resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
     return ReferenceImage((pixels - MEAN) / STD, side, image.size, seeds_of(image))
+
+
+def size_read(
+    height: int, width: int, side: int, min_pixels: int, max_pixels: int, budget: int | None
+) -> tuple[int, int]:
+    """(height, width) that `reference_image` gives an image of that size."""
+    read = smart_resize(height, width, side, min_pixels, max_pixels)
+    if budget is not None and math.prod(read) > budget:  # under the least size too, which leaves room to round up
+        read = smart_resize(height, width, side, min(min_pixels, budget // 4), budget)
+    return read
 
 
 def seeds_of(image: Image.Image) -> frozenset[int]:
@@ -107,15 +115,20 @@ def flattened(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def check_ratio(width: int, height: int, name: str = "an image") -> None:
+    """Raise PromptError if one side is over 200 times the other; `name` says which image that is."""
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise PromptError(
+            f"{name} of {width}x{height} is more than {MAX_ASPECT} times as long as wide; crop it or pad it first"
+        )
+
+
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """(height, width) in multiples of `factor`, near the given size and inside the limits where the ratio allows it.
 
     Raises PromptError for an aspect ratio over 200.
     """
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise PromptError(
-            f"an image of {width}x{height} is more than {MAX_ASPECT} times as long as wide; crop it or pad it first"
-        )
+    check_ratio(width, height)
     sides = [max(factor, round(side / factor) * factor) for side in (height, width)]
     if math.prod(sides) > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)

@@ -1,11 +1,15 @@
 """What a task needs on the device beside the weights: keys, values and activations, estimated from above."""
 
+from . import flow
 from .config import ModelConfig
 from .document import DocumentSettings
+from .images import edit_pixel_limits
 from .memory import Task, Work
 from .model.feed_forward import ROWS
 from .prefix import BLOCK_TOKENS
 from .sampling import SamplingSettings
+
+USUAL_PROMPT = 400  # tokens, with the system message
 
 
 def drawing(
@@ -49,6 +53,29 @@ def document(config: ModelConfig, settings: DocumentSettings, tokens: int, most_
         writes=True,
         drawing=Work(held + beside, sampling.steps),
     )
+
+
+def outlook(
+    config: ModelConfig, settings: SamplingSettings, images: int, think_tokens: int, itemsize: int
+) -> list[Task]:
+    """Tasks of a picture that is not prepared yet: a usual prompt, with images of the largest size that is read."""
+    prompt = usual_tokens(config, images)
+    lengths = {
+        flow.CONDITION: prompt + think_tokens,
+        flow.IMAGES_ONLY: prompt,
+        flow.UNCONDITIONAL: USUAL_PROMPT,
+    }
+    used = {name: lengths[name] for name in branches(settings, bool(images))}
+    name = f"an edit of {images} images," if images else "a picture of"
+    tasks = [drawing(config, settings, used, itemsize, len(used), name)]
+    if think_tokens:
+        tasks.insert(0, writing(config, prompt, think_tokens, itemsize, "reasoning of"))
+    return tasks
+
+
+def usual_tokens(config: ModelConfig, images: int) -> int:
+    """Of a usual prompt with so many images, each of the largest size that is read."""
+    return USUAL_PROMPT + (images * (edit_pixel_limits(images)[1] // config.token_pixels**2) if images else 0)
 
 
 def kv_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:

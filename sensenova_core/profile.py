@@ -1,12 +1,15 @@
-"""What a run took: times, image tokens, and peaks of device and process memory."""
+"""What a run took: times, image tokens, peaks of device and process memory, and where the time went."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psutil
 import torch
+
+from .engine import Engine
 
 GIB = 2**30
 WIDTH = 64
@@ -35,7 +38,7 @@ class Peak:
 
 @dataclass
 class Profile:
-    """Collects figures around `loading` and `generating`; `summary()` prints them."""
+    """Collects figures around `loading` and `generating`; `summary()` puts them in the published form."""
 
     device: torch.device
     load_seconds: float = 0.0
@@ -43,7 +46,9 @@ class Profile:
     generation_seconds: float = 0.0
     generation_peak: Peak = field(default_factory=Peak)
     image_tokens: list[int] = field(default_factory=list)  # of every image of every call
+    text_tokens: int = 0
     calls: int = 0
+    spent: Counter[str] = field(default_factory=Counter)  # seconds by kind of work
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -52,36 +57,66 @@ class Profile:
         self.load_seconds += self._stop(start, self.load_peak)
 
     @contextmanager
-    def generating(self, images: int, tokens: int) -> Iterator[None]:
-        """Around one call that draws `images` images of `tokens` tokens each."""
+    def generating(self, engine: Engine) -> Iterator[None]:
+        """Around one call. Count what it drew with `drew`."""
         start = self._start()
+        engine.memory.clock.drain()
         yield
         self.generation_seconds += self._stop(start, self.generation_peak)
         self.calls += 1
+        self.spent.update(engine.memory.clock.drain())
+
+    def drew(self, images: int, tokens: int) -> None:
+        """Count `images` images of `tokens` tokens each."""
         self.image_tokens += [tokens] * images
+
+    def wrote(self, tokens: int) -> None:
+        """Count tokens of text."""
+        self.text_tokens += tokens
 
     def tick(self) -> None:
         """Note the process's memory now: it has no peak counter that can be reset. Call once a step."""
         self.generation_peak.update(self.device)
 
-    def summary(self, vram_mode: str, attention: str, dtype: str, token_pixels: int) -> str:
-        """The rows and units of the reference implementation's profile. token_pixels: side of one image token."""
+    def summary(self, engine: Engine) -> str:
+        """The rows and units of the reference implementation's profile; beneath them where the time went, and the plan
+        of the last run."""
         images = len(self.image_tokens)
         average = self.generation_seconds / images if images else 0.0
         tokens = sum(self.image_tokens)
         sizes = ", ".join(map(str, sorted(set(self.image_tokens))))
+        dtype = str(engine.weights.compute_dtype).removeprefix("torch.")
+        backend = "sdpa" if engine.attention == "auto" else engine.attention
+        side = engine.config.token_pixels
         rows = {
-            "config": f"vram_mode={vram_mode}, attn_backend={attention}, dtype={dtype}",
+            "config": f"vram_mode={engine.memory.limits.mode}, attn_backend={backend}, dtype={dtype}",
             "model load": f"{self.load_seconds:.3f} s",
             "load peak memory": self.load_peak,
             "generations": f"{self.calls} call(s), {images} image(s) total, {self.generation_seconds:.3f} s wall",
             "avg per image": f"{average:.3f} s",
-            "image tokens": f"patch_size={token_pixels}, avg {tokens / max(images, 1):.0f} tok/image ({sizes})",
+            "image tokens": f"patch_size={side}, avg {tokens / max(images, 1):.0f} tok/image ({sizes})",
             "throughput": f"{tokens / self.generation_seconds if images else 0:.2f} tok/s",
             "generation peak mem": self.generation_peak,
         }
+        if self.text_tokens:
+            rate = self.text_tokens / self.spent["writing"] if self.spent["writing"] else 0.0
+            rows["text tokens"] = f"{self.text_tokens} ({rate:.2f} tok/s)"
         line = "=" * WIDTH
-        return "\n".join([line, "Profile summary", line, *(f"{name:<19} : {row}" for name, row in rows.items()), line])
+        shown = [f"{name:<19} : {row}" for name, row in rows.items()]
+        return "\n".join([line, "Profile summary", line, *shown, line, self._where(), *_plan(engine), line])
+
+    def _where(self) -> str:
+        """Thinking is writing text; waiting for copies happens during all three."""
+        waiting = self.spent["waiting"]
+        busy = sum(self.spent[kind] for kind in ("reading", "writing", "drawing"))
+        rows = {
+            "reading": self.spent["reading"],
+            "thinking": self.spent["writing"],
+            "drawing": self.spent["drawing"],
+            "transfer waits": waiting,
+            "compute": max(0.0, busy - waiting),
+        }
+        return "\n".join(f"{name:<19} : {seconds:.3f} s" for name, seconds in rows.items())
 
     def _start(self) -> float:
         if self.device.type == "cuda":
@@ -93,3 +128,9 @@ class Profile:
             torch.cuda.synchronize(self.device)
         peak.update(self.device)
         return time.perf_counter() - start
+
+
+def _plan(engine: Engine) -> list[str]:
+    plan = engine.memory.last_plan
+    rows = {"": "weights run where they lie, mapped from their files"} if plan is None else plan.rows()
+    return [f"{f'plan {name}'.strip():<19} : {row}" for name, row in rows.items()]

@@ -129,14 +129,14 @@ class PromptBuilder:
         """The conditioning of one picture: drawn from text, or an edit of `images`. The prompt may be empty.
 
         think_text: reasoning to draw by, as `Engine.think` returns it or edited; a missing </think> is added.
-        Raises PromptError for a prompt over the context, or one with more <image> than images.
+        Raises PromptError for a prompt or reasoning over the context, or a prompt with more <image> than images.
         """
         prompt = clean(prompt)
         asked = [*_system(system_message("GEN")), *_turn(_placed(_numbered(prompt, len(images)), iter(images)))]
         if think_text is None:
             condition = self.sequence([*asked, *markup(f"{NO_THINKING}<img>")])
         else:
-            condition = self.thought(self.sequence([*asked, *markup(THINKING), *_reasoning(think_text)]))
+            condition = self.thought(self._reasoned([*asked, *markup(THINKING)], think_text))
         sequences = {CONDITION: condition, UNCONDITIONAL: self.unconditional()}
         if images:
             sequences[IMAGES_ONLY] = self.sequence([*_turn(images), *markup("<img>")])
@@ -159,7 +159,10 @@ class PromptBuilder:
         self, prompt: str, images: tuple[ReferenceImage, ...], system: str, think: bool
     ) -> tuple[Sequence, Sequence]:
         """The full branch and the images-only branch of a document of text and pictures, up to where it begins."""
-        asked, system = _turn(_placed(_filled(clean(prompt), len(images)), iter(images))), clean(system)
+        asked, system = (
+            _turn(_placed(_filled(clean(prompt), len(images)), iter(images))),
+            clean(system, "the system message"),
+        )
         opening = [] if think else markup(NO_THINKING)
         return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
 
@@ -185,6 +188,28 @@ class PromptBuilder:
 
     def sequence(self, pieces: Iterable[Piece]) -> Sequence:
         """Tokens and positions of pieces. Raises PromptError if they exceed the context."""
+        sequence = self._sequence(pieces)
+        tokens = len(sequence.ids)
+        if tokens > self.max_tokens:
+            raise PromptError(
+                f"the prompt comes to {tokens:,} tokens, {tokens - self.max_tokens:,} over the model's "
+                f"{self.max_tokens:,}; shorten it" + (", or give smaller or fewer images" if sequence.images else "")
+            )
+        return sequence
+
+    def _reasoned(self, asked: list[Piece], think_text: str) -> Sequence:
+        """The sequence of a prompt and reasoning about it, with room left for what follows."""
+        before, sequence = self.sequence(asked), self._sequence([*asked, *_reasoning(think_text)])
+        tokens, room = len(sequence.ids) - len(before.ids), self.room_after(before)
+        if tokens > room:
+            raise PromptError(
+                f"the reasoning comes to {tokens:,} tokens, {tokens - room:,} over the {room:,} that the prompt leaves "
+                f"of the model's {self.max_tokens:,}; shorten it"
+            )
+        return sequence
+
+    def _sequence(self, pieces: Iterable[Piece]) -> Sequence:
+        """`sequence`, however long."""
         images, flat = [], []
         for piece in pieces:
             if isinstance(piece, ReferenceImage):
@@ -193,11 +218,6 @@ class PromptBuilder:
             else:
                 flat.append(piece)
         ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64)
-        if len(ids) > self.max_tokens:
-            raise PromptError(
-                f"the prompt comes to {len(ids):,} tokens, {len(ids) - self.max_tokens:,} over the model's "
-                f"{self.max_tokens:,}; shorten it" + (", or give smaller or fewer images" if images else "")
-            )
         grids = tuple((image.rows, image.columns) for image in images)
         special = self.tokenizer.ids
         slots = ids == special[IMAGE_SLOT]
@@ -241,10 +261,20 @@ def runs(time: Tensor) -> tuple[tuple[int, bool], ...]:
     return tuple((stop, bool(image[stop - 1])) for stop in stops)
 
 
-def clean(text: str) -> str:
-    """Line ends as the model was trained on: a carriage return would change the tokens."""
+def clean(text: str, name: str = "the prompt") -> str:
+    """Line ends as the model was trained on: a carriage return would change the tokens.
+
+    Raises PromptError for what is not Unicode text, such as half of a surrogate pair; `name` says which text it is.
+    """
     if not isinstance(text, str):
-        raise PromptError(f"the prompt is a {type(text).__name__}; give text")
+        raise PromptError(f"{name} is a {type(text).__name__}; give text")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{name} holds a character that is not Unicode text ({text[error.start]!r}, after {error.start} others); "
+            "remove it"
+        ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -272,7 +302,7 @@ def _turn(pieces: Iterable[Piece]) -> list[Piece]:
 
 def _reasoning(text: str) -> list[Piece]:
     """Reasoning that a user may have edited: its closing token kept or added, all else plain text."""
-    text = clean(text)
+    text = clean(text, "the reasoning")
     if text.lstrip().startswith(THINK_START):
         text = text.lstrip().removeprefix(THINK_START).removeprefix("\n")
     if text.rstrip().endswith(THINK_END):

@@ -55,7 +55,7 @@ class Tokenizer:
     def encode(self, pieces: Iterable[str]) -> list[int]:
         """Ids of Specials and plain text in order. Plain pieces that touch are tokenised as one text.
 
-        Raises PromptError if the tokenizer reads structure into plain text, or for text that is not Unicode.
+        Raises PromptError if the tokenizer reads structure into plain text. All of it must be Unicode.
         """
         ids: list[int] = []
         plain = ""
@@ -71,13 +71,6 @@ class Tokenizer:
         return ids
 
     def _plain(self, text: str) -> list[int]:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the prompt holds a character that is not Unicode text (at {error.start}: {text[error.start]!r}); "
-                "remove it"
-            ) from error
         ids = self._backend.encode(text, add_special_tokens=False).ids
         found = self._structural.intersection(ids)
         if found:

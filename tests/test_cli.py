@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sensenova_core
+from sensenova_core import Engine
 from sensenova_core.cli import main
+from sensenova_core.cli.jobs import OTHER_KEYS
+from sensenova_core.cli.options import PICTURE_OPTIONS
 from tests.golden_set import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +70,15 @@ def test_a_jsonl_line_overrides_the_options(model, tmp_path):
         ("{", "line 2: not JSON"),
         ('{"width": 64}', 'line 2: expected an object with a "prompt"'),
         ('{"prompt": "a", "steps": 3}', "line 2: 'steps' is unknown; the keys are "),
+        (
+            '{"prompt": "a", "width": 100}',
+            "line 2: width is 100; this model draws multiples of 32, such as 96",
+        ),
+        ('{"prompt": "a", "height": 32768}', "line 2: height is 32768; give at most 16384 pixels"),
+        ('{"prompt": "a", "num-steps": 0}', "line 2: num_steps is 0; give a whole number from 1"),
+        ('{"prompt": "<image>"}', "line 2: the prompt names 1 more <image> than there are images"),
+        ('{"prompt": "a", "image": "/nowhere.png"}', "line 2: image /nowhere.png: "),
+        ('{"prompt": ' + 10**5 * "[", "line 2: not JSON"),
         ('{"prompt": "a", "width": "64"}', "line 2: width is '64'; expected int"),
         ('{"prompt": "a", "cfg_interval": [1]}', "line 2: cfg_interval is"),
         ('{"prompt": "a", "cfg_norm": "glob"}', "line 2: cfg_norm 'glob' is unknown; choose one of none"),
@@ -82,13 +95,26 @@ def test_a_bad_jsonl_line_is_named_and_nothing_is_drawn(model, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--width", "100"], "width is 100; this model draws multiples of 32, such as 96"),
-        (["--num-steps", "0"], "steps is 0; give a whole number from 1"),
-        (["--num-steps", "-3"], "steps is -3"),
-        (["--cfg-norm", "strong"], "cfg_norm 'strong' is unknown; choose one of none, global, channel, cfg_zero_star"),
-        (["--cfg-interval", "0.8", "0.2"], "cfg_interval 0.8 to 0.2 is not an interval"),
-        (["--timestep-shift", "0"], "shift is 0.0; give a number over 0"),
-        (["--device", "cuda:9"], "device cuda:9: "),
+        (["--width", "100"], "--width is 100; this model draws multiples of 32, such as 96; with --crop it cuts"),
+        (["--num-steps", "0"], "--num-steps is 0; give a whole number from 1"),
+        (["--num-steps", "-3"], "--num-steps is -3"),
+        (
+            ["--cfg-norm", "strong"],
+            "--cfg-norm 'strong' is unknown; choose one of none, global, channel",
+        ),
+        (["--cfg-interval", "0.8", "0.2"], "--cfg-interval 0.8 to 0.2 is not an interval"),
+        (["--timestep-shift", "0"], "--timestep-shift is 0.0; give a number over 0"),
+        (["--cfg-scale", "nan"], "--cfg-scale is nan; give a finite number"),
+        (["--img-cfg-scale", "inf"], "--img-cfg-scale is inf"),
+        (["--cfg-interval", "0", "nan"], "an end of --cfg-interval is nan"),
+        (["--batch-size", "0"], "--batch-size is 0; give a whole number from 1"),
+        (["--max-pixels", "0"], "--max-pixels is 0; give a whole number from 1"),
+        (["--think", "--max-think-tokens", "0"], "--max-think-tokens is 0; give a whole number from 1"),
+        (["--width", "16416"], "--width is 16416; give at most 16384 pixels"),
+        (["--height", "10000000"], "--height is 10000000; give at most 16384 pixels"),
+        (["--print-think"], "--print-think needs --think"),
+        (["--device", "cuda:9"], "--device cuda:9: not on this machine; choose one of auto, cpu"),
+        (["--device", "tpu"], "--device tpu: not on this machine; choose one of auto, cpu"),
         (["--prompt", "<image> as a cat"], "names 1 more <image> than there are images; remove a placeholder"),
         (["--attn-backend", "flash"], "install flash-attn, or choose 'auto' or 'sdpa'"),
         (["--model", "nobody/nothing"], "nobody/nothing: no such folder, and nothing under that id in the local hub"),
@@ -103,13 +129,92 @@ def test_a_user_s_mistake_is_one_line_that_names_value_and_remedy(model, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_is_named_where_a_jsonl_line_leaves_it(model, tmp_path, capsys):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a", "seed": 1}')
+    assert main(["generate", "--model", model, "--jsonl", str(file), "--num-steps", "0"]) == 1
+    assert "line 1: --num-steps is 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modality", "text2text"], "--jsonl is for pictures; --modality text2text answers one --prompt"),
+        (["--prompt", "b"], "--jsonl and --prompt exclude each other"),
+    ],
+)
+def test_a_jsonl_file_is_never_ignored(tmp_path, capsys, arguments, message):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}')
+    assert main(["generate", "--model", "/nowhere", "--jsonl", str(file), *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warning"),
+    [
+        (["--temperature", "0.9", "--max-think-tokens", "5"], "--max-think-tokens, --temperature: no effect without"),
+        (["--same-size", "--img-cfg-scale", "2"], "--img-cfg-scale, --same-size: no effect without an image"),
+        (["--max-tokens", "9"], "--max-tokens: no effect on pictures; reasoning has --max-think-tokens"),
+        (["--temperature", "0.7"], None),  # the default, spelled out
+    ],
+)
+def test_what_has_no_effect_is_said(model, tmp_path, caplog, arguments, warning):
+    assert main(["generate", "--model", model, *SMALL, "--output", str(tmp_path), *arguments]) == 0
+    assert warning in caplog.text if warning else not caplog.records
+
+
+def test_a_text_modality_says_what_it_ignores(model, capsys, caplog):
+    arguments = ["generate", "--model", model, "--modality", "text2text", "--max-tokens", "2"]
+    assert main([*arguments, "--output", "x", "--crop", "--seed", "3", "--top-k", "5"]) == 0
+    assert "--crop, --output: no effect with --modality text2text" in caplog.text
+    assert "--top-k: no effect without --do-sample" in caplog.text
+
+
+def test_only_flags_are_spelled_with_dashes(model, tmp_path):
+    output = tmp_path / "x.png"
+    arguments = ["generate", "--model", model, *SMALL, "--num_st=1", "--output", str(output)]
+    assert main([*arguments, "--prompt", "--a_b of_c"]) == 0
+    assert json.loads(Image.open(output).text["sensenova"])["prompt"] == "--a_b of_c"
+
+
+OUT_OF_MEMORY = [
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_out_of_memory_says_what_to_make_smaller(model, tmp_path, capsys, monkeypatch, error):
+    monkeypatch.setattr(Engine, "place", failing(error))
+    assert main(["generate", "--model", model, *SMALL, "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("sensenova: error: out of memory; ") and len(printed.splitlines()) == 1
+    assert "try smaller --width, --height, --batch-size, --max-pixels" in printed
+
+
+def test_another_error_of_torch_is_not_hidden(model, monkeypatch):
+    monkeypatch.setattr(Engine, "place", failing(RuntimeError("the sizes of tensors must match")))
+    with pytest.raises(RuntimeError, match="must match"):
+        main(["generate", "--model", model, *SMALL])
+
+
+def failing(error: Exception):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
 def test_the_profile_has_the_published_rows(model, tmp_path, capsys):
     assert main(["generate", "--model", model, *SMALL, "--profile", "--output", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert lines[0] == lines[2] == lines[-1] == "=" * 64 and lines[1] == "Profile summary"
+    rules = [index for index, line in enumerate(lines) if line == "=" * 64]
+    assert rules == [0, 2, 11, len(lines) - 1] and lines[1] == "Profile summary"
     number, memory = r"\d+\.\d+", r"allocated \d+\.\d\d GiB, reserved \d+\.\d\d GiB, cpu RSS \d+\.\d\d GiB"
     rows = {
-        "config": "vram_mode=full, attn_backend=sdpa, dtype=float32",
+        "config": "vram_mode=auto, attn_backend=sdpa, dtype=float32",
         "model load": rf"{number} s",
         "load peak memory": memory,
         "generations": rf"1 call\(s\), 1 image\(s\) total, {number} s wall",
@@ -118,7 +223,7 @@ def test_the_profile_has_the_published_rows(model, tmp_path, capsys):
         "throughput": rf"{number} tok/s",
         "generation peak mem": memory,
     }
-    found = dict(re.split(r"\s+: ", line, maxsplit=1) for line in lines[3:-1])
+    found = dict(re.split(r"\s+: ", line, maxsplit=1) for line in lines[3:11])
     assert list(found) == list(rows)
     assert all(re.fullmatch(pattern, found[name]) for name, pattern in rows.items())
 
@@ -152,15 +257,27 @@ def test_nothing_half_written_stays(model, tmp_path, capsys, monkeypatch):
     ("output", "message"),
     [
         ("x.png", "is one file for 2 prompts; give a folder"),
+        ("folder.png", "folder.png is a folder; give another name"),
+        ("second.png", "second_2.png is a folder; give another name"),
         ("x.jpg", "pictures are written as PNG; give a folder or the name of a .png"),
         ("file", "give a folder or the name of a .png"),
         ("file/pictures", "file cannot be written to; give another folder"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path, capsys, output, message):
+    there = ["file", "folder.png", "prompts.jsonl", "second_2.png"]
+    for name in (there[1], there[3]):
+        (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("in the way")
     lines = tmp_path / "prompts.jsonl"
     lines.write_text('{"prompt": "a\u2028b"}\n{"prompt": "b"}\n', encoding="utf-8-sig")
-    assert main(["generate", "--model", "/nowhere", "--jsonl", str(lines), "--output", str(tmp_path / output)]) == 1
+    many = ["--batch-size", "2"] if "is a folder" in message else ["--jsonl", str(lines)]
+    assert main(["generate", "--model", "/nowhere", *many, "--output", str(tmp_path / output)]) == 1
     assert message in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "prompts.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+def test_the_readme_lists_the_keys_of_a_jsonl_line():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = readme.split("A line of `--jsonl`")[1].split("Every line")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == {*OTHER_KEYS, *PICTURE_OPTIONS}

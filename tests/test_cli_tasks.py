@@ -1,15 +1,19 @@
 """The command line beyond drawing from text: edits, thinking, questions, conversations, documents."""
 
+import gc
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import sensenova_core
-from sensenova_core.cli import main
+from sensenova_core import Engine, SettingsError
+from sensenova_core.cli import generate, main
 from sensenova_core.decode import DecodingSettings
+from sensenova_core.images import ReferenceImage
 from tests.golden_set import checkpoint
 
 SMALL = ["--width", "64", "--height", "64", "--num-steps", "2"]
@@ -86,6 +90,116 @@ def test_a_conversation_goes_on_until_an_empty_line(model, photo, capsys, monkey
     assert capsys.readouterr().out.count("> ") == 4
 
 
+def converse(model: str, monkeypatch, *lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    assert main(["chat", "--model", model, "--max-tokens", "3"]) == 0
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list:
+    """The conversations that models are asked to answer."""
+    found, understand = [], Engine.understand
+    monkeypatch.setattr(Engine, "understand", lambda *args, **kw: found.append(args[1]) or understand(*args, **kw))
+    return found
+
+
+def test_commands_of_a_conversation_are_not_sent_to_the_model(model, capsys, monkeypatch, asked):
+    converse(model, monkeypatch, "/help", "/image", "/imagine", "/etc/passwd is what?", "/quit", "never asked")
+    printed = capsys.readouterr()
+    assert len(asked) == 1 and printed.out.count("adds a picture to the next question") == 2
+    assert "/image needs the name of a picture file" in printed.err
+    assert "/imagine is unknown; /help shows all commands" in printed.err
+
+
+def test_a_picture_that_cannot_be_shown_does_not_stay(model, photo, tmp_path, capsys, monkeypatch, asked):
+    Image.new("L", (1, 300)).save(tmp_path / "long.png")
+    pictures = [f"/image {photo}"] * 11
+    converse(model, monkeypatch, f"/image {tmp_path}/long.png", *pictures, "what?", "and?")
+    error = capsys.readouterr().err
+    assert "long.png of 1x300 is more than 200 times" in error and "11 images; give at most 10" in error
+    assert [len(conversation.images) for conversation in asked] == [10, 10]
+
+
+def test_a_mistake_in_a_line_does_not_end_the_conversation(model, capsys, monkeypatch, asked):
+    conversation = Engine.conversation
+
+    def fail_once(self, messages, *args):
+        if messages[-1].text == "wrong":
+            raise SettingsError("max_pixels is 0; give more")
+        return conversation(self, messages, *args)
+
+    monkeypatch.setattr(Engine, "conversation", fail_once)
+    converse(model, monkeypatch, "wrong", "<image>", "right")
+    error = capsys.readouterr().err
+    assert len(asked) == 1 and "--max-pixels is 0" in error and "names 1 more <image>" in error
+
+
+@pytest.mark.parametrize("said", [0, 1], ids=["before the answer", "in the answer"])
+def test_an_interruption_ends_the_answer_and_not_the_conversation(model, capsys, monkeypatch, said):
+    asked, understand = [], Engine.understand
+
+    def interrupted_once(self, conversation, **kw):
+        asked.append(self.tokenizer.decode(conversation.ids.tolist()))
+        for index, answer in enumerate(understand(self, conversation, **kw)):
+            if len(asked) == 1 and index == said:
+                raise KeyboardInterrupt
+            yield answer
+
+    monkeypatch.setattr(Engine, "understand", interrupted_once)
+    converse(model, monkeypatch, "first", "second")
+    assert len(asked) == 2 and ("first" in asked[1]) == bool(said)
+    assert "[interrupted]" in capsys.readouterr().err
+
+
+def test_one_question_ends_with_its_interruption(model, monkeypatch):
+    def interrupted(*args, **kw):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "understand", interrupted)
+    assert main(["chat", "--model", model, "--prompt", "a"]) == 130
+
+
+def many_edits(tmp_path, *names: str) -> list[str]:
+    file = tmp_path / "edits.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": "blue", "image": str(tmp_path / name)}) for name in names))
+    return ["--jsonl", str(file), *SMALL, "--output", str(tmp_path / "out")]
+
+
+def test_the_images_of_one_line_are_held_at_a_time(model, photo, tmp_path, monkeypatch):
+    held, save = [], generate.save
+
+    def count(*args):
+        held.append(sum(type(thing) is ReferenceImage for thing in gc.get_objects()))
+        return save(*args)
+
+    monkeypatch.setattr(generate, "save", count)
+    assert main(["generate", "--model", model, *many_edits(tmp_path, *["photo.png"] * 3)]) == 0
+    assert held == [1, 1, 1] and len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: Image.new("L", (1, 300)).save(path), "bad.png of 1x300 is more than 200 times"),
+        (lambda path: path.write_bytes(path.with_name("photo.png").read_bytes()[:200]), "bad.png: "),
+    ],
+    ids=["ratio", "truncated"],
+)
+def test_a_line_s_bad_image_is_named_before_anything_is_drawn(model, photo, tmp_path, capsys, make, message):
+    make(tmp_path / "bad.png")
+    assert main(["generate", "--model", model, *many_edits(tmp_path, "photo.png", "bad.png")]) == 1
+    error = capsys.readouterr().err
+    assert "edits.jsonl, line 2: image " in error and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_is_gone_when_its_turn_comes(model, photo, tmp_path, capsys, monkeypatch):
+    save = generate.save
+    monkeypatch.setattr(generate, "save", lambda *args: os.unlink(photo) or save(*args))
+    assert main(["generate", "--model", model, *many_edits(tmp_path, "photo.png", "photo.png")]) == 1
+    assert f"edits.jsonl, line 2: image {photo}: " in capsys.readouterr().err
+
+
 def test_a_document_is_saved_with_its_pictures(model, tmp_path, capsys):
     arguments = ["interleave", "--model", model, "--prompt", "a story", *SMALL, "--max-tokens", "12"]
     assert main([*arguments, "--format", "html", "--output", str(tmp_path), "--stem", "story"]) == 0
@@ -105,6 +219,14 @@ def test_a_document_is_saved_with_its_pictures(model, tmp_path, capsys):
         (["generate", "--modality", "img2text"], "--modality img2text needs --image"),
         (["generate", "--modality", "text2text", "--image", "PHOTO"], "--modality text2text takes no --image"),
         (["generate", "--image", "/nowhere.png"], "image /nowhere.png: "),
+        (
+            ["generate", "--image", "LONG"],
+            "long.png of 1x300 is more than 200 times as long as wide; crop it",
+        ),
+        (["generate", "--image", *["PHOTO"] * 11], "11 images; give at most 10"),
+        (["chat", "--prompt", "a", "--image", "PHOTO", "LONG"], "long.png of 1x300 is more than 200 times"),
+        (["chat", "--max-tokens", "0"], "--max-tokens is 0; give a whole number from 1"),
+        (["chat", "--max-pixels", "0"], "--max-pixels is 0; give a whole number from 1"),
         (["generate", *SMALL, "--image", "PHOTO", "--cfg-norm", "cfg_zero_star"], "is for text to image only"),
         (
             ["generate", *SMALL, "--image", "PHOTO", "--prompt", "<image> <image>"],
@@ -112,24 +234,27 @@ def test_a_document_is_saved_with_its_pictures(model, tmp_path, capsys):
         ),
         (
             ["generate", *SMALL, "--think", "--top-p", "2", "--do-sample"],
-            "top_p is 2.0; give a number over 0 and up to 1",
+            "--top-p is 2.0; give a number over 0 and up to 1",
         ),
-        (["chat", "--prompt", "a", "--temperature", "0"], "temperature is 0.0; give a number over 0"),
+        (["chat", "--prompt", "a", "--temperature", "0"], "--temperature is 0.0; give a number over 0"),
         (
             ["interleave", "--prompt", "a", "--resolution", "5:7"],
-            "resolution '5:7' is unknown; choose one of 1:1, 16:9",
+            "--resolution '5:7' is unknown; choose one of 1:1, 16:9",
         ),
         (["interleave", "--prompt", "a", "--resolution", "1:1", "--width", "64"], "exclude each other"),
+        (["interleave", "--prompt", "a", "--width", "70", "--height", "64"], "such as 64\n"),
         (["interleave", "--prompt", "a", "--width", "64"], "--width and --height go together"),
-        (["interleave", "--prompt", "a", "--max-images", "-1"], "max_images is -1"),
+        (["interleave", "--prompt", "a", "--max-images", "-1"], "--max-images is -1"),
     ],
 )
 def test_a_user_s_mistake_is_one_line_that_names_value_and_remedy(
     model, photo, tmp_path, capsys, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    arguments = [photo if argument == "PHOTO" else argument for argument in arguments]
+    Image.new("L", (1, 300)).save(tmp_path / "long.png")
+    named = {"PHOTO": photo, "LONG": str(tmp_path / "long.png")}
+    arguments = [named.get(argument, argument) for argument in arguments]
     assert main([*arguments, "--model", model]) == 1
     error = capsys.readouterr().err
     assert error.startswith("sensenova: error: ") and message in error and len(error.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.png", "photo.png"]

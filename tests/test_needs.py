@@ -116,7 +116,7 @@ def test_needs_grow_with_what_is_read(decoder):
 def test_documents_need_more_for_more_pictures(engines):
     engine = engines("tiny-u15")
     tasks = [
-        engine.document_task(tokens, DocumentSettings(max_images=most)) for most, tokens in ((1, 20), (9, 20), (9, 90))
+        engine.document_task(DocumentSettings(max_images=most), images) for most, images in ((1, 0), (9, 0), (9, 2))
     ]
     for part in ("reading", "drawing"):
         sizes = [getattr(task, part).working for task in tasks]

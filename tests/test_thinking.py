@@ -74,6 +74,19 @@ def test_reasoning_changes_the_picture(engine):
     assert (red - plain).abs().max() > 1e-3 and (red - blue).abs().max() > 1e-3
 
 
+def test_reasoning_over_the_context_is_named_and_not_the_prompt(copy_of):
+    engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=900)))
+    room = engine.prompts.room_after(engine.prompts.thinking(engine.encode("draw it")))
+    word = engine.tokenizer.encode(["<think>\n a a"])[-1:]
+    longest = engine.tokenizer.decode(word * (room - 1))  # and its closing token
+    conditioning = engine.encode("draw it", think_text=longest)
+    assert len(condition(conditioning)) <= 900
+    with pytest.raises(PromptError, match=rf"the reasoning comes to [\d,]+ tokens, .* over the {room} that .*shorten"):
+        engine.encode("draw it", think_text=longest * 2)
+    with pytest.raises(PromptError, match=r"the prompt comes to"):
+        engine.encode("draw it" * 1000, think_text="because")
+
+
 @pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
 def test_reasoning_fed_back_is_the_same_picture(engine, images):
     thought = think(engine, images=images)
@@ -200,7 +213,7 @@ def test_reasoning_leaves_room_for_the_image(copy_of):
     before = len(engine.prompts.thinking(asked).ids)
     thought = engine.think(asked, DecodingSettings(max_tokens=1000), choose=saying(engine, "x" * 1000))
     assert before < len(condition(thought)) - OPENING and len(condition(thought)) <= 760
-    with pytest.raises(PromptError, match="over the model's 760"):
+    with pytest.raises(PromptError, match=r"the reasoning comes to .* of the model's 760"):
         engine.encode("draw it", think_text="x" * 1000)
 
 

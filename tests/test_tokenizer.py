@@ -96,10 +96,20 @@ def test_a_prompt_over_the_context_says_by_how_much(copy_of):
     assert f"{whole:,} tokens, {whole - 800:,} over" in str(refused.value) and "shorten" in str(refused.value)
 
 
-@pytest.mark.parametrize("prompt", ["half \ud83d of a character", "\udfff"])
+@pytest.mark.parametrize("prompt", ["half \ud83d of a character", "\udfff", "one\r\n\r\n\ud83d"])
 def test_half_a_character_is_refused(engines, prompt):
-    with pytest.raises(PromptError, match=r"not Unicode.*ud.*remove"):
-        engines("tiny-u15").encode(prompt)
+    """Its place is counted in the text as it was given."""
+    place = next(index for index, letter in enumerate(prompt) if "\ud800" <= letter <= "\udfff")
+    engine = engines("tiny-u15")
+    for name, refuse in {
+        "the prompt": lambda: engine.encode(prompt),
+        "the reasoning": lambda: engine.encode("a cat", think_text=prompt),
+        "the system message": lambda: engine.prompts.document("a cat", (), prompt, False),
+    }.items():
+        with pytest.raises(PromptError, match=rf"{name} holds .*not Unicode.*ud.*after {place} others\); remove"):
+            refuse()
+    with pytest.raises(PromptError, match=f"after {place} others"):
+        engine.conversation(prompt)
 
 
 @pytest.mark.parametrize("prompt", [None, 3, b"bytes", ["a list"]])

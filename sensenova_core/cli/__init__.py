@@ -1,4 +1,4 @@
-"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`."""
+"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`."""
 
 import argparse
 import io
@@ -6,8 +6,9 @@ import logging
 import sys
 
 from .. import __version__
-from ..errors import SenseNovaError
-from . import chat, generate, inspect, interleave
+from ..errors import SenseNovaError, SettingsError
+from . import chat, generate, inspect, interleave, plan
+from .mistakes import in_user_s_words, out_of_memory, smaller
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,30 +17,55 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without the letters of an answer must not end it
     logging.basicConfig(format="sensenova: %(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(
-        prog="sensenova", description="SenseNova-U1 and U1.5: draw, edit, ask, write illustrated documents."
-    )
-    parser.add_argument("--version", action="version", version=f"sensenova {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (generate, chat, interleave, inspect):
-        command.add_parser(commands)
-    options = parser.parse_args([_dashed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+    options = _parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         return options.run(options)
-    except SenseNovaError as error:
-        print(f"sensenova: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk, say
-        print(f"sensenova: error: {error}", file=sys.stderr)
-        return 1
+    except SettingsError as error:
+        return _failed(in_user_s_words(error, options))
+    except (SenseNovaError, OSError) as error:  # a full disk, say
+        return _failed(str(error))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return _failed(f"out of memory; the weights take as much as their files, and for the rest {smaller(options)}")
     except KeyboardInterrupt:
         print("sensenova: interrupted", file=sys.stderr)
         return 130
 
 
-def _dashed(argument: str) -> str:
-    """--cfg_scale=4 -> --cfg-scale=4: the reference's tools spell flags with underscores."""
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value
+def _failed(message: str) -> int:
+    print(f"sensenova: error: {message}", file=sys.stderr)
+    return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Remembers its flags."""
+
+    def __init__(self, *args, **kwargs):
+        self.flags: list[str] = []
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *names, **settings):
+        self.flags += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **settings)
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="sensenova", description="SenseNova-U1 and U1.5: draw, edit, ask, write illustrated documents."
+    )
+    parser.add_argument("--version", action="version", version=f"sensenova {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (generate, chat, interleave, inspect, plan):
+        command.add_parser(commands)
+    flags = {flag for command in commands.choices.values() for flag in command.flags}
+    return parser.parse_args([_dashed(argument, flags) for argument in arguments])
+
+
+def _dashed(argument: str, flags: set[str]) -> str:
+    """--cfg_scale=4 -> --cfg-scale=4: the reference's tools spell flags with underscores. Whatever begins no flag is a
+    value, and stays."""
+    name, equals, value = argument.partition("=")
+    dashed = name.replace("_", "-")
+    known = name.startswith("--") and any(flag.startswith(dashed) for flag in flags)
+    return dashed + equals + value if known else argument

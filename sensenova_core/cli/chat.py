@@ -1,13 +1,25 @@
 """`sensenova chat`: questions about images or about nothing but text, once or in a conversation."""
 
+import re
 import sys
 
-from ..errors import PromptError, SettingsError
-from .models import add_running_options, open_engine, open_images
+from ..errors import PromptError, SettingsError, check_count
+from .jobs import DEFAULT_PROMPT
+from .mistakes import in_user_s_words
+from .models import add_running_options, open_engine, open_images, pick_device
 from .options import add_text_options, decoding_settings
 
 IMAGE_PLACEHOLDER = "<image>"
-HELP = "Ask something. /image FILE adds a picture to the next question; an empty line or Ctrl-D ends."
+HELP = """Ask something. Ctrl-C ends an answer.
+/image FILE  adds a picture to the next question
+/help        shows this
+/quit        ends, as an empty line or Ctrl-D does"""
+
+ENDINGS = {
+    "cut": "[cut at {} tokens: raise --max-tokens for more]",
+    "context": "[cut: the model's context is full]",
+    "interrupted": "[interrupted]",
+}
 
 
 def add_parser(commands) -> None:
@@ -19,29 +31,26 @@ def add_parser(commands) -> None:
     parser.add_argument("--system-message", default="", help="tells the model how to answer")
     add_text_options(parser, max_tokens=512)
     parser.add_argument("--seed", type=int, default=42, help="with --do-sample: the same seed writes the same text")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default=parser.get_default)
 
 
 def run(options) -> int:
-    settings, images = decoding_settings(options), open_images(options.image)
-    engine, messages = open_engine(options, place=False), _opening(options)
+    conversation = _opened(options)
     if options.prompt is not None:
-        _ask(engine, messages, options.prompt, images, settings, options.max_pixels)
+        conversation.ask(options.prompt)
+        conversation.finish()
         return 0
     print(HELP)
-    held, new = [], list(images)
     for line in _lines():
         try:
-            if line.startswith("/image "):
-                new += open_images([line.removeprefix("/image ").strip()])
-                continue
-            missing = len(new) - line.count(IMAGE_PLACEHOLDER)
-            question = f"{IMAGE_PLACEHOLDER}\n" * missing + line
-            messages = _ask(engine, messages, question, held + new, settings, options.max_pixels)
+            if line == "/quit":
+                break
+            _obey(conversation, line)
+        except SettingsError as error:
+            print(f"sensenova: {in_user_s_words(error, options)}", file=sys.stderr)
         except PromptError as error:  # a mistyped line does not end the conversation
             print(f"sensenova: {error}", file=sys.stderr)
-            continue
-        held, new = held + new, []
+    conversation.finish()
     return 0
 
 
@@ -51,31 +60,98 @@ def ask_once(options) -> int:
         raise SettingsError("--modality img2text needs --image; give the picture to ask about")
     if options.modality == "text2text" and options.image:
         raise SettingsError("--modality text2text takes no --image; use img2text, or leave it out")
-    settings, images = decoding_settings(options), open_images(options.image)
-    _ask(open_engine(options, place=False), [], options.prompt, images, settings, options.max_pixels)
+    conversation = _opened(options)
+    conversation.ask(DEFAULT_PROMPT if options.prompt is None else options.prompt)
+    conversation.finish()
     return 0
 
 
-def _opening(options) -> list:
-    from ..prompt import Message
+class Conversation:
+    """What has been said, on the terminal. images: those shown; new: those for the next question."""
 
-    return [Message("system", options.system_message)] if options.system_message else []
+    def __init__(self, engine, settings, options, profile):
+        from ..prompt import Message
+
+        self.profile, self.profiled = profile, options.profile
+
+        system = getattr(options, "system_message", "")  # `generate` has none
+        self.engine, self.settings, self.max_pixels = engine, settings, options.max_pixels
+        self.messages = [Message("system", system)] if system else []
+        self.images, self.new = [], []
+
+    def show(self, images: list) -> None:
+        """Show images with the next question, unless that could not be asked. Raises PromptError."""
+        self._with("", self.new + images)
+        self.new = self.new + images
+
+    def ask(self, question: str, interruptible: bool = False) -> None:
+        """Print the answer while it is written. interruptible: Ctrl-C ends the answer, of which what was said is kept;
+        before its first word it takes the question back."""
+        from ..prompt import Message
+
+        missing = len(self.new) - question.count(IMAGE_PLACEHOLDER)
+        question = f"{IMAGE_PLACEHOLDER}\n" * missing + question
+        said = ""
+        try:
+            asked = self._with(question, self.new)
+            with self.profile.generating(self.engine):
+                for answer in self.engine.understand(asked, settings=self.settings):
+                    said = answer.text
+                    print(answer.piece, end="", flush=True)
+                    self.profile.tick()
+            self.profile.wrote(len(answer.ids))
+            ended = answer.ended
+        except KeyboardInterrupt:
+            if not interruptible:
+                raise
+            ended = "interrupted"
+        print()
+        if ended in ENDINGS:
+            print(ENDINGS[ended].format(self.settings.max_tokens), file=sys.stderr)
+        if said or ended != "interrupted":
+            self.messages += [Message("user", question), Message("assistant", said)]
+            self.images, self.new = self.images + self.new, []
+
+    def finish(self) -> None:
+        if self.profiled:
+            print(self.profile.summary(self.engine))
+
+    def _with(self, question: str, images: list):
+        """The conversation that goes on with a question about these further images, ready to be answered."""
+        from ..prompt import Message
+
+        messages = [*self.messages, Message("user", question)]
+        return self.engine.conversation(messages, self.images + images, self.max_pixels)
 
 
-def _ask(engine, messages: list, question: str, images: list, settings, max_pixels: int | None) -> list:
-    """Print the answer while it is written; returns the conversation with it."""
-    from ..prompt import Message
+def _opened(options) -> Conversation:
+    """A conversation as the options describe it, its model loaded."""
+    if options.max_pixels is not None:
+        check_count("max_pixels", options.max_pixels, 1)
+    settings, images = decoding_settings(options), open_images(options.image)
+    from ..profile import Profile
 
-    messages = [*messages, Message("user", question)]
-    conversation = engine.conversation(messages, images, max_pixels)
-    for answer in engine.understand(conversation, settings=settings):
-        print(answer.piece, end="", flush=True)
-    print()
-    if answer.ended == "cut":
-        print(f"[cut at {settings.max_tokens} tokens: raise --max-tokens for more]", file=sys.stderr)
-    elif answer.ended == "context":
-        print("[cut: the model's context is full]", file=sys.stderr)
-    return [*messages, Message("assistant", answer.text)]
+    profile = Profile(pick_device(options.device))
+    with profile.loading():
+        engine = open_engine(options, place=False)
+    conversation = Conversation(engine, settings, options, profile)
+    conversation.show(images)
+    return conversation
+
+
+def _obey(conversation: Conversation, line: str) -> None:
+    """Do what a line says: a command, or a question."""
+    command, _, rest = line.partition(" ")
+    if command == "/help":
+        print(HELP)
+    elif command == "/image":
+        if not rest:
+            raise PromptError("/image needs the name of a picture file")
+        conversation.show(open_images([rest.strip()]))
+    elif re.fullmatch(r"/\w+", command):
+        raise PromptError(f"{command} is unknown; /help shows all commands")
+    else:
+        conversation.ask(line, interruptible=True)
 
 
 def _lines():

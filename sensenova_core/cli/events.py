@@ -1,18 +1,19 @@
 """A document's events -> text and progress bars on the terminal, and the document."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..document import Drawing, End, Event, Text
 from ..pages import Document, DocumentBuilder
 
 
-def collect(events: Iterable[Event]) -> Document:
-    """Print text while it is written and a bar for every picture."""
+def collect(events: Iterable[Event], tick: Callable[[], None]) -> Document:
+    """Print text while it is written and a bar for every picture. tick is called at every event."""
     from tqdm import tqdm
 
     builder, bar = DocumentBuilder(), None
     for event in _until_interrupted(events):
         builder.add(event)
+        tick()
         if isinstance(event, Text):
             print(event.text, end="", flush=True)
         elif isinstance(event, Drawing):

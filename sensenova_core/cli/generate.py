@@ -3,13 +3,14 @@
 import logging
 from pathlib import Path
 
-from ..errors import SettingsError
+from ..errors import SettingsError, check_count
 from ..tokenizer import THINK_END
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
 from .models import add_running_options, open_engine, pick_device
 from .options import (
     PICTURE_OPTIONS,
+    TEXT_OPTIONS,
     add_interval_option,
     add_options,
     add_reference_options,
@@ -17,9 +18,18 @@ from .options import (
     check_folder,
     check_reference_options,
     decoding_settings,
+    warn_without_effect,
 )
 
-MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
+TEXT_MODALITIES = ("img2text", "text2text")
+MODALITIES = ("auto", "text2img", "img2img", *TEXT_MODALITIES)
+THINKING = ("max_think_tokens", "do_sample", *TEXT_OPTIONS)
+EDITING = ("img_cfg_scale", "max_pixels", "same_size")
+# Options that a text modality has no use for; its answers have a seed too.
+DRAWING = (
+    *(name for name in PICTURE_OPTIONS if name != "seed"),
+    *("cfg_interval", "batch_size", "same_size", "crop", "think", "max_think_tokens", "output"),
+)
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
 
@@ -30,7 +40,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--modality", choices=MODALITIES, default="auto", help="auto: edits with --image, draws without (default: auto)"
     )
-    parser.add_argument("--prompt", default=DEFAULT_PROMPT, help=f"what to draw or change (default: {DEFAULT_PROMPT})")
+    parser.add_argument("--prompt", help=f"what to draw or change (default: {DEFAULT_PROMPT})")
     parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to edit or to ask about")
     add_options(parser, PICTURE_OPTIONS)
     add_interval_option(parser)
@@ -49,47 +59,81 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png (default: .)")
     add_reference_options(parser)
-    parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default=parser.get_default)
 
 
 def run(options) -> int:
-    check_reference_options(options)
-    if options.modality in ("img2text", "text2text"):
+    _check_options(options)
+    if options.modality in TEXT_MODALITIES:
+        warn_without_effect(options, DRAWING, f"with --modality {options.modality}")
         return chat.ask_once(options)
     jobs, output = read_jobs(options), Path(options.output)
-    check_output(output, len(jobs))
-    reasoning = decoding_settings(options, options.max_think_tokens) if options.think else None
+    _warn_of_the_useless(options, any(job.paths for job in jobs))
+    check_output(output, jobs)
+    reasoning = decoding_settings(options, "max_think_tokens") if options.think else None
     from ..profile import Profile
 
     profile = Profile(pick_device(options.device))
     with profile.loading():
         engine = open_engine(options, place=False)
         for job in jobs:
-            job.settings.check_size(engine.config)
-        conditionings = [engine.encode(job.prompt, job.images, max_pixels=options.max_pixels) for job in jobs]
+            with job.source.named():
+                job.check(engine)
         engine.place()
-    for job, conditioning in zip(jobs, conditionings, strict=True):
-        with profile.generating(job.settings.batch_size, job.settings.tokens(engine.config)):
-            conditioning = _thought(engine, conditioning, reasoning, options.print_think)
-            image = _drawn(engine, conditioning, job, profile)
-        for path in save(image, job, conditioning.think_text, output, options.model):
-            print(path)
+    for job in jobs:
+        with job.source.named():
+            _draw_and_save(engine, job, reasoning, options, profile)
     if options.profile:
-        backend = "sdpa" if options.attn_backend == "auto" else options.attn_backend
-        dtype = str(engine.weights.compute_dtype).removeprefix("torch.")
-        print(profile.summary("full", backend, dtype, engine.config.token_pixels))
+        print(profile.summary(engine))
     return 0
 
 
-def check_output(output: Path, jobs: int) -> None:
+def _check_options(options) -> None:
+    """Raise SettingsError for options that contradict each other."""
+    check_reference_options(options)
+    if options.jsonl is not None and options.modality in TEXT_MODALITIES:
+        raise SettingsError(f"--jsonl is for pictures; --modality {options.modality} answers one --prompt at a time")
+    if options.jsonl is not None and options.prompt is not None:
+        raise SettingsError("--jsonl and --prompt exclude each other; every line has a prompt of its own")
+    if options.print_think and not options.think:
+        raise SettingsError("--print-think needs --think; without it nothing is thought")
+    if options.max_pixels is not None:
+        check_count("max_pixels", options.max_pixels, 1)
+
+
+def _warn_of_the_useless(options, editing: bool) -> None:
+    warn_without_effect(options, ["max_tokens"], "on pictures; reasoning has --max-think-tokens")
+    if not options.think:
+        warn_without_effect(options, THINKING, "without --think")
+    if not editing:
+        warn_without_effect(options, EDITING, "without an image")
+
+
+def check_output(output: Path, jobs: list[Job]) -> None:
     """Raise SettingsError if pictures could not be written there, before there are any."""
     one_file = output.suffix.lower() == ".png"
-    if one_file and jobs > 1:
-        raise SettingsError(f"--output {output} is one file for {jobs} prompts; give a folder")
+    if one_file and len(jobs) > 1:
+        raise SettingsError(f"--output {output} is one file for {len(jobs)} prompts; give a folder")
     if not one_file and (output.suffix.lower() in OTHER_PICTURES or output.is_file()):
         raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
+    if one_file and (folder := next(filter(Path.is_dir, numbered(output, jobs[0].settings.batch_size)), None)):
+        raise SettingsError(f"--output {output}: {folder} is a folder; give another name")
     check_folder(output.parent if one_file else output)
+
+
+def numbered(output: Path, images: int) -> list[Path]:
+    """x.png, x_2.png, x_3.png, ..."""
+    return [output, *(output.with_stem(f"{output.stem}_{index}") for index in range(2, images + 1))]
+
+
+def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
+    """Nothing of one job's images is left when the next begins."""
+    with profile.generating(engine):
+        conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think)
+        image = _drawn(engine, conditioning, job, profile)
+    profile.drew(job.settings.batch_size, job.settings.tokens(engine.config))
+    for path in save(image, job, conditioning.think_text, Path(options.output), options.model):
+        print(path)
 
 
 def _thought(engine, conditioning, reasoning, shown: bool):
@@ -123,12 +167,10 @@ def save(image, job: Job, think_text: str | None, output: Path, model: str) -> l
     """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
     from ..png import next_free, save_png
 
-    paths = []
+    one_file, paths = output.suffix.lower() == ".png", []
+    names = numbered(output, len(image))
     for index, picture in enumerate(image):
-        if output.suffix.lower() == ".png":
-            path = output if index == 0 else output.with_stem(f"{output.stem}_{index + 1}")
-        else:
-            path = next_free(output, "sensenova")
+        path = names[index] if one_file else next_free(output, "sensenova")
         settings = {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
         save_png(picture, path, settings if think_text is None else settings | {"think_text": think_text})
         paths.append(path)

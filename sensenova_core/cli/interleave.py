@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ..errors import SettingsError
-from .models import add_running_options, open_engine, open_images
+from .models import add_running_options, open_engine, open_images, pick_device
 from .options import (
     PICTURE_OPTIONS,
     add_interval_option,
@@ -42,7 +42,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--format", choices=("markdown", "html"), default="markdown", help="(default: markdown)")
     parser.add_argument("--output", "--output-dir", default=".", help="where the document's folder goes (default: .)")
     parser.add_argument("--stem", default="document", help="the folder's name, numbered (default: document)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default=parser.get_default)
 
 
 def run(options) -> int:
@@ -50,16 +50,22 @@ def run(options) -> int:
     settings, folder = _settings(options, images), Path(options.output)
     check_folder(folder)
     from ..pages import save_document
+    from ..profile import Profile
     from .events import collect
 
-    engine = open_engine(options, place=False)
-    events = engine.interleave(options.prompt, images, settings, options.max_pixels)
-    document = collect(events)
+    profile = Profile(pick_device(options.device))
+    with profile.loading():
+        engine = open_engine(options, place=False)
+    with profile.generating(engine):
+        document = collect(engine.interleave(options.prompt, images, settings, options.max_pixels), profile.tick)
+    profile.drew(len(document.images), settings.of_image(0).tokens(engine.config))
     taken = next(n for n in range(1, 10**6) if not (folder / f"{options.stem}_{n:05d}").exists())
     path = save_document(document, folder / f"{options.stem}_{taken:05d}", options.format)
     if document.ended != "end":
         print(f"[ended: {ENDINGS[document.ended]}]", file=sys.stderr)
     print(path)
+    if options.profile:
+        print(profile.summary(engine))
     return 0
 
 

@@ -1,11 +1,14 @@
 """What `sensenova generate` is asked to draw: one prompt from the options, or many from a file of JSON lines."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError
+from ..errors import SenseNovaError, SettingsError
+from .mistakes import in_user_s_words
 from .models import open_images
 from .options import PICTURE_OPTIONS, sampling_settings
 
@@ -19,24 +22,56 @@ OTHER_KEYS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One prompt with its images and settings."""
+@dataclass(frozen=True)
+class Source:
+    """Where a prompt stands: among the options, or in a line of --jsonl. values: the options that the line sets."""
 
+    options: Any
+    line: int | None
+    values: dict[str, Any]
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Have an error in here name file and line."""
+        try:
+            yield
+        except SenseNovaError as error:
+            if self.line is None:
+                raise
+            known = isinstance(error, SettingsError)
+            text = in_user_s_words(error, self.options, self.values) if known else str(error)
+            raise type(error)(f"--jsonl {self.options.jsonl}, line {self.line}: {text}") from error
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt with its settings, its image files and their sizes (width, height)."""
+
+    source: Source
     prompt: str
-    images: list
+    paths: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
     settings: Any
 
     @property
     def size(self) -> tuple[int, int]:
         return self.settings.width, self.settings.height
 
+    def check(self, engine) -> None:
+        """Raise what reading and drawing would, as far as it can be known without weights and pixels."""
+        images = tuple(_stand_in(size, engine, len(self.sizes), self.source.options.max_pixels) for size in self.sizes)
+        engine.denoise(engine.prompts.picture(self.prompt, images), self.settings)
+
+    def encode(self, engine):
+        """The conditioning; opens the images, which nothing else holds."""
+        return engine.encode(self.prompt, open_images(self.paths), max_pixels=self.source.options.max_pixels)
+
 
 def read_jobs(options) -> list[Job]:
-    """All prompts, every one checked before anything is loaded. Raises SettingsError naming the line."""
-    flags = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, *OTHER_KEYS)}
+    """All prompts, every one and its images checked before anything is loaded. Raises an error naming the line."""
+    sizes: dict[str, tuple[int, int]] = {}
     if options.jsonl is None:
-        return [_job(flags, options)]
+        return [_job(Source(options, None, {}), sizes)]
     try:
         lines = Path(options.jsonl).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -44,42 +79,72 @@ def read_jobs(options) -> list[Job]:
     jobs = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            try:
-                jobs.append(_job(flags | _overrides(line), options))
-            except ValueError as error:
-                raise SettingsError(f"--jsonl {options.jsonl}, line {number}: {error}") from error
+            with Source(options, number, OTHER_KEYS | PICTURE_OPTIONS).named():
+                values = _overrides(line)
+            with Source(options, number, values).named():
+                jobs.append(_job(Source(options, number, values), sizes))
     if not jobs:
         raise SettingsError(f"--jsonl {options.jsonl}: no prompt in it; write one JSON object a line")
     return jobs
 
 
-def _job(values: dict[str, Any], options) -> Job:
-    paths = values["image"] or []
-    images = open_images([paths] if isinstance(paths, str) else paths)
-    if images and options.modality == "text2img":
+def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
+    """measured: the sizes of images that were opened before; gets those of this job."""
+    options = source.options
+    values = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, *OTHER_KEYS)} | source.values
+    images = values["image"] or []
+    paths = (images,) if isinstance(images, str) else tuple(images)
+    _check_images(len(paths), options.modality)
+    for path in paths:
+        if path not in measured:
+            [image] = open_images([path])
+            measured[path] = image.size
+    sizes = tuple(measured[path] for path in paths)
+    size = _size(values["width"], values["height"], sizes, options.same_size)
+    crop = options.crop or (options.same_size and bool(paths))
+    prompt = DEFAULT_PROMPT if values["prompt"] is None else values["prompt"]
+    return Job(source, prompt, paths, sizes, sampling_settings(values, size, values["batch_size"], crop))
+
+
+def _check_images(images: int, modality: str) -> None:
+    from ..engine import MAX_IMAGES
+
+    if images and modality == "text2img":
         raise SettingsError("--modality text2img takes no --image; leave one of the two out")
-    if not images and options.modality == "img2img":
+    if not images and modality == "img2img":
         raise SettingsError("--modality img2img needs --image; give the picture to edit")
-    size = _size(values["width"], values["height"], images, options.same_size)
-    crop = options.crop or (options.same_size and bool(images))
-    return Job(values["prompt"], images, sampling_settings(values, size, values["batch_size"], crop))
+    if images > MAX_IMAGES:
+        raise SettingsError(f"{images} images; give at most {MAX_IMAGES}")
 
 
-def _size(width: int | None, height: int | None, images: list, same_size: bool) -> tuple[int, int]:
+def _size(
+    width: int | None, height: int | None, images: tuple[tuple[int, int], ...], same_size: bool
+) -> tuple[int, int]:
     from ..sizes import edit_size
 
     automatic = (2048, 2048)
     if images:
-        automatic = images[0].size if same_size else edit_size(*images[0].size)
+        automatic = images[0] if same_size else edit_size(*images[0])
     if images and (width is None) != (height is None):
         raise SettingsError("an edit's width and height go together; give both or neither")
     return automatic[0] if width is None else width, automatic[1] if height is None else height
 
 
+def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None):
+    """One of `images` references, of that (width, height), without its pixels."""
+    import torch
+
+    from ..images import ReferenceImage, edit_pixel_limits, size_read
+
+    side = engine.config.token_pixels
+    read = size_read(size[1], size[0], side, *edit_pixel_limits(images), max_pixels)
+    return ReferenceImage(torch.empty(3, *read, device="meta"), side, size)
+
+
 def _overrides(line: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"not JSON ({error})") from error
     if not isinstance(values, dict) or "prompt" not in values:
         raise SettingsError('expected an object with a "prompt"')

@@ -1,10 +1,12 @@
 """Which model a command runs, and on what."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PromptError, SettingsError
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
+VRAM_MODES = ("auto", "full", "balanced", "low")
 
 
 def add_model_option(parser) -> None:
@@ -19,11 +21,33 @@ def add_model_option(parser) -> None:
 
 def add_running_options(parser) -> None:
     add_model_option(parser)
+    add_device_options(parser)
+    parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
+    add_memory_options(parser)
+    parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
+
+
+def add_device_options(parser) -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of weights"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
+
+
+def add_memory_options(parser) -> None:
+    parser.add_argument(
+        "--vram-mode",
+        choices=VRAM_MODES,
+        default="auto",
+        help="full: the expert in use stays on the card; balanced: its layers stream through three buffers; low: "
+        "through two; auto: as many layers stay as fit (default: auto)",
+    )
+    parser.add_argument(
+        "--max-memory",
+        default="auto",
+        metavar="SIZE",
+        help="of the card for everything, such as 13GiB, or 0=13GiB,cpu=24GiB (default: auto, what is free)",
+    )
 
 
 def resolve_model(model: str) -> Path:
@@ -51,7 +75,21 @@ def pick_device(name: str):
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return device_named(name)
+    try:
+        return device_named(name)
+    except SettingsError as error:
+        raise SettingsError(
+            f"device {name}: not on this machine; choose one of auto, {', '.join(_devices())}"
+        ) from error
+
+
+def _devices() -> list[str]:
+    """Names of all that torch can compute on here."""
+    import torch
+
+    others = {"mps": torch.backends.mps, "xpu": torch.xpu}
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["cpu", *cards, *(name for name, kind in others.items() if kind.is_available())]
 
 
 def open_engine(options, place: bool = True):
@@ -59,22 +97,44 @@ def open_engine(options, place: bool = True):
     from ..engine import load
 
     device = pick_device(options.device)
-    return load(resolve_model(options.model), device, options.dtype, attention=options.attn_backend, place=place)
+    engine = load(
+        resolve_model(options.model),
+        device,
+        options.dtype,
+        options.vram_mode,
+        options.max_memory,
+        options.attn_backend,
+        place,
+    )
+    _hold_to(engine.memory.limits.device, device)
+    return engine
 
 
-def open_images(paths: list[str]) -> list:
+def _hold_to(limit: int | None, device) -> None:
+    """Have torch itself keep to a limit: this process has the card's memory to itself, unlike a server's nodes."""
+    import torch
+
+    if limit is not None and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+
+
+def open_images(paths: Iterable[str]) -> list:
     """Pictures as PIL images, turned as their EXIF says. Raises PromptError naming the file."""
+    return [_opened(path) for path in paths]
+
+
+def _opened(path: str):
     from PIL import Image, ImageOps
 
-    from ..errors import PromptError
+    from ..images import check_ratio
 
-    images = []
-    for path in paths:
-        try:
-            image = Image.open(path)
-            info = image.info
-            images.append(ImageOps.exif_transpose(image))
-            images[-1].info = info
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise PromptError(f"image {path}: {error}; give a picture file") from error
-    return images
+    try:
+        image = Image.open(path)
+        info = image.info
+        turned = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PromptError(f"image {path}: {error}; give a picture file") from error
+    check_ratio(*turned.size, f"image {path}")
+    turned.info = info
+    return turned

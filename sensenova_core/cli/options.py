@@ -1,6 +1,8 @@
 """Options that several commands share, and the settings they make."""
 
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ TEXT_OPTIONS: dict[str, tuple[type, Any, str]] = {
     "top_p": (float, 1.0, "with --do-sample: only the likeliest tokens that reach this likelihood; 1 is off"),
     "repetition_penalty": (float, 1.0, "over 1 discourages tokens that were written already"),
 }
+
+SAMPLING_ONLY = ("temperature", "top_k", "top_p")
+MAX_SIDE = 16_384  # pixels; far over what a model draws well, and a few more only run out of memory
+log = logging.getLogger(__name__)
 
 
 def add_options(parser, options: dict[str, tuple[type, Any, str]]) -> None:
@@ -63,23 +69,37 @@ def add_reference_options(parser) -> None:
     """Flags of other tools for these models, so that their commands run here or say why not."""
     parser.add_argument("--tensor-parallel-size", type=int, default=1, help="1; several cards are not supported")
     parser.add_argument("--enforce-eager", action="store_true", help="accepted: nothing is compiled here")
-    parser.add_argument("--enable-cpu-offload", action="store_true", help="not built yet: weights stay on the device")
+    parser.add_argument("--enable-cpu-offload", action="store_true", help="the same as --vram-mode balanced")
+    parser.add_argument("--device-map", choices=("auto",), default="auto", help="accepted: --max-memory decides")
     parser.add_argument("--cache-backend", default="none", help="none; steps are not cached")
     parser.add_argument("--enable-cache-dit-summary", action="store_true", help="accepted: there is no cache to sum up")
 
 
 def check_reference_options(options) -> None:
-    """Raise SettingsError for what those flags ask and this engine does not do."""
+    """Raise SettingsError for what those flags ask and this engine does not do; what it calls otherwise is set."""
     if options.tensor_parallel_size != 1:
         raise SettingsError(f"--tensor-parallel-size {options.tensor_parallel_size}: one device only; leave it at 1")
-    if options.enable_cpu_offload:
-        raise SettingsError("--enable-cpu-offload is not built yet; leave it out, or use --device cpu")
+    if options.enable_cpu_offload and options.vram_mode not in ("auto", "balanced"):
+        raise SettingsError(
+            f"--enable-cpu-offload means --vram-mode balanced, which --vram-mode {options.vram_mode} contradicts; "
+            "give one of the two"
+        )
     if options.cache_backend.lower() != "none":
         raise SettingsError(f"--cache-backend {options.cache_backend}: steps are never cached; leave it out")
+    if options.enable_cpu_offload:
+        options.vram_mode = "balanced"
 
 
 def flag(name: str) -> str:
+    """num_steps -> --num-steps"""
     return "--" + name.replace("_", "-")
+
+
+def warn_without_effect(options, names: Iterable[str], reason: str) -> None:
+    """Name those of these options that were given, and why they change nothing. A default may be spelled out."""
+    given = [flag(name) for name in names if getattr(options, name) != options.default(name)]
+    if given:
+        log.warning("%s: no effect %s", ", ".join(given), reason)
 
 
 def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size: int = 1, crop: bool = False):
@@ -87,6 +107,9 @@ def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size:
     from ..flow import Guidance
     from ..sampling import SamplingSettings
 
+    for name, side in zip(("width", "height"), size, strict=True):
+        if side > MAX_SIDE:
+            raise SettingsError(f"{name} is {side}; give at most {MAX_SIDE} pixels")
     start, end = values["cfg_interval"]
     guidance = Guidance(values["cfg_scale"], values["img_cfg_scale"], values["cfg_norm"], (float(start), float(end)))
     return SamplingSettings(
@@ -102,19 +125,20 @@ def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size:
     )
 
 
-def decoding_settings(options, max_tokens: int | None = None):
-    """DecodingSettings from text options. Raises SettingsError."""
+def decoding_settings(options, limit: str = "max_tokens"):
+    """DecodingSettings from text options; `limit` is the one that counts tokens. Raises SettingsError."""
     from ..decode import DecodingSettings
 
-    return DecodingSettings(
-        options.max_tokens if max_tokens is None else max_tokens,
-        sample=options.do_sample,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-    )
+    if not options.do_sample:
+        warn_without_effect(options, SAMPLING_ONLY, "without --do-sample")
+    try:
+        return DecodingSettings(
+            getattr(options, limit),
+            sample=options.do_sample,
+            **{name: getattr(options, name) for name in (*TEXT_OPTIONS, "seed")},
+        )
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("max_tokens", limit)) from error
 
 
 def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -122,6 +146,6 @@ def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     ratios = {label.split()[0]: size for label, size in sizes.items()}
     if name not in ratios:
         raise SettingsError(
-            f"resolution {name!r} is unknown; choose one of {', '.join(ratios)}, or give width and height"
+            f"resolution {name!r} is unknown; choose one of {', '.join(ratios)}, or give --width and --height"
         )
     return ratios[name]

@@ -1,6 +1,6 @@
 """Where weights live: what a user allows, the plan that follows from it, and what carries it out."""
 
-from .budget import MODES, Limits
+from .budget import MODES, Limits, parse_size
 from .placement import Placement, limits_of
 from .plan import Plan, Sizes, Task, Work, make_plan
 
@@ -14,4 +14,5 @@ __all__ = [
     "Work",
     "limits_of",
     "make_plan",
+    "parse_size",
 ]

@@ -58,3 +58,11 @@ def parse_max_memory(text: str | None) -> dict[str | int, int]:
         if budgets[device] <= 0:
             raise SettingsError(f"max_memory {text!r}: {part.strip()!r} is not over 0; write a size such as 13GiB")
     return budgets
+
+
+def parse_size(name: str, text: str) -> int | None:
+    """Bytes of a size such as "11GiB", None for "". Raises SettingsError that calls it `name`."""
+    sizes = parse_max_memory(text)
+    if list(sizes) not in ([], [0]):
+        raise SettingsError(f"{name} is {text!r}; write one size, such as 11GiB")
+    return sizes.get(0)

@@ -2,7 +2,10 @@
 
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +17,7 @@ Mark = Any  # a point in a queue of device work; None where work is done when th
 
 
 class Lane(Protocol):
-    """How bytes get to one device. timed: measure how long computing stands still for copies."""
-
-    timed: bool
+    """How bytes get to one device, and what time it is there."""
 
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         """Begin to copy once the device has passed `after`; returns the mark of the copy's end."""
@@ -35,8 +36,11 @@ class Lane(Protocol):
 
     def unpin(self, buffer: Tensor) -> None: ...
 
-    def waited(self) -> float:
-        """Seconds that computing stood still for copies since the last call."""
+    def stamp(self) -> Any:
+        """The time when the device has done all computing asked for so far, for `seconds`; waits for nothing."""
+
+    def seconds(self, stamps: list[tuple[Any, Any]]) -> list[float]:
+        """Between pairs of stamps. Waits for the device."""
 
 
 class DirectLane:
@@ -45,20 +49,13 @@ class DirectLane:
     Page-locking does nothing and succeeds, so that a plan for a card can be carried out, and counted, without one.
     """
 
-    timed = True
-
-    def __init__(self):
-        self._waited = 0.0
-
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         target.copy_(source)
 
     def mark(self) -> Mark: ...
 
     def wait(self, copy: "Future[Mark]") -> None:
-        start = time.perf_counter()
         copy.result()
-        self._waited += time.perf_counter() - start
 
     def finish(self, mark: Mark) -> None: ...
 
@@ -67,18 +64,19 @@ class DirectLane:
 
     def unpin(self, buffer: Tensor) -> None: ...
 
-    def waited(self) -> float:
-        seconds, self._waited = self._waited, 0.0
-        return seconds
+    def stamp(self) -> float:
+        return time.perf_counter()
+
+    def seconds(self, stamps: list[tuple[float, float]]) -> list[float]:
+        return [after - before for before, after in stamps]
 
 
 class CudaLane:
     """Copies on a second stream, ordered by events against the stream that computes."""
 
     def __init__(self, device: torch.device):
-        self.device, self.timed = device, False
+        self.device = device
         self.stream = torch.cuda.Stream(device)
-        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         done = torch.cuda.Event()
@@ -95,15 +93,7 @@ class CudaLane:
         return event
 
     def wait(self, copy: "Future[Mark]") -> None:
-        computing = torch.cuda.current_stream(self.device)
-        if not self.timed:
-            computing.wait_event(copy.result())
-            return
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        before.record(computing)
-        computing.wait_event(copy.result())
-        after.record(computing)
-        self._waits.append((before, after))
+        torch.cuda.current_stream(self.device).wait_event(copy.result())
 
     def finish(self, mark: Mark) -> None:
         if mark is not None:
@@ -121,12 +111,48 @@ class CudaLane:
         with torch.cuda.device(self.device):
             torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())
 
-    def waited(self) -> float:
+    def stamp(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def seconds(self, stamps: list[tuple[torch.cuda.Event, torch.cuda.Event]]) -> list[float]:
         torch.cuda.synchronize(self.device)
-        seconds = sum(before.elapsed_time(after) for before, after in self._waits) / 1000
-        self._waits.clear()
-        return seconds
+        return [before.elapsed_time(after) / 1000 for before, after in stamps]
 
 
 def lane_to(device: torch.device) -> Lane:
     return CudaLane(device) if device.type == "cuda" else DirectLane()
+
+
+class Clock:
+    """Seconds of device time by kind of work. Taking the time does not hold the device up; only reading it does."""
+
+    MOST = 4096  # stamps held before they are added up
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+        self._stamps: list[tuple[str, Any, Any]] = []
+        self._seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def counting(self, kind: str) -> Iterator[None]:
+        before = self._lane.stamp()
+        try:
+            yield
+        finally:
+            self._stamps.append((kind, before, self._lane.stamp()))
+            if len(self._stamps) > self.MOST:
+                self._add_up()
+
+    def drain(self) -> dict[str, float]:
+        """What was counted since the last call."""
+        self._add_up()
+        seconds, self._seconds = self._seconds, Counter()
+        return dict(seconds)
+
+    def _add_up(self) -> None:
+        seconds = self._lane.seconds([(before, after) for _, before, after in self._stamps])
+        for (kind, *_), spent in zip(self._stamps, seconds, strict=True):
+            self._seconds[kind] += spent
+        self._stamps.clear()

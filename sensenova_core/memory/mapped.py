@@ -49,7 +49,3 @@ class Mapped:
         before = self.nbytes
         self.drop()
         return before
-
-    def waited(self) -> float:
-        """Seconds that computing stood still for copies: none are made."""
-        return 0.0

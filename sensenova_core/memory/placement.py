@@ -1,8 +1,6 @@
 """One model's weights in the memory that a user allows: plans each run, carries the plan out, and mends it once."""
 
 import logging
-import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -14,6 +12,7 @@ from ..errors import SenseNovaError, SettingsError
 from ..model import SenseNovaU1
 from . import host
 from .budget import GIB, Limits, parse_max_memory
+from .lane import Clock, lane_to
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
 from .residency import Residency
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 class Placement:
     """Where the weights of one model are. tell: called with what a user should know; a log entry unless replaced.
 
-    seconds: spent in each kind of work since the last `reset_clock`, measured when `timed`.
+    clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
     """
 
     def __init__(self, model: SenseNovaU1, weights: Weights, device: torch.device, limits: Limits):
@@ -37,12 +36,14 @@ class Placement:
         units, fixed = units_of(model, weights), Fixed(model, weights)
         self.sizes = Sizes.of(units, model.config.decoder.num_layers, fixed.nbytes, weights.nbytes)
         in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
+        lane = lane_to(device)
+        self.clock = Clock(lane)
         self.weights: Mapped | Residency = (
-            Mapped(model, weights) if in_place else Residency(model, weights, units, fixed, self.sizes, device)
+            Mapped(model, weights)
+            if in_place
+            else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
-        self.seconds: Counter[str] = Counter()
-        self.timed = False
         self.task: Task | None = None
         self.last_plan: Plan | None = None
         self._mended = False
@@ -91,22 +92,17 @@ class Placement:
 
         kind: what its seconds are counted as. Raises SenseNovaError when memory runs out again.
         """
-        start = self._now()
         try:
-            return work()
+            with self.clock.counting(kind):
+                return work()
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
-        finally:
-            self.seconds[kind] += self._now() - start
         self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
         try:
-            return work()
+            with self.clock.counting(kind):
+                return work()
         except torch.OutOfMemoryError as error:
             raise SenseNovaError(_advice(self.last_plan, str(error).splitlines()[0])) from None
-
-    def reset_clock(self) -> None:
-        self.seconds.clear()
-        self.weights.waited()
 
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
@@ -132,11 +128,6 @@ class Placement:
             f"device memory ran out; going on from the last step with {allowed / GIB:.2f} GiB for weights, "
             "slower. Set max_memory lower to avoid this."
         )
-
-    def _now(self) -> float:
-        if self.timed and self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits:

@@ -6,6 +6,7 @@ token), the generation expert draws (a pass for every step). In a phase only its
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from ..errors import SettingsError
 from .budget import GIB, Limits
@@ -38,10 +39,9 @@ class Sizes:
         return max(size for sizes in self.units.values() for size in sizes)
 
     def wanted(self, mode: str) -> int:
-        """Most bytes of weights that a mode has use for at one time; "auto" would like both experts."""
-        counts = [len(sizes) for sizes in self.units.values()]
-        slots = {"auto": sum(counts), "full": max(counts)}.get(mode, RING[mode])
-        return self.fixed + self.slot * min(slots, sum(counts))
+        """Most bytes of weights that a mode asks for at one time: of one expert, though "auto" keeps both if it may."""
+        most = max(map(len, self.units.values()))
+        return self.fixed + self.slot * (most if mode in ("auto", "full") else min(RING[mode], most))
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Task:
     reading: Work
     writes: bool = False
     drawing: Work | None = None
+
+    @property
+    def most_working(self) -> int:
+        """Bytes beside the weights, at the most."""
+        return max(work.reserved for work in self.works.values())
 
     @property
     def works(self) -> dict[str, Work]:
@@ -154,6 +159,10 @@ class Plan:
 
     def explain(self) -> str:
         """For the user: what the run will take, and why."""
+        return "\n".join(f"{name:<8} : {row}" for name, row in self.rows().items())
+
+    def rows(self) -> dict[str, str]:
+        """What `explain` says, by subject."""
         limit = self.limits.device
         rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {limit / GIB:.2f} GiB to use")}
         rows |= {phase.name: _explained(phase) for phase in self.phases.values()}
@@ -162,7 +171,7 @@ class Plan:
             f"{self.pinned_bytes / GIB:.2f} GiB page-locked of {self.host_free / GIB:.1f} GiB free; "
             f"{self.stored / GIB:.2f} GiB stay in their files"
         )
-        return "\n".join(f"{name:<8} : {row}" for name, row in rows.items())
+        return rows
 
 
 def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
@@ -190,10 +199,12 @@ def _slots(sizes: Sizes, work: Work, limits: Limits, task: str) -> int:
     if limits.device is not None:
         room = limits.device - work.reserved - sizes.fixed
         if room < sizes.slot:
-            smallest = work.reserved + sizes.fixed + sizes.slot
+            smallest = (
+                ceil((work.reserved + sizes.fixed + sizes.slot) / GIB * 100) / 100
+            )  # rounded up, so that it works
             raise SettingsError(
                 f"{task} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works is "
-                f"{smallest / GIB:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
+                f"{smallest:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
                 "max_memory, free the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
             )
         most = min(most, room // sizes.slot)

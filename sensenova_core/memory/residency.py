@@ -11,7 +11,7 @@ from torch import nn
 
 from ..checkpoint import Weights
 from ..model import SenseNovaU1
-from .lane import Mark, lane_to
+from .lane import Clock, Lane, Mark
 from .plan import Phase, Plan, Sizes
 from .store import Key, Store
 from .units import DRAWING, EXPERTS, READING, Fixed, Unit
@@ -48,10 +48,15 @@ class Residency:
         fixed: Fixed,
         sizes: Sizes,
         device: torch.device,
+        lane: Lane,
+        clock: Clock,
     ):
-        """The model's decoders and output head get their weights from here from now on."""
+        """The model's decoders and output head get their weights from here from now on.
+
+        clock: counts how long computing stands still for copies, as "waiting".
+        """
         self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
-        self.lane = lane_to(device)
+        self.lane, self.clock = lane, clock
         self.store = Store(weights, units, sizes.slot, self.lane, direct=device.type == "cpu")
         self.copies: Counter[Key] = Counter()
         self.placed, self.times_dropped, self.most_bytes = False, 0, 0
@@ -138,7 +143,8 @@ class Residency:
 
     def _await(self, key: Key, slot: Slot) -> None:
         try:
-            self.lane.wait(slot.ready)
+            with self.clock.counting("waiting"):
+                self.lane.wait(slot.ready)
         except BaseException:
             self._evict(key)
             raise
@@ -241,7 +247,3 @@ class Residency:
 
     def _phase(self, expert: str) -> Phase:
         return self.plan.phases[expert]
-
-    def waited(self) -> float:
-        """Seconds that computing stood still for copies since the last call."""
-        return self.lane.waited()

@@ -69,6 +69,26 @@ def test_ten_images_and_no_more(client):
     assert "11 images are connected, batches counted; give at most 10" in run.error["exception_message"]
 
 
+@pytest.mark.parametrize("kind, slot", [("images.image", 0), ("masks.mask", 1)])
+def test_an_eleventh_input(client, kind, slot):
+    run = client.run(edit({"images.image0": ["photo", 0], f"{kind}10": ["photo", slot]}))
+    assert run.error["node_id"] == CONDITION
+    assert f"{kind}10 is connected, but the inputs are images.image0 to images.image9" in run.error["exception_message"]
+
+
+def test_a_mask_without_its_image(client):
+    run = client.run(edit({"images.image0": ["photo", 0], "masks.mask3": ["holed", 1]}))
+    assert run.error["node_id"] == CONDITION
+    assert "mask3 is connected without image3; connect the image" in run.error["exception_message"]
+
+
+def test_an_image_of_an_extreme_ratio_is_named(client):
+    line = {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 201, "batch_size": 1, "color": 0}}
+    run = client.run(edit({"images.image0": ["photo", 0], "images.image5": ["line", 0]}, {"line": line}))
+    assert run.error["node_id"] == CONDITION
+    assert "Image-2, from image5, of 1x201 is more than 200 times as long as wide" in run.error["exception_message"]
+
+
 @pytest.mark.parametrize(
     "mode, size", [("its ratio, at full resolution", edit_size(*PHOTO)), ("the same as the image", PHOTO)]
 )

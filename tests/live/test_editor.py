@@ -38,6 +38,13 @@ def test_no_node_lies_on_another(editor, opened):
     assert editor.overlaps() == []
 
 
+def test_all_of_it_can_be_read_at_once(editor, opened):
+    """Templates open with everything in view; the editor leaves text out below this scale."""
+    editor.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    editor.page.wait_for_timeout(500)
+    assert editor.page.evaluate("app.canvas.ds.scale") >= 0.6
+
+
 def test_template_browser_offers_the_workflows(editor, server, screenshot):
     page = editor.page
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")

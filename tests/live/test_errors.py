@@ -19,7 +19,11 @@ FAILS = {
         {"cfg_start": 0.8, "cfg_end": 0.2},
         "cfg_interval 0.8 to 0.2 is not an interval",
     ),
-    "unknown size": ("Resolution", {"size": "5:1 3200x640"}, "take custom or one of: 1:1 2048x2048, 16:9 2720x1536"),
+    "unknown size": (
+        "Resolution",
+        {"size": "5:1 3200x640"},
+        "size '5:1 3200x640' is unknown; choose one of 'custom', '1:1 2048x2048', '16:9 2720x1536', ",
+    ),
     "image in the prompt": ("TextEncode", {"prompt": "like <image>"}, "names 1 more <image> than there are images"),
     "long prompt": ("TextEncode", {"prompt": 9000 * "x"}, "over the model's 8,192; shorten it"),
     "damaged checkpoint": ("Loader", {"checkpoint": "damaged"}, "truncated or damaged"),
@@ -30,6 +34,12 @@ FAILS = {
 FAILS_ELSEWHERE = {
     "image in the question": ("understand", "Understand", {"question": "<image> or <image>?"}, "names 1 more <image>"),
     "image in the subject": ("interleave", "Interleave", {"prompt": "more of <image>"}, "names 1 more <image>"),
+    "unknown size of pictures": (
+        "interleave",
+        "Interleave",
+        {"size": "5:1"},
+        "size '5:1' is unknown; choose one of 'custom', 'automatic: from the first image', '1:1 1536x1536', ",
+    ),
     "unknown decoding": ("think", "Think", {"decoding": "beam"}, "take greedy or sample"),
     "odd size of pictures": ("interleave", "Interleave", {"size.width": 260}, "width is 260"),
 }

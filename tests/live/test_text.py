@@ -64,6 +64,17 @@ def test_reasoning_may_be_empty(client):
     assert _text(run) == ""
 
 
+def test_reasoning_that_new_reasoning_replaces_is_warned_of(client):
+    node = node_id(THINK, "Think")
+    run = client.run(changed(THINK, TextEncode={"thinking": "because"}, Think={"max_tokens": 30}))
+    assert run.outcome == "execution_success", run.error
+    first, *_, last = run.texts(node)
+    assert first.startswith("Warning: the conditioning has reasoning already") and last.startswith(first)
+    assert _text(run).strip() in last and "Warning" not in _text(run)
+    fresh = client.run(changed(THINK, Think={"max_tokens": 30}))
+    assert not any("Warning" in text for text in fresh.texts(node))
+
+
 def test_another_seed_draws_by_the_same_reasoning(client):
     client.run(THINK)
     run = client.run(changed(THINK, FlowMatchSampler={"seed": 7}))

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 TITLE = 30  # height of a node's title bar, which lies above its position
-COLUMN_GAP, ROW_GAP = 60, 90  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
-WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 420, 440
+COLUMN_GAP, ROW_GAP = 60, 70  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
+MOST_WIDTH = 1960  # wider, and a window of 1600 pixels opens it at under 60 %, where the editor leaves all text out
+WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 420, 380
 CHARACTERS, LINE = 54, 16  # of a text box at TEXT_WIDTH
 TEXT_HEIGHT = (100, 480)
 KEPT_TEXT_HEIGHT = 200
@@ -36,16 +38,37 @@ def arrange(boxes: list[Box]) -> None:
         box.size = _size(box)
     nodes = {box.id: box for box in boxes if box.below is None}
     rank = ranks(nodes)
-    x = 0.0
+    columns = []
     for column in sorted(set(rank.values())):
         members = [id for id in nodes if rank[id] == column]
-        items = [box for id in members for box in boxes if id in (box.id, box.below)]
-        width = max(box.size[0] for box in items)
+        columns.append([box for id in members for box in boxes if id in (box.id, box.below)])
+    x = 0.0
+    for items in folded(columns):
         y = 0.0
         for box in items:
-            box.pos, box.size = (x, y), (width, box.size[1])
-            y += box.size[1] + _growth(box) + TITLE + ROW_GAP
-        x += width + COLUMN_GAP
+            box.pos, box.size = (x, y), (_width(items), box.size[1])
+            y += _height([box]) + ROW_GAP
+        x += _width(items) + COLUMN_GAP
+
+
+def folded(columns: list[list[Box]]) -> list[list[Box]]:
+    """The same within MOST_WIDTH: where they are wider, neighbours are put below each other, as low as can be."""
+    ways = []
+    for joined in product((False, True), repeat=len(columns) - 1):
+        way = [columns[0]]
+        for column, joins in zip(columns[1:], joined, strict=True):
+            way = [*way[:-1], way[-1] + column] if joins else [*way, column]
+        if sum(map(_width, way)) + (len(way) - 1) * COLUMN_GAP <= MOST_WIDTH:
+            ways.append(way)
+    return min(ways, key=lambda way: (max(map(_height, way)), -len(way)))
+
+
+def _width(column: list[Box]) -> float:
+    return max(box.size[0] for box in column)
+
+
+def _height(column: list[Box]) -> float:
+    return sum(box.size[1] + _growth(box) + TITLE for box in column) + (len(column) - 1) * ROW_GAP
 
 
 def ranks(nodes: Mapping[str, Box]) -> dict[str, int]:

@@ -1,0 +1,38 @@
+"""What went wrong, in the words of who typed the command."""
+
+import re
+from collections.abc import Container
+
+from ..errors import SettingsError
+from .options import flag
+
+# A setting's name in the engine -> the option's.
+ENGINE_NAMES = {"steps": "num_steps", "cfg": "cfg_scale", "img_cfg": "img_cfg_scale", "shift": "timestep_shift"}
+CROP_HINT = re.compile("; with crop (.*)")
+TAKES_MEMORY = ("width", "height", "batch_size", "max_images", "max_pixels", "max_tokens")
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def in_user_s_words(error: SettingsError, options, keys: Container[str] = ()) -> str:
+    """The message, with the setting that it begins with named as the user did: by its flag, or by a JSON line's key.
+
+    options: what the command was given. keys: the options that the line has set in their place.
+    """
+    text = str(error)
+    if begins := re.match(r"(an end of )?(\w+)", text):
+        name = ENGINE_NAMES.get(begins[2], begins[2])
+        if hasattr(options, name):
+            named = name if name in keys else flag(name)
+            text = (begins[1] or "") + named + text[begins.end() :]
+    return CROP_HINT.sub(r"; with --crop \1" if hasattr(options, "crop") else "", text)
+
+
+def out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether that is what an error of torch's or Python's says; on a CPU torch has no type of its own for it."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def smaller(options) -> str:
+    """What to try where memory runs out."""
+    flags = [flag(name) for name in TAKES_MEMORY if hasattr(options, name)]
+    return f"try smaller {', '.join(flags)}"
