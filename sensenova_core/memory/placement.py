@@ -95,13 +95,17 @@ class Placement:
         try:
             with self.clock.counting(kind):
                 return work()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             reason = str(error).splitlines()[0]
         self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
         try:
             with self.clock.counting(kind):
                 return work()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             raise SenseNovaError(_advice(self.last_plan, str(error).splitlines()[0])) from None
 
     def _carry_out(self, plan: Plan) -> None:
@@ -138,6 +142,11 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
     if named and own not in named and "=" in max_memory:
         raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
     return Limits(mode, device=named.get(own, next(iter(named.values()), None)), host=budgets.get("cpu"))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Of the device; its libraries say it in words of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def _free_on(device: torch.device) -> int:
