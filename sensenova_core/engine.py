@@ -95,10 +95,10 @@ class Engine:
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
         used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
-        unread = [name for name, sequence in used.items() if self.reader.prefixes.get(sequence.key) is None]
+        unread = any(self.reader.prefixes.get(sequence.key) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         name = f"an edit of {len(conditioning.images)} images," if conditioning.is_edit else "a picture of"
-        return needs.drawing(self.config, settings, tokens, self._itemsize, len(unread), name)
+        return needs.drawing(self.config, settings, tokens, self._itemsize, unread, name)
 
     def writing_task(self, tokens: int, more: int, name: str = "text of") -> Task:
         """What writing up to `more` tokens after `tokens` is to do, for `plan`."""

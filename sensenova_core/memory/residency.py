@@ -18,7 +18,8 @@ from .units import DRAWING, EXPERTS, READING, Fixed, Unit
 
 
 class Slot:
-    """A buffer on the device that any unit fits in. ready: the copy into it; free: the end of its last use."""
+    """A buffer on the device that any unit fits in. ready: the copy into it; free: the end of its last use, taken late
+    where nothing waits for it."""
 
     def __init__(self, size: int, device: torch.device, free: Mark):
         self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
@@ -138,8 +139,8 @@ class Residency:
                 self._await(key, slot)
             try:
                 yield slot.module(self.units[expert][index])
-            finally:
-                slot.free = self.lane.mark()
+            finally:  # a pass that is broken off may have begun to use it
+                slot.free = None if self._settled else self.lane.mark()
 
     def _await(self, key: Key, slot: Slot) -> None:
         try:
@@ -243,6 +244,8 @@ class Residency:
             if not slot.ready.cancel() and slot.ready.exception() is None:
                 self.lane.finish(slot.ready.result())
             slot.ready = None
+        if slot.free is None:
+            slot.free = self.lane.mark()
         self._free.append(slot)
 
     def _phase(self, expert: str) -> Phase:
