@@ -19,7 +19,7 @@ from .residency import Residency
 from .units import Fixed, units_of
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
-SMALLER = 0.75  # of the buffers, after memory ran out
+SMALLER = 0.75  # of the bytes in buffers, after memory ran out
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -118,11 +118,10 @@ class Placement:
         if self._mended or self.in_place or plan is None:
             raise SenseNovaError(_advice(plan, reason))
         self._mended = True
-        slots = max(phase.slots for phase in plan.phases.values())
-        fewer = int(slots * SMALLER)
-        if fewer < 1 or fewer == slots:
+        fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
+        if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
             raise SenseNovaError(_advice(plan, reason))
-        allowed = self.sizes.fixed + fewer * self.sizes.slot
+        allowed = self.sizes.fixed + fewer
         self.weights.shrink(self.weights.nbytes - allowed)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
