@@ -46,7 +46,7 @@ class Placement:
         self.tell: Callable[[str], None] = log.warning
         self.task: Task | None = None
         self.last_plan: Plan | None = None
-        self._mended = False
+        self._mended, self._said = False, ""
 
     @property
     def in_place(self) -> bool:
@@ -111,7 +111,10 @@ class Placement:
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
         self.weights.begin(plan)
-        log.info("plan:\n%s", plan.explain())
+        if (brief := plan.brief()) != self._said:
+            log.info(brief)
+        self._said = brief
+        log.debug("plan:\n%s", plan.explain())
 
     def _mend(self, reason: str) -> None:
         plan = self.last_plan

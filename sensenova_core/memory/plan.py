@@ -180,6 +180,11 @@ class Plan:
             return f"{mode}: both experts stay" if kept else "full" if mode == "full" else "auto: full"
         return f"{mode}: as many layers stay as fit"
 
+    def brief(self) -> str:
+        """In one line: what the mode comes to, and what it takes."""
+        limit = "" if self.limits.device is None else f" of {self.limits.device / GIB:.2f}"
+        return f"memory {self.mode}; {self.task} takes up to {self.device_bytes / GIB:.2f}{limit} GiB"
+
     def explain(self) -> str:
         """For the user: what the run will take, and why."""
         return "\n".join(f"{name:<8} : {row}" for name, row in self.rows().items())

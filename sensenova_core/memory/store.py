@@ -1,6 +1,7 @@
 """Units on their way from the files to the device: read through two buffers, or kept page-locked for the next pass."""
 
 import logging
+import weakref
 
 import torch
 from torch import Tensor
@@ -23,11 +24,13 @@ class HostBuffer:
         self.pinned = pin and lane.pin(self.bytes)
         self.copied: Mark = None
         self._lane = lane
+        # Memory must not be freed while it is page-locked, also when its owner is simply dropped.
+        self._unpin = weakref.finalize(self, lane.unpin, self.bytes) if self.pinned else None
 
     def release(self) -> None:
         self._lane.finish(self.copied)
-        if self.pinned:
-            self._lane.unpin(self.bytes)
+        if self._unpin is not None:
+            self._unpin()
 
 
 class Store:
