@@ -85,16 +85,15 @@ def _run(case: Case, folder: Path, device: torch.device, dtype: str, job: Job) -
     engine = sensenova_core.load(folder, device, dtype, case.mode, case.max_memory)
     weights = engine.memory.weights
     streams = isinstance(weights, Residency)
-    if streams:
-        weights.lane.timed = True
     loaded = time.perf_counter()
     first = _draw(engine, case, job, 0)
     row = {"load_s": loaded - begun, "first_step_s": first["step_at"] - begun, "first_image_s": first["seconds"]}
-    weights.waited()
+    engine.memory.clock.drain()
     before = _copied(weights) if streams else 0
     following = _draw(engine, case, job, 1)
-    row |= {"image_s": following["seconds"], "drawing_s": following["drawing"], "token_s": following["token"]}
-    row |= {"waited_s": weights.waited(), "copied_gib": (_copied(weights) - before) / GIB if streams else 0.0}
+    row |= {"image_s": following["seconds"], "token_s": following["token"]}
+    row |= {f"{kind}_s": seconds for kind, seconds in engine.memory.clock.drain().items()}
+    row |= {"copied_gib": (_copied(weights) - before) / GIB if streams else 0.0}
     return row | {
         "weights_gib": (weights.most_bytes if streams else weights.nbytes) / GIB,
         "model_gib": engine.weights.nbytes / GIB,
@@ -111,7 +110,7 @@ def _step_flops(engine: sensenova_core.Engine, sampling: SamplingSettings, prefi
 
 
 def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> dict:
-    """One picture, with what the task does before it. seconds: of all of it; drawing, token: of parts. step_at: when
+    """One picture, with what the task does before it. seconds: of all of it; token: of one of text. step_at: when
     its first step was done."""
     begun, token, plans = time.perf_counter(), None, []
     images = [_noise(job.reference, index)] if case.task == "edit" else []
@@ -119,7 +118,6 @@ def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> di
     if case.task == "thinking":
         conditioning, token = _think(engine, conditioning, job.tokens)
         plans.append(engine.memory.last_plan)
-    drawing = time.perf_counter()
     for step in engine.denoise(conditioning, job.sampling):  # the last one is the result
         if step.index == 0:
             synchronize(engine.device)
@@ -130,7 +128,6 @@ def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> di
     used = needs.branches(job.sampling, conditioning.is_edit)
     return {
         "seconds": done - begun,
-        "drawing": done - drawing,
         "token": token,
         "token_bytes": sum(_written(plan) for plan in plans),
         "step_at": step_at,

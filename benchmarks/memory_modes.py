@@ -70,7 +70,7 @@ def _cells(row: dict) -> list[str]:
         f"{row['weights_gib']:.2f}",
         f"{row['anon_gib']:.2f} + {row['file_gib']:.2f}" if "anon_gib" in row else f"{row['rss_gib']:.2f}",
         f"{row['copied_gib']:.1f}",
-        f"{row['waited_s']:.2f}",
+        f"{row.get('waiting_s', 0):.2f}",
     ]
 
 

@@ -22,6 +22,9 @@ def plot(series: Mapping[str, Points], title: str, path: Path) -> str:
         if points:
             _scatter(axes, name, points, marker)
     axes.set(title=title, xlabel="peak memory of the device, GiB", ylabel="seconds", xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

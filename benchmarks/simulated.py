@@ -19,8 +19,8 @@ import torch
 from sensenova_core.checkpoint import TensorHeader, Weights, checkpoint_name
 from sensenova_core.config import ModelConfig
 from sensenova_core.memory import Plan, Sizes
+from sensenova_core.memory.lane import Clock
 from sensenova_core.memory.residency import Residency
-from sensenova_core.memory.store import Store
 from sensenova_core.memory.units import DRAWING, READING, Fixed, units_of
 from sensenova_core.model import SenseNovaU1
 
@@ -31,15 +31,14 @@ Seconds = float  # since the clocks began; also what a mark is here
 class Clocks:
     """When each part of the machine is done with what it was asked for so far, in seconds; and what it did.
 
-    asking: the thread that runs the model. bringing: the thread that reads and sends weights. waited: how long the
-    compute engine stood still for copies. busy: how long the copy engine copied. copied: bytes.
+    asking: the thread that runs the model. bringing: the thread that reads and sends weights. busy: how long the copy
+    engine copied. copied: bytes.
     """
 
     asking: Seconds = 0.0
     bringing: Seconds = 0.0
     copying: Seconds = 0.0
     computing: Seconds = 0.0
-    waited: float = 0.0
     busy: float = 0.0
     copied: int = 0
     thread: str = "asking"
@@ -80,8 +79,6 @@ class Worker:
 class SimulatedLane:
     """A card's copy engine and compute engine, each a queue. rate: bytes a second from page-locked memory."""
 
-    timed = True
-
     def __init__(self, clocks: Clocks, rate: float):
         self.clocks, self.rate = clocks, rate
 
@@ -96,14 +93,11 @@ class SimulatedLane:
         return self.clocks.computing
 
     def wait(self, copy: Future) -> None:
-        clocks = self.clocks
-        idle = max(clocks.computing, clocks.asking)
-        clocks.reach(copy.moment)
-        clocks.computing = max(idle, clocks.asking, copy.result())
-        clocks.waited += clocks.computing - idle
+        self.clocks.reach(copy.moment)
+        self.clocks.computing = max(self.clocks.computing, copy.result())
 
     def compute(self, seconds: float) -> None:
-        self.clocks.computing = max(self.clocks.computing, self.clocks.asking) + seconds
+        self.clocks.computing = self.stamp() + seconds
 
     def finish(self, mark: Seconds | None) -> None:
         self.clocks.reach(mark or 0.0)
@@ -113,9 +107,11 @@ class SimulatedLane:
 
     def unpin(self, buffer: torch.Tensor) -> None: ...
 
-    def waited(self) -> float:
-        seconds, self.clocks.waited = self.clocks.waited, 0.0
-        return seconds
+    def stamp(self) -> Seconds:
+        return max(self.clocks.computing, self.clocks.asking)
+
+    def seconds(self, stamps: list[tuple[Seconds, Seconds]]) -> list[float]:
+        return [after - before for before, after in stamps]
 
 
 class UnreadWeights(Weights):
@@ -141,9 +137,9 @@ class SimulatedResidency(Residency):
         weights = UnreadWeights(model, self.clocks, read_rate)
         units, fixed = units_of(model, weights), Fixed(model, weights)
         sizes = Sizes.of(units, config.decoder.num_layers, fixed.nbytes, weights.nbytes)
-        super().__init__(model, weights, units, fixed, sizes, torch.device("meta"))
-        self.model, self.lane = model, SimulatedLane(self.clocks, copy_rate)
-        self.store = Store(weights, units, sizes.slot, self.lane, direct=False)
+        lane = SimulatedLane(self.clocks, copy_rate)
+        super().__init__(model, weights, units, fixed, sizes, torch.device("meta"), lane, Clock(lane))
+        self.model = model
         self._worker = Worker(self.clocks)
 
     def place(self) -> None:
@@ -177,8 +173,9 @@ class Prediction:
 
     @property
     def step(self) -> Pass:
-        """The step of median time."""
-        return sorted(self.steps, key=lambda step: step.seconds)[len(self.steps) // 2]
+        """The one of median time between the first, which brings weights, and the last, which fetches none."""
+        between = sorted(self.steps[1:-1] or self.steps, key=lambda step: step.seconds)
+        return between[len(between) // 2]
 
 
 def draw(residency: SimulatedResidency, plan: Plan, reading: Sequence[float], drawing: float, steps: int) -> Prediction:
@@ -189,11 +186,11 @@ def draw(residency: SimulatedResidency, plan: Plan, reading: Sequence[float], dr
     residency.place()
     residency.begin(plan)
     for expert, seconds in [(READING, seconds) for seconds in reading] + [(DRAWING, drawing)] * steps:
-        before = (max(clocks.computing, begun), clocks.waited, clocks.busy, clocks.copied)
+        start, busy, copied = max(clocks.computing, begun), clocks.busy, clocks.copied
         for _ in residency.layers(expert, residency.model.config.decoder.num_layers):
             residency.lane.compute(seconds)
             most = max(most, residency.nbytes + plan.phases[expert].working_bytes)
-        after = (clocks.computing, clocks.waited, clocks.busy, clocks.copied)
-        passes.append(Pass(*(new - old for new, old in zip(after, before, strict=True))))
+        waited = residency.clock.drain().get("waiting", 0.0)
+        passes.append(Pass(clocks.computing - start, waited, clocks.busy - busy, clocks.copied - copied))
     copied = sum(taken.copied for taken in passes)
     return Prediction(clocks.computing - begun, copied, most, tuple(passes[len(reading) :]))

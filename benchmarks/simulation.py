@@ -5,7 +5,7 @@
 
 The reference task on random-weight shapes of an 8B model: 2048 x 2048, 50 steps, cfg 4. See simulated.py for what the
 clocks know. A card's rates are its makers' peaks for dense bfloat16 and what its bus carries in practice; arithmetic
-reaches less than its peak, which leaves copies more time to hide. Predictions, not measurements. Writes JSON.
+that reaches less than its peak leaves copies more time to hide. Predictions, not measurements. Writes JSON.
 """
 
 import argparse

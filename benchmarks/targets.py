@@ -106,5 +106,6 @@ def checks(row: dict, rows: dict[str, dict], speed: dict, budget: int | None) ->
     if row["token_s"] is not None:
         streamed = STREAMED_TOKEN * row["token_gib"] * GIB / speed["copy_rate"]
         yield Check("s a token", row["token_s"], max(TOKEN_SECONDS, streamed))
+    else:
+        yield Check("s to the first step", row["first_step_s"], FIRST_STEP_SECONDS)
     yield Check("GiB of system memory", row.get("peak_gib", row["rss_gib"]), HOST_GIB)
-    yield Check("s to the first step", row["first_step_s"], FIRST_STEP_SECONDS)

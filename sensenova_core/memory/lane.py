@@ -108,6 +108,7 @@ class CudaLane:
         return not error
 
     def unpin(self, buffer: Tensor) -> None:
+        self.stream.synchronize()  # a copy out of it may be under way
         with torch.cuda.device(self.device):
             torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())
 
