@@ -19,8 +19,12 @@ live: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/live -rs
 
 bench: $(VENV)/.runtime
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(VENV)/bin/python benchmarks/text_to_image.py
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/document.py
+	$(VENV)/bin/python benchmarks/simulation.py
+	$(VENV)/bin/python benchmarks/memory_modes.py --device cpu --width 256 --height 256 --steps 4 --tokens 16 \
+		--reference 256 --cases full balanced low 0=50MiB,cpu=1GiB thinking:balanced edit:balanced
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

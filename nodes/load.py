@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..sensenova_core import load
-from ..sensenova_core.engine import DTYPES
+from ..sensenova_core.devices import DTYPES
 from ..sensenova_core.memory import MODES
 from ..sensenova_core.model import BACKENDS
 from ..sensenova_core.profile import Profile

@@ -108,7 +108,7 @@ def decode(
             yield Chosen(token, read=False)
             return
         chosen.append(token)
-        hidden = reader.feed(context, [token])
+        hidden = reader.feed([context], [token])[0]
         yield Chosen(token, read=True)
         if token in last:
             return

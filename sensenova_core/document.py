@@ -96,11 +96,11 @@ class Writer:
         self.max_context = prompts.max_tokens
         self.choose = choose or settings.decoding.chooser()
         self.noise = flow.noise_stream(settings.sampling.seed)
-        self.full, self.hidden = reader.open(sequences[0])
-        self.contexts = {flow.CONDITION: self.full}
         branches = settings.sampling.guidance.branches_needed(True, settings.sampling.times()[:-1].tolist())
-        if flow.IMAGES_ONLY in branches:
-            self.contexts[flow.IMAGES_ONLY] = reader.open(sequences[1])[0]
+        growing = [name for name in (flow.CONDITION, flow.IMAGES_ONLY) if name in branches]
+        opened = reader.open_all([*sequences[: len(growing)]])
+        self.full, self.hidden = opened[0]
+        self.contexts = {name: context for name, (context, _) in zip(growing, opened, strict=True)}
         self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if flow.UNCONDITIONAL in branches else {}
         self.branches = branches
 
@@ -126,7 +126,7 @@ class Writer:
                 images += 1
                 continue
             chosen.append(token)
-            self.hidden = self.reader.feed(self.full, [token])
+            self.hidden = self.reader.feed([self.full], [token])[0]
             if text := stream.push(token):
                 yield Text(text)
         yield from _left(stream)
@@ -141,8 +141,7 @@ class Writer:
 
     def _draw(self, index: int) -> Iterator[Step]:
         """Draw an image at this point, and read it back into both contexts."""
-        for context in self.contexts.values():
-            self.reader.feed(context, [self.tokenizer.ids[IMAGE_START]])
+        self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
         prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
         denoiser = Denoiser(
             self.reader.model,
@@ -161,11 +160,8 @@ class Writer:
 
     def _read_back(self, pixels: Tensor, rows: int, columns: int) -> None:
         embedded = self.reader.embed_drawn(pixels)[0]
-        for context in self.contexts.values():
-            self.reader.feed_image(context, embedded, rows, columns)
-            hidden = self.reader.feed(context, [self.tokenizer.ids[IMAGE_END]])
-            if context is self.full:
-                self.hidden = hidden
+        contexts = [*self.contexts.values()]
+        self.hidden = self.reader.feed_image(contexts, embedded, rows, columns, [self.tokenizer.ids[IMAGE_END]])[0]
 
 
 def _left(stream: TextStream) -> Iterator[Text]:

@@ -12,10 +12,11 @@ from .checkpoint import Weights, read_headers
 from .config import ModelConfig
 from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
+from .devices import device_named, dtype_named
 from .document import DocumentSettings, Event, Writer
-from .errors import PromptError, SenseNovaError, SettingsError, check_count
+from .errors import SenseNovaError, SettingsError
 from .flow import Guidance
-from .images import ReferenceImage, edit_pixel_limits, reference_image, understanding_pixel_limits
+from .images import edit_pixel_limits, references, understanding_pixel_limits
 from .memory import Placement, Plan, Task, limits_of, parse_size
 from .model import SenseNovaU1, attention_kernel
 from .prefix import PREFIX_CACHE_BYTES
@@ -25,9 +26,6 @@ from .reader import Reader
 from .sampling import Denoiser, SamplingSettings, Step
 from .thinking import MAX_THINK_TOKENS
 from .tokenizer import Tokenizer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_IMAGES = 10
 
 Result = TypeVar("Result")
 
@@ -43,7 +41,7 @@ def load(
 ) -> "Engine":
     """Load a Hugging Face checkpoint folder of the SenseNova-U1 family.
 
-    dtype: "auto" (as stored), or one of DTYPES. attention: one of model.BACKENDS.
+    dtype: "auto" (as stored), or one of devices.DTYPES. attention: one of model.BACKENDS.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -73,7 +71,7 @@ class Engine:
         self.path = Path(path)
         self.device = device_named(device)
         limits = limits_of(vram_mode, max_memory, self.device)
-        dtype = _dtype(dtype)
+        dtype = dtype_named(dtype)
         self.config = ModelConfig.from_folder(self.path)
         headers = read_headers(self.path)
         head = headers.get("fm_modules.fm_head.0.bias") or headers.get("fm_modules.fm_head.conv1.bias")
@@ -95,10 +93,10 @@ class Engine:
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
         used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
-        unread = [name for name, sequence in used.items() if self.reader.prefixes.get(sequence.key) is None]
+        unread = any(self.reader.prefixes.get(sequence.key) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         name = f"an edit of {len(conditioning.images)} images," if conditioning.is_edit else "a picture of"
-        return needs.drawing(self.config, settings, tokens, self._itemsize, len(unread), name)
+        return needs.drawing(self.config, settings, tokens, self._itemsize, unread, name)
 
     def writing_task(self, tokens: int, more: int, name: str = "text of") -> Task:
         """What writing up to `more` tokens after `tokens` is to do, for `plan`."""
@@ -173,8 +171,8 @@ class Engine:
         `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
-        references = self._references(images, edit_pixel_limits(len(images)), max_pixels)
-        return self.prompts.picture(prompt, references, think_text)
+        shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
+        return self.prompts.picture(prompt, shown, think_text)
 
     def think(
         self,
@@ -262,7 +260,9 @@ class Engine:
         """
         if isinstance(messages, str):
             messages = [Message("user", messages)]
-        return self.prompts.conversation(messages, self._references(images, understanding_pixel_limits(), max_pixels))
+        return self.prompts.conversation(
+            messages, references(images, self.config.token_pixels, understanding_pixel_limits(), max_pixels)
+        )
 
     def understand(
         self,
@@ -300,8 +300,8 @@ class Engine:
         settings = settings or DocumentSettings()
         for index in range(max(1, len(settings.sizes))):
             settings.of_image(index).check_size(self.config)
-        references = self._references(images, edit_pixel_limits(len(images)), max_pixels)
-        sequences = self.prompts.document(prompt, references, settings.system_text, settings.think)
+        shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
+        sequences = self.prompts.document(prompt, shown, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
         return self._running(
             lambda: self.document_task(settings, tokens=len(sequences[0].ids)),
@@ -341,44 +341,3 @@ class Engine:
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
         if conditioning.vocabulary != self.prompts.vocabulary:
             raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
-
-    def _references(
-        self,
-        images: Sequence[Image.Image],
-        limits: tuple[int, int],
-        max_pixels: int | Sequence[int | None] | None,
-    ) -> tuple[ReferenceImage, ...]:
-        if not isinstance(images, list | tuple) or not all(isinstance(image, Image.Image) for image in images):
-            raise PromptError(f"images is a {type(images).__name__}; give a list of PIL images")
-        if len(images) > MAX_IMAGES:
-            raise PromptError(f"{len(images)} images; give at most {MAX_IMAGES}")
-        budgets = max_pixels if isinstance(max_pixels, list | tuple) else [max_pixels] * len(images)
-        for budget in budgets:
-            if budget is not None:
-                check_count("max_pixels", budget, 1)
-        side = self.config.token_pixels
-        return tuple(
-            reference_image(image, side, *limits, budget) for image, budget in zip(images, budgets, strict=True)
-        )
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    """The dtype to cast weights to; None for as stored."""
-    if isinstance(dtype, torch.dtype):
-        dtype = str(dtype).removeprefix("torch.")
-    if dtype != "auto" and dtype not in DTYPES:
-        raise SettingsError(f"dtype {dtype!r} is unknown; choose auto or one of {', '.join(DTYPES)}")
-    return DTYPES.get(dtype)
-
-
-def device_named(name: str | torch.device) -> torch.device:
-    """The device of a name such as "cpu" or "cuda:1". Raises SettingsError if this machine has none such."""
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("meta holds no values")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"device {name}: {reason}; choose cpu, or a device this machine has") from error
-    return device

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import PromptError
+from .errors import PromptError, check_count
 from .png import METADATA_KEY
 
 MAX_ASPECT = 200
+MAX_IMAGES = 10
 # Pixels of one reference image, by task.
 EDIT_MIN_PIXELS, EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL = 512 * 512, 2048 * 2048, 4096 * 4096
 UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS = 65_536, 4_194_304
@@ -113,6 +115,30 @@ def flattened(image: Image.Image) -> Image.Image:
         levels = (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255)
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
+
+
+def references(
+    images: Sequence[Image.Image],
+    side: int,
+    limits: tuple[int, int],
+    max_pixels: int | Sequence[int | None] | None,
+) -> tuple[ReferenceImage, ...]:
+    """Images made ready to be read by a model whose tokens cover `side` x `side` pixels.
+
+    limits: smallest and largest number of pixels. max_pixels: a budget for all, or for each, which may be None.
+    Raises PromptError naming the image, by its place from 1.
+    """
+    if not isinstance(images, list | tuple) or not all(isinstance(image, Image.Image) for image in images):
+        raise PromptError(f"images is a {type(images).__name__}; give a list of PIL images")
+    if len(images) > MAX_IMAGES:
+        raise PromptError(f"{len(images)} images; give at most {MAX_IMAGES}")
+    budgets = max_pixels if isinstance(max_pixels, list | tuple) else [max_pixels] * len(images)
+    for budget in budgets:
+        if budget is not None:
+            check_count("max_pixels", budget, 1)
+    for index, image in enumerate(images, 1):
+        check_ratio(*image.size, f"Image-{index}")
+    return tuple(reference_image(image, side, *limits, budget) for image, budget in zip(images, budgets, strict=True))
 
 
 def check_ratio(width: int, height: int, name: str = "an image") -> None:

@@ -17,16 +17,19 @@ def drawing(
     settings: SamplingSettings,
     prefix_tokens: dict[str, int],
     itemsize: int,
-    unread: int,
+    unread: bool,
     name: str,
 ) -> Task:
-    """One batch from a prompt. prefix_tokens: of each branch. unread: how many branches have to be read first."""
+    """One batch from a prompt. prefix_tokens: of each branch. unread: whether some branch has to be read first."""
     held = sum(prefix_tokens.values())
-    reading = kv_bytes(config, held, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize)
+    states = 2 * held * config.decoder.hidden_size * itemsize  # all branches go through a layer one after the other
+    reading = (
+        kv_bytes(config, held, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize) + states
+    )
     size = f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {settings.steps} steps"
     return Task(
         f"{name} {size}",
-        Work(reading, unread),
+        Work(reading, int(unread)),
         drawing=Work(drawing_bytes(config, settings, prefix_tokens, itemsize), settings.steps),
     )
 
@@ -67,7 +70,7 @@ def outlook(
     }
     used = {name: lengths[name] for name in branches(settings, bool(images))}
     name = f"an edit of {images} images," if images else "a picture of"
-    tasks = [drawing(config, settings, used, itemsize, len(used), name)]
+    tasks = [drawing(config, settings, used, itemsize, True, name)]
     if think_tokens:
         tasks.insert(0, writing(config, prompt, think_tokens, itemsize, "reasoning of"))
     return tasks

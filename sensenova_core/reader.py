@@ -15,6 +15,10 @@ from .work import Attempt, at_once
 EMBEDDING_CACHE_BYTES = 2**28  # the same reference as embedded tokens takes 34 MB
 
 
+# A context; tokens to read into it, (tokens, hidden); their positions, (3, tokens).
+Unread = tuple[Context, Tensor, Tensor]
+
+
 class Reader:
     """Holds what has been read, by content, until `forget`."""
 
@@ -51,14 +55,11 @@ class Reader:
     def prefixes_of(self, sequences: Mapping[str, Sequence]) -> dict[str, Prefix]:
         """The prefixes of sequences that are used together; all of them stay held, however large."""
         keys = {name: sequence.key for name, sequence in sequences.items()}
-        found = {}
-        for name, sequence in sequences.items():
-            prefix = self.prefixes.get(keys[name])
-            if prefix is None:
-                prefix = self.open(sequence)[0].prefix()
-                self.prefixes.put(keys[name], prefix, needed=keys.values())
-            found[name] = prefix
-        return found
+        found = {name: self.prefixes.get(key) for name, key in keys.items()}
+        unread = {keys[name]: sequences[name] for name, prefix in found.items() if prefix is None}
+        for key, (context, _) in zip(unread, self.open_all([*unread.values()]), strict=True):
+            self.prefixes.put(key, context.prefix(), needed=keys.values())
+        return {name: prefix or self.prefixes.get(keys[name]) for name, prefix in found.items()}
 
     def keep(self, sequence: Sequence, prefix: Prefix) -> None:
         """Have `prefix` found by all who read `sequence`."""
@@ -66,8 +67,13 @@ class Reader:
 
     def open(self, sequence: Sequence, more: int = 0) -> tuple[Context, Tensor]:
         """Read a sequence into a context with room for `more` tokens; also the last hidden state (1, hidden)."""
-        context = self.new_context(len(sequence.ids) + more)
-        return context, self.read_on(context, sequence)
+        return self.open_all([sequence], more)[0]
+
+    def open_all(self, sequences: list[Sequence], more: int = 0) -> list[tuple[Context, Tensor]]:
+        """`open` of several sequences in one pass of the layers."""
+        contexts = [self.new_context(len(sequence.ids) + more) for sequence in sequences]
+        unread = [self._unread(context, sequence) for context, sequence in zip(contexts, sequences, strict=True)]
+        return [*zip(contexts, self._extend(unread), strict=True)]
 
     def resume(self, sequence: Sequence, more: int) -> tuple[Context, Tensor]:
         """`open`, reading only what differs from the sequence that `hold` kept: the next turn of a conversation."""
@@ -90,22 +96,39 @@ class Reader:
 
     def read_on(self, context: Context, sequence: Sequence) -> Tensor:
         """Read what `context` lacks of `sequence`, whose beginning it holds; the last hidden state (1, hidden)."""
+        return self._extend([self._unread(context, sequence)])[0]
+
+    def _unread(self, context: Context, sequence: Sequence) -> Unread:
         start = context.tokens
         ids, slots = sequence.ids[start:], sequence.slots
         x = self.model.understanding.embed(ids, self.model.device, self.model.dtype)  # (tokens, hidden)
         if slots[start:].any():
             images = torch.cat([self.embed(image) for image in sequence.images])
             x[slots[start:].to(x.device)] = images[int(slots[:start].sum()) :]
-        return self._extend(context, x, sequence.positions[:, start:])
+        return context, x, sequence.positions[:, start:]
 
-    def feed(self, context: Context, ids: list[int]) -> Tensor:
-        """Read more text tokens; the last hidden state (1, hidden)."""
-        x = self.model.understanding.embed(torch.tensor(ids), self.model.device, self.model.dtype)
-        return self._extend(context, x, text_positions(context.last_t + 1, len(ids)))
+    def feed(self, contexts: list[Context], ids: list[int]) -> list[Tensor]:
+        """Read more text tokens into each context; the last hidden states, (1, hidden) each."""
+        x = self._embedded(ids)
+        return self._extend([(context, x, text_positions(context.last_t + 1, len(ids))) for context in contexts])
 
-    def feed_image(self, context: Context, embedded: Tensor, rows: int, columns: int) -> None:
-        """Read an image's tokens (rows * columns, hidden); <img> must have been read before."""
-        self._extend(context, embedded, image_positions(context.last_t + 1, rows, columns))
+    def feed_image(
+        self, contexts: list[Context], embedded: Tensor, rows: int, columns: int, ids: list[int]
+    ) -> list[Tensor]:
+        """Read an image's tokens (rows * columns, hidden) into each context, and text after them.
+
+        <img> must have been read before. Returns the last hidden states, (1, hidden) each.
+        """
+        x = torch.cat([embedded, self._embedded(ids)])
+        unread = []
+        for context in contexts:
+            image = image_positions(context.last_t + 1, rows, columns)
+            text = text_positions(int(image[0, -1]) + 1, len(ids))
+            unread.append((context, x, torch.cat([image, text], 1)))
+        return self._extend(unread)
+
+    def _embedded(self, ids: list[int]) -> Tensor:
+        return self.model.understanding.embed(torch.tensor(ids), self.model.device, self.model.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(1, hidden) -> float32 (vocabulary,)."""
@@ -132,18 +155,24 @@ class Reader:
         rotary = vision.rotary(pixels.shape[2] // side, pixels.shape[3] // side, pixels.device)
         return vision(to_patches(pixels, side // 2), rotary)
 
-    def _extend(self, context: Context, x: Tensor, positions: Tensor) -> Tensor:
-        """x: (tokens, hidden) at positions (3, tokens) -> the last hidden state (1, hidden)."""
+    def _extend(self, unread: list[Unread]) -> list[Tensor]:
+        """Read into several contexts in one pass of the layers; their last hidden states, (1, hidden) each."""
+        if not unread:
+            return []
 
-        def read() -> Tensor:
-            context.reserve(context.tokens + len(x))
-            reading = Reading(context, runs(positions[0]), self.kernel)
-            rotation = self.model.rotation(positions[None].to(x.device))
-            return self.model.understanding.decoder(x[None], rotation, reading.attend_at)[:, -1]
+        def read() -> list[Tensor]:
+            inputs = []
+            for context, x, positions in unread:
+                context.reserve(context.tokens + len(x))
+                reading = Reading(context, runs(positions[0]), self.kernel)
+                inputs.append((x[None], self.model.rotation(positions[None].to(x.device)), reading.attend_at))
+            return [hidden[:, -1] for hidden in self.model.understanding.decoder.together(inputs)]
 
-        hidden = self.attempt("reading" if len(x) > 1 else "writing", read)
-        context.advance(len(x), int(positions[0, -1]))
-        return hidden
+        longest = max(len(x) for _, x, _ in unread)
+        last = self.attempt("reading" if longest > 1 else "writing", read)
+        for context, x, positions in unread:
+            context.advance(len(x), int(positions[0, -1]))
+        return last
 
 
 def _common_tokens(held: Sequence, new: Sequence) -> int:

@@ -1,6 +1,7 @@
 """How much memory tensors take at once: counted tensor by tensor, so that a model without storage can be measured."""
 
 import weakref
+from collections.abc import Iterable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +18,10 @@ class PeakBytes(TorchDispatchMode):
         super().__init__()
         self.device, self.now, self.most = device, 0, 0
         self._known: set[int] = set()
+
+    def leave_out(self, values: Iterable[torch.Tensor]) -> None:
+        """Do not count the storages of these, which lie elsewhere: in a mapped file, for one."""
+        self._known |= {value.untyped_storage()._cdata for value in values}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "text_to_image": ["--geometry", "tiny", "--width", "64", "--height", "64", "--steps", "3"],
+    "simulation": ["--geometry", "tiny", "--width", "64", "--height", "64", "--copy-gb", "1", "--tflops", "1"],
     "document": ["--geometry", "tiny", "--width", "64", "--height", "64", "--images", "3"],
 }
 
@@ -30,6 +31,10 @@ def test_a_benchmark_writes_machine_run_and_figures(result):
     if name == "text_to_image":
         figures = written["figures"]
         assert figures["image_tokens"] == 4 and figures["branches"] == 2 and figures["image_s"] > figures["step_s"] > 0
+    elif name == "simulation":
+        rows = {row["setting"]: row for row in written["rows"]}
+        assert list(rows) == ["full", "27GiB", "20GiB", "13GiB", "9GiB", "7GiB", "balanced", "low"]
+        assert rows["full"]["streamed"] == 0 < rows["low"]["streamed"] and written["predicted"]
     else:
         rows = written["rows"]
         beyond = [row["tensors_mib"] - row["buffers_mib"] for row in rows]

@@ -104,7 +104,7 @@ def test_reading_token_by_token_is_reading_at_once(engines, name):
     sequence = engine.conversation("what is it?")
     context = reader.new_context(1)
     for token in sequence.ids.tolist():
-        last = reader.feed(context, [token])
+        last = reader.feed([context], [token])[0]
     assert relative_error(last, hidden) < TOLERANCE
     assert relative_error(held(context.prefix()), held(whole.prefix())) < TOLERANCE
     assert context.last_t == whole.last_t == sequence.last_t
@@ -119,9 +119,9 @@ def test_feeding_an_image_is_reading_it(engines):
     whole, hidden = reader.open(sequence)
     before, after = sequence.ids.tolist().index(ids["<img>"]), sequence.ids.tolist().index(ids["</img>"])
     context = reader.new_context(5)
-    reader.feed(context, sequence.ids[: before + 1].tolist())
-    reader.feed_image(context, reader.embed(image), image.rows, image.columns)
-    last = reader.feed(context, sequence.ids[after:].tolist())
+    reader.feed([context], sequence.ids[: before + 1].tolist())
+    following = sequence.ids[after:].tolist()
+    last = reader.feed_image([context], reader.embed(image), image.rows, image.columns, following)[0]
     assert relative_error(last, hidden) < TOLERANCE and context.last_t == whole.last_t
     assert relative_error(held(context.prefix()), held(whole.prefix())) < TOLERANCE
 

@@ -149,7 +149,7 @@ def test_only_what_guidance_needs_is_read(engine, cfg, img_cfg, branches):
     opened, rest = read[: len(branches)], read[len(branches) :]
     assert opened == [lengths[branch] for branch in branches]
     seeing = 2 if "images" in branches else 1
-    assert rest == [1, *[1] * seeing, *[2, 1] * seeing]  # "a"; <img>; two tokens of the image and </img>
+    assert rest == [1, *[1] * seeing, *[2 + 1] * seeing]  # "a"; <img>; two tokens of the image and </img>
     assert drawn == [len(branches)] * 2
 
 

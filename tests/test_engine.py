@@ -94,7 +94,7 @@ def test_steps_count_up_and_end_in_the_result(engine):
 
 def test_a_second_run_reads_nothing_again(engine):
     conditioning = engine.encode("a red circle")
-    with calls(engine.model.understanding.decoder) as reads:
+    with calls(engine.model.understanding.decoder.layers[0]) as reads:
         last_of(engine.sample(conditioning, **SMALL))
         assert len(reads) == 2  # the prompt, and the empty one
         last_of(engine.sample(conditioning, **SMALL | {"seed": 6, "width": 32}))
@@ -103,7 +103,7 @@ def test_a_second_run_reads_nothing_again(engine):
 
 
 def test_the_empty_prompt_is_shared(engine):
-    with calls(engine.model.understanding.decoder) as reads:
+    with calls(engine.model.understanding.decoder.layers[0]) as reads:
         draw(engine, "one")
         draw(engine, "two")
     assert len(reads) == 3
@@ -111,14 +111,14 @@ def test_the_empty_prompt_is_shared(engine):
 
 @pytest.mark.parametrize("settings", [{"cfg": 1.0}, {"cfg_interval": (0.9, 0.95)}])
 def test_a_branch_no_step_needs_is_never_read(engine, settings):
-    with calls(engine.model.understanding.decoder) as reads:
+    with calls(engine.model.understanding.decoder.layers[0]) as reads:
         draw(engine, **settings)
     assert len(reads) == 1
 
 
 def test_one_guided_step_is_enough_to_read_a_branch(engine):
     plain = draw(engine, cfg=1.0)
-    with calls(engine.model.understanding.decoder) as reads:
+    with calls(engine.model.understanding.decoder.layers[0]) as reads:
         guided = draw(engine, cfg=4.0, cfg_interval=(0.0, 0.01))  # step 0 alone
     assert len(reads) == 1  # the empty prompt; the other is held
     assert (guided - plain).abs().max() > 1e-3
@@ -158,7 +158,7 @@ def test_the_oldest_prefix_goes_first(engine):
     draw(engine, "one", cfg=1.0)
     held = engine.reader.prefixes
     held.limit_bytes = int(2.5 * held.nbytes)  # room for two prompts of about this length
-    with calls(engine.model.understanding.decoder) as reads:
+    with calls(engine.model.understanding.decoder.layers[0]) as reads:
         for prompt in ("two", "one", "six", "one", "two"):  # "two" makes room for "six"
             draw(engine, prompt, cfg=1.0)
     assert len(reads) == 3

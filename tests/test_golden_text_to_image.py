@@ -87,7 +87,7 @@ def test_image_ready_to_show(drawn):
 def test_prefix(drawn):
     """What the prompt has become: keys and values of its last tokens, and its last hidden state."""
     engine, hidden = drawn.engine, []
-    hook = engine.model.understanding.decoder.register_forward_hook(lambda _, __, out: hidden.append(out))
+    hook = engine.model.understanding.decoder.norm.register_forward_hook(lambda _, __, out: hidden.append(out))
     engine.reader.forget()
     with torch.inference_mode():
         prefix = engine.reader.prefix(drawn.conditioning.sequences["condition"])

@@ -41,7 +41,7 @@ def calls(module: nn.Module):
 
 def tokens_read(engine: Engine):
     """How many tokens the understanding expert is given at a time."""
-    return inputs(engine.model.understanding.decoder, lambda x: x.shape[1])
+    return inputs(engine.model.understanding.decoder.layers[0], lambda x: x.shape[1])
 
 
 def images_embedded(engine: Engine):

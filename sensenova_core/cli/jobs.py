@@ -107,7 +107,7 @@ def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
 
 
 def _check_images(images: int, modality: str) -> None:
-    from ..engine import MAX_IMAGES
+    from ..images import MAX_IMAGES
 
     if images and modality == "text2img":
         raise SettingsError("--modality text2img takes no --image; leave one of the two out")

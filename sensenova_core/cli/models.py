@@ -71,7 +71,7 @@ def pick_device(name: str):
     """The device of a name; "auto" is the first CUDA device, else the CPU. Raises SettingsError."""
     import torch
 
-    from ..engine import device_named
+    from ..devices import device_named
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

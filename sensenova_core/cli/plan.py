@@ -3,8 +3,6 @@
 from ..errors import check_count
 from .models import add_device_options, add_memory_options, add_model_option, pick_device, resolve_model
 
-MAX_IMAGES = 10
-
 
 def add_parser(commands) -> None:
     parser = commands.add_parser("plan", help="say what a picture will need of memory; reads no weight")
@@ -25,6 +23,8 @@ def add_parser(commands) -> None:
 
 
 def run(options) -> int:
+    from ..images import MAX_IMAGES
+
     check_count("num_images", options.num_images, 0, MAX_IMAGES)
     check_count("max_think_tokens", options.max_think_tokens, 0)
     from ..engine import Engine

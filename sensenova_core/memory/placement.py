@@ -19,7 +19,7 @@ from .residency import Residency
 from .units import Fixed, units_of
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
-SMALLER = 0.75  # of the buffers, after memory ran out
+SMALLER = 0.75  # of the bytes in buffers, after memory ran out
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Placement:
         self.tell: Callable[[str], None] = log.warning
         self.task: Task | None = None
         self.last_plan: Plan | None = None
-        self._mended = False
+        self._mended, self._said = False, ""
 
     @property
     def in_place(self) -> bool:
@@ -95,30 +95,36 @@ class Placement:
         try:
             with self.clock.counting(kind):
                 return work()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             reason = str(error).splitlines()[0]
         self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
         try:
             with self.clock.counting(kind):
                 return work()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             raise SenseNovaError(_advice(self.last_plan, str(error).splitlines()[0])) from None
 
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
         self.weights.begin(plan)
-        log.info("plan:\n%s", plan.explain())
+        if (brief := plan.brief()) != self._said:
+            log.info(brief)
+        self._said = brief
+        log.debug("plan:\n%s", plan.explain())
 
     def _mend(self, reason: str) -> None:
         plan = self.last_plan
         if self._mended or self.in_place or plan is None:
             raise SenseNovaError(_advice(plan, reason))
         self._mended = True
-        slots = max(phase.slots for phase in plan.phases.values())
-        fewer = int(slots * SMALLER)
-        if fewer < 1 or fewer == slots:
+        fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
+        if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
             raise SenseNovaError(_advice(plan, reason))
-        allowed = self.sizes.fixed + fewer * self.sizes.slot
+        allowed = self.sizes.fixed + fewer
         self.weights.shrink(self.weights.nbytes - allowed)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -138,6 +144,11 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
     if named and own not in named and "=" in max_memory:
         raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
     return Limits(mode, device=named.get(own, next(iter(named.values()), None)), host=budgets.get("cpu"))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Of the device; its libraries say it in words of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def _free_on(device: torch.device) -> int:

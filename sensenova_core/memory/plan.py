@@ -33,15 +33,30 @@ class Sizes:
         sizes = {expert: tuple(unit.nbytes for unit in found) for expert, found in units.items()}
         return cls(sizes, len(sizes[READING]) - layers, fixed, stored)
 
+    def slot_of(self, expert: str) -> int:
+        """A buffer that any unit of an expert fits in. The experts of a mixture may differ much."""
+        return max(self.units[expert])
+
     @property
     def slot(self) -> int:
-        """A buffer that any unit fits in."""
-        return max(size for sizes in self.units.values() for size in sizes)
+        """A buffer that any unit of either expert fits in."""
+        return max(map(max, self.units.values()))
+
+    @property
+    def staging(self) -> int:
+        """The buffers that files are read through."""
+        return STAGING * self.slot
+
+    def buffers(self, mode: str) -> int:
+        """All that a mode has a use for: both experts for "auto", else the larger one, or its ring."""
+        slots = {expert: len(sizes) for expert, sizes in self.units.items()}
+        if mode in ("balanced", "low"):
+            slots = {expert: min(RING[mode], count) for expert, count in slots.items()}
+        return (sum if mode == "auto" else max)(count * self.slot_of(expert) for expert, count in slots.items())
 
     def wanted(self, mode: str) -> int:
         """Most bytes of weights that a mode asks for at one time: of one expert, though "auto" keeps both if it may."""
-        most = max(map(len, self.units.values()))
-        return self.fixed + self.slot * (most if mode in ("auto", "full") else min(RING[mode], most))
+        return self.fixed + self.buffers("full" if mode == "auto" else mode)
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,7 @@ class Phase:
     name: str
     unit_bytes: tuple[int, ...]
     slot_bytes: int
+    kept_bytes: int
     fixed_bytes: int
     working_bytes: int
     passes: int | None
@@ -116,17 +132,25 @@ class Phase:
         return len(self.resident) + self.ring + self.kept
 
     @property
+    def buffer_bytes(self) -> int:
+        return (len(self.resident) + self.ring) * self.slot_bytes + self.kept * self.kept_bytes
+
+    @property
     def device_bytes(self) -> int:
-        return self.fixed_bytes + self.slots * self.slot_bytes + self.working_bytes
+        return self.fixed_bytes + self.buffer_bytes + self.working_bytes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where weights will be during a run. phases: by expert. host_free: bytes of system memory there were to take."""
+    """Where weights will be during a run. phases: by expert. host_free: bytes of system memory there were to take.
+
+    staging: bytes of the page-locked buffers that files are read through. stored: of the whole model.
+    """
 
     task: str
     limits: Limits
     host_free: int
+    staging: int
     stored: int
     phases: dict[str, Phase]
 
@@ -138,8 +162,7 @@ class Plan:
     @property
     def pinned_bytes(self) -> int:
         """Peak of page-locked memory."""
-        slot = max(phase.slot_bytes for phase in self.phases.values())
-        return STAGING * slot + max(phase.pinned_bytes for phase in self.phases.values())
+        return self.staging + max(phase.pinned_bytes for phase in self.phases.values())
 
     @property
     def streams(self) -> bool:
@@ -156,6 +179,11 @@ class Plan:
             kept = any(phase.kept and phase.resident for phase in self.phases.values())
             return f"{mode}: both experts stay" if kept else "full" if mode == "full" else "auto: full"
         return f"{mode}: as many layers stay as fit"
+
+    def brief(self) -> str:
+        """In one line: what the mode comes to, and what it takes."""
+        limit = "" if self.limits.device is None else f" of {self.limits.device / GIB:.2f}"
+        return f"memory {self.mode}; {self.task} takes up to {self.device_bytes / GIB:.2f}{limit} GiB"
 
     def explain(self) -> str:
         """For the user: what the run will take, and why."""
@@ -180,59 +208,67 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
     host_free: bytes of system memory that may be taken. Raises SettingsError naming the smallest budget that works,
     and what else would help.
     """
-    slots = {expert: _slots(sizes, work, limits, task.name) for expert, work in task.works.items()}
-    everything = sum(map(len, sizes.units.values()))
-    both = limits.mode == "auto" and min(slots.values()) >= everything
-    pinnable = limits.pinned(host_free) // sizes.slot - STAGING
-    phases = {}
-    for expert, work in task.works.items():
-        name = "drawing" if expert == DRAWING else "writing" if task.writes else "reading"
-        phases[expert] = _phase(name, expert, sizes, work, slots[expert], limits.mode, both, pinnable)
-    return Plan(task.name, limits, host_free, sizes.stored, phases)
+    rooms = {expert: _room(sizes, expert, task, limits) for expert in task.works}
+    both = limits.mode == "auto" and min(rooms.values()) >= sizes.buffers("auto")
+    phases = {expert: _phase(expert, sizes, task, limits, rooms[expert], both, host_free) for expert in task.works}
+    return Plan(task.name, limits, host_free, sizes.staging, sizes.stored, phases)
 
 
-def _slots(sizes: Sizes, work: Work, limits: Limits, task: str) -> int:
-    """Buffers that there is room for on the card beside everything else: 1 or more."""
-    most = sum(map(len, sizes.units.values()))
-    if limits.mode in ("balanced", "low"):
-        most = RING[limits.mode]
+def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
+    """Bytes for buffers on the card beside everything else in an expert's phase: one buffer or more."""
+    work, slot = task.works[expert], sizes.slot_of(expert)
+    room = sizes.buffers("auto")
     if limits.device is not None:
-        room = limits.device - work.reserved - sizes.fixed
-        if room < sizes.slot:
-            smallest = (
-                ceil((work.reserved + sizes.fixed + sizes.slot) / GIB * 100) / 100
-            )  # rounded up, so that it works
+        room = min(room, limits.device - work.reserved - sizes.fixed)
+        if room < slot:
+            smallest = ceil((work.reserved + sizes.fixed + slot) / GIB * 100) / 100  # rounded up: it works
             raise SettingsError(
-                f"{task} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works is "
-                f"{smallest:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
+                f"{task.name} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works "
+                f"is {smallest:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
                 "max_memory, free the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
             )
-        most = min(most, room // sizes.slot)
     if limits.weights is not None:  # somebody else's wish, which one buffer may overstep
-        most = min(most, max(1, (limits.weights - sizes.fixed) // sizes.slot))
-    return most
+        room = min(room, max(slot, limits.weights - sizes.fixed))
+    return room
 
 
-def _phase(name: str, expert: str, sizes: Sizes, work: Work, slots: int, mode: str, both: bool, pinnable: int) -> Phase:
-    units = sizes.units[expert]
-    others = sum(map(len, sizes.units.values())) - len(units)
+def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, both: bool, host_free: int) -> Phase:
+    name = "drawing" if expert == DRAWING else "writing" if task.writes else "reading"
+    units, slot, work = sizes.units[expert], sizes.slot_of(expert), task.works[expert]
     if name == "reading":
         units = units[: len(units) - sizes.head_pieces]
-    resident, kept = (), 0
-    ring = min(RING[mode], slots, len(units))
+    other = next(each for each in sizes.units if each != expert)
+    slots = min(room // slot, len(units))
+    if limits.mode in ("balanced", "low"):
+        slots = min(slots, RING[limits.mode])
+    ring, resident, kept = min(RING[limits.mode], slots), (), 0
     if both:
-        resident, ring, kept = tuple(range(len(units))), 0, others
-    elif name == "reading":  # a single pass gains nothing from staying
-        kept = min(slots - ring, others)
-    elif slots >= len(units):
+        resident, ring, kept = tuple(range(len(units))), 0, len(sizes.units[other])
+    elif name == "reading":  # a single pass gains nothing from staying; what the next phase wants may
+        if limits.mode in ("auto", "full"):
+            kept = min((room - ring * slot) // sizes.slot_of(other), len(sizes.units[other]))
+    elif slots == len(units):
         resident, ring = tuple(range(len(units))), 0
     else:
         streamed = set(_spread(range(len(units)), len(units) - (slots - ring)))
         resident = tuple(index for index in range(len(units)) if index not in streamed)
     moving = [index for index in range(len(units)) if index not in set(resident)]
+    pinnable = max(0, (limits.pinned(host_free) - sizes.staging) // slot)
     again = name != "reading" and work.passes != 1
-    pinned = _spread(moving, min(len(moving), max(0, pinnable))) if again else ()
-    return Phase(name, units, sizes.slot, sizes.fixed, work.reserved, work.passes, resident, ring, kept, tuple(pinned))
+    pinned = _spread(moving, min(len(moving), pinnable)) if again else ()
+    return Phase(
+        name,
+        units,
+        slot,
+        sizes.slot_of(other),
+        sizes.fixed,
+        work.reserved,
+        work.passes,
+        resident,
+        ring,
+        kept,
+        tuple(pinned),
+    )
 
 
 def _spread(indexes: Sequence[int], count: int) -> list[int]:

@@ -18,7 +18,10 @@ from .units import DRAWING, EXPERTS, READING, Fixed, Unit
 
 
 class Slot:
-    """A buffer on the device that any unit fits in. ready: the copy into it; free: the end of its last use."""
+    """A buffer on the device that any unit of an expert fits in.
+
+    ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
+    """
 
     def __init__(self, size: int, device: torch.device, free: Mark):
         self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
@@ -57,7 +60,7 @@ class Residency:
         """
         self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
         self.lane, self.clock = lane, clock
-        self.store = Store(weights, units, sizes.slot, self.lane, direct=device.type == "cpu")
+        self.store = Store(weights, units, sizes, self.lane, direct=device.type == "cpu")
         self.copies: Counter[Key] = Counter()
         self.placed, self.times_dropped, self.most_bytes = False, 0, 0
         self.plan: Plan | None = None
@@ -74,7 +77,11 @@ class Residency:
     @property
     def nbytes(self) -> int:
         """On the device now."""
-        return (self.sizes.fixed if self.placed else 0) + (len(self._slots) + len(self._free)) * self.sizes.slot
+        return (self.sizes.fixed if self.placed else 0) + self._buffer_bytes
+
+    @property
+    def _buffer_bytes(self) -> int:
+        return sum(slot.buffer.nbytes for slot in (*self._slots.values(), *self._free))
 
     def place(self) -> None:
         """Bring the small tensors that every pass needs, unless they are there; the units come when they are used."""
@@ -138,8 +145,8 @@ class Residency:
                 self._await(key, slot)
             try:
                 yield slot.module(self.units[expert][index])
-            finally:
-                slot.free = self.lane.mark()
+            finally:  # a pass that is broken off may have begun to use it
+                slot.free = None if self._settled else self.lane.mark()
 
     def _await(self, key: Key, slot: Slot) -> None:
         try:
@@ -162,9 +169,15 @@ class Residency:
         own = sorted(key for key in self._slots if key[0] == expert and not self._stays(key))
         for key in own[phase.ring :]:
             self._evict(key)
-        while self._free and len(self._slots) + len(self._free) > phase.slots:
+        while self._free and self._buffer_bytes > phase.buffer_bytes:
             self._free.pop()
-        self._worker.submit(self.store.keep, frozenset((expert, index) for index in phase.pinned))
+        self._worker.submit(self.store.keep, self._pinned(phase, expert))
+
+    def _pinned(self, phase: Phase, expert: str) -> frozenset[Key]:
+        """What stays page-locked during a phase: while a new prompt is read, what the drawing after it will want."""
+        if phase.name == "reading" and DRAWING in self.plan.phases:
+            phase, expert = self._phase(DRAWING), DRAWING
+        return frozenset((expert, index) for index in phase.pinned)
 
     def _prefetch(self, now: Key) -> None:
         """Begin to copy what is wanted next, in the order it is wanted, while there are buffers for it."""
@@ -205,23 +218,33 @@ class Residency:
         """A buffer for a unit: a free one, a new one where the plan has room, or that of what is wanted later."""
         phase = self._phase(now[0])
         passing = [other for other in self._slots if not self._stays(other)]
-        if self._stays(key) or len(passing) < phase.ring:
-            if self._free:
-                return self._free.pop()
-            if len(self._slots) < phase.slots:
-                return self._new_slot()
-        candidates = [other for other in passing if other != now]
-        last = max(candidates, key=lambda other: self._distance(other, now), default=None)
-        if last is None:
-            return None if ahead else self._new_slot()  # what the plan did not foresee must still run
-        if self._distance(last, now) <= ahead:
-            return None
-        self._evict(last)
-        return self._free.pop()
+        if (self._stays(key) or len(passing) < phase.ring) and (slot := self._fitting(key, phase)):
+            return slot
+        passing = [other for other in passing if other != now]
+        while passing:
+            last = max(passing, key=lambda other: self._distance(other, now))
+            if self._distance(last, now) <= ahead:
+                return None
+            passing.remove(last)
+            self._evict(last)
+            if slot := self._fitting(key, phase):
+                return slot
+        return None if ahead else self._new_slot(key)  # what the plan did not foresee must still run
 
-    def _new_slot(self) -> Slot:
-        slot = Slot(self.sizes.slot, self.device, self.lane.mark())
-        self.most_bytes = max(self.most_bytes, self.nbytes + self.sizes.slot)
+    def _fitting(self, key: Key, phase: Phase) -> Slot | None:
+        """A free buffer, or a new one in the place of free ones of another size; None where there is no room."""
+        size = self.sizes.slot_of(key[0])
+        for slot in self._free:
+            if slot.buffer.nbytes == size:
+                self._free.remove(slot)
+                return slot
+        while self._free and self._buffer_bytes + size > phase.buffer_bytes:
+            self._free.pop()
+        return self._new_slot(key) if self._buffer_bytes + size <= phase.buffer_bytes else None
+
+    def _new_slot(self, key: Key) -> Slot:
+        slot = Slot(self.sizes.slot_of(key[0]), self.device, self.lane.mark())
+        self.most_bytes = max(self.most_bytes, self.nbytes + slot.buffer.nbytes)
         return slot
 
     def _stays(self, key: Key) -> bool:
@@ -243,6 +266,8 @@ class Residency:
             if not slot.ready.cancel() and slot.ready.exception() is None:
                 self.lane.finish(slot.ready.result())
             slot.ready = None
+        if slot.free is None:
+            slot.free = self.lane.mark()
         self._free.append(slot)
 
     def _phase(self, expert: str) -> Phase:

@@ -1,13 +1,14 @@
 """Units on their way from the files to the device: read through two buffers, or kept page-locked for the next pass."""
 
 import logging
+import weakref
 
 import torch
 from torch import Tensor
 
 from ..checkpoint import Weights
 from .lane import Lane, Mark
-from .plan import STAGING
+from .plan import STAGING, Sizes
 from .units import Unit
 
 log = logging.getLogger(__name__)
@@ -23,11 +24,13 @@ class HostBuffer:
         self.pinned = pin and lane.pin(self.bytes)
         self.copied: Mark = None
         self._lane = lane
+        # Memory must not be freed while it is page-locked, also when its owner is simply dropped.
+        self._unpin = weakref.finalize(self, lane.unpin, self.bytes) if self.pinned else None
 
     def release(self) -> None:
         self._lane.finish(self.copied)
-        if self.pinned:
-            self._lane.unpin(self.bytes)
+        if self._unpin is not None:
+            self._unpin()
 
 
 class Store:
@@ -37,10 +40,10 @@ class Store:
     every pass wants stays in one of its own. Nothing is page-locked that does not stream.
     """
 
-    def __init__(self, weights: Weights, units: dict[str, tuple[Unit, ...]], slot_bytes: int, lane: Lane, direct: bool):
+    def __init__(self, weights: Weights, units: dict[str, tuple[Unit, ...]], sizes: Sizes, lane: Lane, direct: bool):
         """direct: without a card between, files are read to where they are used, unless they are kept."""
         self.weights, self.units, self.lane, self.direct = weights, units, lane, direct
-        self.slot_bytes = slot_bytes
+        self.sizes = sizes
         self.kept: dict[Key, HostBuffer] = {}
         self._wanted: frozenset[Key] = frozenset()
         self._spare: list[HostBuffer] = []
@@ -83,15 +86,25 @@ class Store:
     def _take(self, key: Key) -> HostBuffer:
         """A buffer to read a unit to: one to keep, or the staging buffer that was used longest ago."""
         if key in self._wanted:
-            return self._spare.pop() if self._spare else self._new()
+            return self._to_keep(self.sizes.slot_of(key[0]))
         if len(self._staging) < STAGING:
-            self._staging.append(self._new())
+            self._staging.append(self._new(self.sizes.staging // STAGING))
             return self._staging[-1]
         self._staging.append(self._staging.pop(0))
         return self._staging[-1]
 
-    def _new(self) -> HostBuffer:
-        buffer = HostBuffer(self.slot_bytes, self.lane, self._pins)
+    def _to_keep(self, size: int) -> HostBuffer:
+        """A spare buffer, or a new one in the place of one that has another size."""
+        if not self._spare:
+            return self._new(size)
+        buffer = self._spare.pop()
+        if buffer.bytes.nbytes == size:
+            return buffer
+        buffer.release()
+        return self._new(size)
+
+    def _new(self, size: int) -> HostBuffer:
+        buffer = HostBuffer(size, self.lane, self._pins)
         if self._pins and not buffer.pinned:
             self._pins = False
             log.warning("weights are copied from memory that is not page-locked; copies will not hide behind computing")

@@ -1,6 +1,6 @@
 """One expert: a stack of pre-norm decoder layers and the final norm."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -38,6 +38,12 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt) -> Tensor:
         """x: (batch, tokens, hidden) -> the same, after the final norm."""
+        return self.together([(x, rotation, attend_at)])[0]
+
+    def together(self, inputs: Sequence[tuple[Tensor, Rotation, AttendAt]]) -> list[Tensor]:
+        """`forward` of several inputs in one pass: each layer is wanted once, however many there are."""
+        states = [x for x, *_ in inputs]
         for index, layer in enumerate(self.source() if self.source else self.layers):
-            x = layer(x, rotation, attend_at(index))
-        return self.norm(x)
+            for place, (_, rotation, attend_at) in enumerate(inputs):
+                states[place] = layer(states[place], rotation, attend_at(index))
+        return [self.norm(x) for x in states]
