@@ -22,7 +22,7 @@ def drawing(
 ) -> Task:
     """One batch from a prompt. prefix_tokens: of each branch. unread: whether some branch has to be read first."""
     held = sum(prefix_tokens.values())
-    states = 2 * held * config.decoder.hidden_size * itemsize  # all branches go through a layer one after the other
+    states = held * state_bytes(config, itemsize)  # all branches go through a layer one after the other
     reading = (
         kv_bytes(config, held, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize) + states
     )
@@ -111,6 +111,11 @@ def drawing_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens
     )
 
 
+def state_bytes(config: ModelConfig, itemsize: int) -> int:
+    """What a token takes all the way through the layers: its state before and after one, and its turning tables."""
+    return 2 * config.decoder.hidden_size * itemsize + 8 * 4 * config.decoder.head_dim
+
+
 def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
     """One layer's activations for so many tokens: of its attention or its feed-forward layer, whichever takes more."""
     decoder, experts = config.decoder, config.decoder.generation_experts[0]
@@ -119,7 +124,7 @@ def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
         feed_forward = min(rows, ROWS) * 3 * decoder.intermediate_size * itemsize
     else:
         feed_forward = rows * experts.per_token * 3 * experts.width * itemsize
-    return rows * 2 * decoder.hidden_size * itemsize + max(
+    return rows * state_bytes(config, itemsize) + max(
         attention, feed_forward + rows * 2 * decoder.hidden_size * itemsize
     )
 
