@@ -110,8 +110,13 @@ class SimulatedLane:
     def stamp(self) -> Seconds:
         return max(self.clocks.computing, self.clocks.asking)
 
-    def seconds(self, stamps: list[tuple[Seconds, Seconds]]) -> list[float]:
-        return [after - before for before, after in stamps]
+    def passed(self, stamp: Seconds) -> bool:
+        return True
+
+    def seconds(self, before: Seconds, after: Seconds) -> float:
+        return after - before
+
+    def settle(self) -> None: ...
 
 
 class UnreadWeights(Weights):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -39,8 +39,14 @@ class Lane(Protocol):
     def stamp(self) -> Any:
         """The time when the device has done all computing asked for so far, for `seconds`; waits for nothing."""
 
-    def seconds(self, stamps: list[tuple[Any, Any]]) -> list[float]:
-        """Between pairs of stamps. Waits for the device."""
+    def passed(self, stamp: Any) -> bool:
+        """Whether the device has come to a stamp; waits for nothing."""
+
+    def seconds(self, before: Any, after: Any) -> float:
+        """Between two stamps that have passed."""
+
+    def settle(self) -> None:
+        """Wait until the device has done all that was asked of it."""
 
 
 class DirectLane:
@@ -67,8 +73,13 @@ class DirectLane:
     def stamp(self) -> float:
         return time.perf_counter()
 
-    def seconds(self, stamps: list[tuple[float, float]]) -> list[float]:
-        return [after - before for before, after in stamps]
+    def passed(self, stamp: float) -> bool:
+        return True
+
+    def seconds(self, before: float, after: float) -> float:
+        return after - before
+
+    def settle(self) -> None: ...
 
 
 class CudaLane:
@@ -117,9 +128,14 @@ class CudaLane:
         event.record(torch.cuda.current_stream(self.device))
         return event
 
-    def seconds(self, stamps: list[tuple[torch.cuda.Event, torch.cuda.Event]]) -> list[float]:
+    def passed(self, stamp: torch.cuda.Event) -> bool:
+        return stamp.query()
+
+    def seconds(self, before: torch.cuda.Event, after: torch.cuda.Event) -> float:
+        return before.elapsed_time(after) / 1000
+
+    def settle(self) -> None:
         torch.cuda.synchronize(self.device)
-        return [before.elapsed_time(after) / 1000 for before, after in stamps]
 
 
 def lane_to(device: torch.device) -> Lane:
@@ -129,11 +145,11 @@ def lane_to(device: torch.device) -> Lane:
 class Clock:
     """Seconds of device time by kind of work. Taking the time does not hold the device up; only reading it does."""
 
-    MOST = 4096  # stamps held before they are added up
+    MANY = 1024  # stamps, from which on those that have passed are added up
 
     def __init__(self, lane: Lane):
         self._lane = lane
-        self._stamps: list[tuple[str, Any, Any]] = []
+        self._stamps: deque[tuple[str, Any, Any]] = deque()
         self._seconds: Counter[str] = Counter()
 
     @contextmanager
@@ -143,17 +159,17 @@ class Clock:
             yield
         finally:
             self._stamps.append((kind, before, self._lane.stamp()))
-            if len(self._stamps) > self.MOST:
+            if len(self._stamps) > self.MANY:
                 self._add_up()
 
     def drain(self) -> dict[str, float]:
-        """What was counted since the last call."""
+        """What was counted since the last call. Waits for the device."""
+        self._lane.settle()
         self._add_up()
         seconds, self._seconds = self._seconds, Counter()
         return dict(seconds)
 
     def _add_up(self) -> None:
-        seconds = self._lane.seconds([(before, after) for _, before, after in self._stamps])
-        for (kind, *_), spent in zip(self._stamps, seconds, strict=True):
-            self._seconds[kind] += spent
-        self._stamps.clear()
+        while self._stamps and self._lane.passed(self._stamps[0][2]):
+            kind, before, after = self._stamps.popleft()
+            self._seconds[kind] += self._lane.seconds(before, after)

@@ -171,7 +171,13 @@ class Residency:
             self._evict(key)
         while self._free and self._buffer_bytes > phase.buffer_bytes:
             self._free.pop()
-        self._worker.submit(self.store.keep, frozenset((expert, index) for index in phase.pinned))
+        self._worker.submit(self.store.keep, self._pinned(phase, expert))
+
+    def _pinned(self, phase: Phase, expert: str) -> frozenset[Key]:
+        """What stays page-locked during a phase: while a new prompt is read, what the drawing after it will want."""
+        if phase.name == "reading" and DRAWING in self.plan.phases:
+            phase, expert = self._phase(DRAWING), DRAWING
+        return frozenset((expert, index) for index in phase.pinned)
 
     def _prefetch(self, now: Key) -> None:
         """Begin to copy what is wanted next, in the order it is wanted, while there are buffers for it."""
