@@ -190,7 +190,7 @@ WAYS = {
 }
 
 
-SOME = ("both experts stay", "low, one kept", "some stay")
+SOME = ("low, one kept", "some stay")
 
 
 @pytest.mark.parametrize(
@@ -895,10 +895,10 @@ PLACES = [{"vram_mode": "auto"}, {}, {"max_memory": "0=64GiB,cpu=1GiB"}]
     ids=lambda it: getattr(it, "__name__", None),
 )
 def test_an_engine_that_nobody_holds_is_freed_without_the_collector(load, run, settings):
-    gc.collect()
+    engine = load("dense", **settings)
+    gc.collect()  # the first use of some of torch's functions leaves a traceback behind
     gc.disable()
     try:
-        engine = load("dense", **settings)
         run(engine)
         parts = (engine, engine.model, engine.memory, engine.memory.weights, engine.reader, engine.weights)
         watched = [weakref.ref(part) for part in parts]
