@@ -102,7 +102,7 @@ def drawing_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens
     images = settings.batch_size
     tokens = settings.tokens(config) * images
     buffers = sum(prefix * images + tokens for prefix in prefix_tokens.values())
-    picture = 7 * 4 * config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
+    picture = 6 * 4 * config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
     return (
         kv_bytes(config, sum(prefix_tokens.values()), itemsize)
         + _one_layer(config, buffers, itemsize)
