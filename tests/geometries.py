@@ -43,7 +43,7 @@ def scaled_down(seed: int) -> dict:
     """
     draw = random.Random(seed)
     llm = CONFIG["llm_config"] | {
-        "num_hidden_layers": draw.randint(3, 6),
+        "num_hidden_layers": draw.randint(3, 5),
         "hidden_size": 64,
         "intermediate_size": draw.choice([128, 192]),
         "num_attention_heads": 4,

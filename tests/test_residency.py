@@ -190,7 +190,7 @@ WAYS = {
 }
 
 
-SOME = ("both experts stay", "low, one kept", "some stay")
+SOME = ("low, one kept", "some stay")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,6 @@ def test_two_pictures_at_once(load):
     assert all(torch.equal(step.pixels(), image) for step, image in zip(last, alone, strict=True))
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a run's pass looks for its phase in another run's plan")
 def test_a_question_while_a_picture_is_drawn(load):
     engine = load()
     conditioning = short(engine, "x")
@@ -408,7 +407,6 @@ def test_shrinking_gives_back_as_much_as_is_asked_for(load):
 # The simulated device.
 
 
-@pytest.mark.xfail(strict=True, reason="buffers of the last phase are given up after the next one's tensors are made")
 def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):
     """Tensors are counted, and not what an allocator would reserve for them. 200 runs."""
     monkeypatch.setattr(plans, "FRAGMENTATION", 1.0)
@@ -538,7 +536,6 @@ def test_a_file_that_changes_during_a_run_is_named(own, spoil):
         list(run)
 
 
-@pytest.mark.xfail(strict=True, raises=CheckpointError, reason="copies that failed ahead of their use are kept")
 @pytest.mark.parametrize("spoil", [remove, truncate, replace_file])
 def test_once_the_file_is_back_the_engine_goes_on(own, spoil):
     expected = draw_short(sensenova_core.load(own.path))
@@ -665,9 +662,6 @@ def test_memory_that_nothing_can_be_given_back_of(load, settings):
         draw_short(engine)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=torch.OutOfMemoryError, reason="what is made before the first step is not mended"
-)
 def test_memory_that_runs_out_between_reading_and_drawing_is_mended(load, monkeypatch):
     engine = load("dense", "auto", 8, max_memory="64GiB")
     expected = draw_short(engine)
@@ -767,12 +761,11 @@ def test_page_locking_that_is_refused_is_said_once_and_changes_nothing(load, mon
     assert torch.equal(result, draw_short(load("dense")))
 
 
-@pytest.mark.xfail(strict=True, reason="a buffer is forgotten, still page-locked, when reading to it fails")
 def test_a_read_that_fails_leaves_nothing_page_locked(tmp_path, monkeypatch):
     seen = pins(monkeypatch)
     engine = sensenova_core.load(write_checkpoint(tmp_path, geometry(0)), vram_mode="balanced")
     host_of(engine, 99)
-    watch_attention(engine, Failing({12}, lambda: remove(tmp_path / "model.safetensors") and KeyboardInterrupt()))
+    watch_attention(engine, Failing({22}, lambda: remove(tmp_path / "model.safetensors") and KeyboardInterrupt()))
     with pytest.raises((CheckpointError, KeyboardInterrupt)):
         draw_short(engine)
     with pytest.raises(CheckpointError):
@@ -902,10 +895,10 @@ PLACES = [{"vram_mode": "auto"}, {}, {"max_memory": "0=64GiB,cpu=1GiB"}]
     ids=lambda it: getattr(it, "__name__", None),
 )
 def test_an_engine_that_nobody_holds_is_freed_without_the_collector(load, run, settings):
-    gc.collect()
+    engine = load("dense", **settings)
+    gc.collect()  # the first use of some of torch's functions leaves a traceback behind
     gc.disable()
     try:
-        engine = load("dense", **settings)
         run(engine)
         parts = (engine, engine.model, engine.memory, engine.memory.weights, engine.reader, engine.weights)
         watched = [weakref.ref(part) for part in parts]

@@ -29,7 +29,7 @@ def _groups(root: Path, membership: Path) -> list[Path]:
         return []
     groups = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        controllers, _, path = line.partition(":")[2].partition(":")
         if controllers in ("", "memory"):
             top = root if not controllers else root / "memory"
             inside = top / path.lstrip("/")
