@@ -98,6 +98,9 @@ class Client:
     def get(self, path: str) -> Any:
         return json.loads(self._request(path))
 
+    def text(self, path: str) -> str:
+        return self._request(path).decode()
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         answer = self._request(path, json.dumps(body).encode())
         return json.loads(answer) if answer else None

@@ -26,6 +26,11 @@ def test_every_node_is_described(nodes):
     assert [id for id, node in nodes.items() if not node["description"]] == []
 
 
+def test_every_node_has_a_help_page(client, nodes):
+    for id, node in nodes.items():
+        assert client.text(f"/extensions/{comfyui.PACK}/docs/{id}.md").startswith(f"# {node['display_name']}\n")
+
+
 def test_every_input_has_a_tooltip(nodes):
     assert [
         (id, name) for id, node in nodes.items() for name, options in _inputs(node) if not options.get("tooltip")
