@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -143,7 +144,8 @@ class Writer:
         """Draw an image at this point, and read it back into both contexts."""
         self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
         prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
-        denoiser = Denoiser(
+        make = partial(
+            Denoiser,
             self.reader.model,
             {branch: prefixes[branch] for branch in self.branches},
             self.settings.of_image(index),
@@ -152,6 +154,8 @@ class Writer:
             noise=self.noise,
             attempt=self.reader.attempt,
         )
+        denoiser = self.reader.attempt("drawing", make)
+        del make
         for step in denoiser.steps():
             yield step
         pixels, rows, columns = step.pixels(), denoiser.rows, denoiser.columns

@@ -1,6 +1,7 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -239,8 +240,9 @@ class Engine:
         used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
 
         def steps() -> Iterator[Step]:
-            prefixes, edit = self.reader.prefixes_of(used), conditioning.is_edit
-            return Denoiser(self.model, prefixes, settings, self._kernel, edit, attempt=self.memory.attempt).steps()
+            prefixes, edit, attempt = self.reader.prefixes_of(used), conditioning.is_edit, self.memory.attempt
+            make = partial(Denoiser, self.model, prefixes, settings, self._kernel, edit, attempt=attempt)
+            return attempt("drawing", make).steps()
 
         def needed() -> list[str]:
             return [sequence.key for sequence in used.values()]

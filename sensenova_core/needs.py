@@ -22,7 +22,7 @@ def drawing(
 ) -> Task:
     """One batch from a prompt. prefix_tokens: of each branch. unread: whether some branch has to be read first."""
     held = sum(prefix_tokens.values())
-    states = 2 * held * config.decoder.hidden_size * itemsize  # all branches go through a layer one after the other
+    states = held * state_bytes(config, itemsize)  # all branches go through a layer one after the other
     reading = (
         kv_bytes(config, held, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize) + states
     )
@@ -102,13 +102,18 @@ def drawing_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens
     images = settings.batch_size
     tokens = settings.tokens(config) * images
     buffers = sum(prefix * images + tokens for prefix in prefix_tokens.values())
-    picture = 7 * 4 * config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
+    picture = 6 * 4 * config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
     return (
         kv_bytes(config, sum(prefix_tokens.values()), itemsize)
         + _one_layer(config, buffers, itemsize)
         + activation_bytes(config, len(prefix_tokens) * tokens, itemsize)
         + picture
     )
+
+
+def state_bytes(config: ModelConfig, itemsize: int) -> int:
+    """What a token takes all the way through the layers: its state before and after one, and its turning tables."""
+    return 2 * config.decoder.hidden_size * itemsize + 8 * 4 * config.decoder.head_dim
 
 
 def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
@@ -119,7 +124,7 @@ def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
         feed_forward = min(rows, ROWS) * 3 * decoder.intermediate_size * itemsize
     else:
         feed_forward = rows * experts.per_token * 3 * experts.width * itemsize
-    return rows * 2 * decoder.hidden_size * itemsize + max(
+    return rows * state_bytes(config, itemsize) + max(
         attention, feed_forward + rows * 2 * decoder.hidden_size * itemsize
     )
 

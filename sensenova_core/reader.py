@@ -71,9 +71,14 @@ class Reader:
 
     def open_all(self, sequences: list[Sequence], more: int = 0) -> list[tuple[Context, Tensor]]:
         """`open` of several sequences in one pass of the layers."""
-        contexts = [self.new_context(len(sequence.ids) + more) for sequence in sequences]
-        unread = [self._unread(context, sequence) for context, sequence in zip(contexts, sequences, strict=True)]
-        return [*zip(contexts, self._extend(unread), strict=True)]
+        if not sequences:
+            return []
+
+        def prepare() -> list[Unread]:
+            return [self._unread(self.new_context(len(sequence.ids) + more), sequence) for sequence in sequences]
+
+        unread = self.attempt("reading", prepare)
+        return [(context, hidden) for (context, *_), hidden in zip(unread, self._extend(unread), strict=True)]
 
     def resume(self, sequence: Sequence, more: int) -> tuple[Context, Tensor]:
         """`open`, reading only what differs from the sequence that `hold` kept: the next turn of a conversation."""
@@ -157,8 +162,6 @@ class Reader:
 
     def _extend(self, unread: list[Unread]) -> list[Tensor]:
         """Read into several contexts in one pass of the layers; their last hidden states, (1, hidden) each."""
-        if not unread:
-            return []
 
         def read() -> list[Tensor]:
             inputs = []

@@ -164,8 +164,12 @@ class Denoiser:
     def start(self) -> Tensor:
         """The noise that the image begins as: float32 tokens."""
         height, width = self.rows * self.side, self.columns * self.side
-        noise = flow.starting_noise(self.noise, self.settings.batch_size, height, width)
-        return image_to_tokens(self.noise_scale * noise.to(self.model.device), self.side)
+        noise = flow.starting_noise(self.noise, self.settings.batch_size, height, width)  # once: it moves the stream on
+
+        def scaled() -> Tensor:
+            return image_to_tokens(self.noise_scale * noise.to(self.model.device), self.side)
+
+        return self.attempt("drawing", scaled)
 
     def steps(self) -> Iterator[Step]:
         """Take one step at a time, each when it is asked for."""

@@ -237,7 +237,6 @@ def test_a_budget_too_small_is_refused_with_what_would_help():
             assert "max_memory" in said and "fewer pixels" in said
 
 
-@pytest.mark.xfail(strict=True, reason="the phase that is looked at first names its own smallest budget")
 def test_the_smallest_that_is_named_is_of_all_phases():
     for case in CASES:
         _, named = refusal(case, 1)

@@ -226,7 +226,6 @@ def test_two_pictures_at_once(load):
     assert all(torch.equal(step.pixels(), image) for step, image in zip(last, alone, strict=True))
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a run's pass looks for its phase in another run's plan")
 def test_a_question_while_a_picture_is_drawn(load):
     engine = load()
     conditioning = short(engine, "x")
@@ -408,7 +407,6 @@ def test_shrinking_gives_back_as_much_as_is_asked_for(load):
 # The simulated device.
 
 
-@pytest.mark.xfail(strict=True, reason="buffers of the last phase are given up after the next one's tensors are made")
 def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):
     """Tensors are counted, and not what an allocator would reserve for them. 200 runs."""
     monkeypatch.setattr(plans, "FRAGMENTATION", 1.0)
@@ -538,7 +536,6 @@ def test_a_file_that_changes_during_a_run_is_named(own, spoil):
         list(run)
 
 
-@pytest.mark.xfail(strict=True, raises=CheckpointError, reason="copies that failed ahead of their use are kept")
 @pytest.mark.parametrize("spoil", [remove, truncate, replace_file])
 def test_once_the_file_is_back_the_engine_goes_on(own, spoil):
     expected = draw_short(sensenova_core.load(own.path))
@@ -665,9 +662,6 @@ def test_memory_that_nothing_can_be_given_back_of(load, settings):
         draw_short(engine)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=torch.OutOfMemoryError, reason="what is made before the first step is not mended"
-)
 def test_memory_that_runs_out_between_reading_and_drawing_is_mended(load, monkeypatch):
     engine = load("dense", "auto", 8, max_memory="64GiB")
     expected = draw_short(engine)

@@ -37,6 +37,9 @@ class Mapped:
     def begin(self, plan: Plan) -> None:
         """Nothing to do: all stays where it is."""
 
+    def enter(self, expert: str) -> None:
+        """Nothing to do: both experts are there."""
+
     def drop(self) -> None:
         """Put every parameter back on the meta device, giving up the memory it held."""
         self.placed = False

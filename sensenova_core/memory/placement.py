@@ -16,7 +16,7 @@ from .lane import Clock, lane_to
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
 from .residency import Residency
-from .units import Fixed, units_of
+from .units import DRAWING, READING, Fixed, units_of
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out
@@ -90,9 +90,12 @@ class Placement:
     def attempt(self, kind: str, work: Callable[[], Result]) -> Result:
         """Do a piece of work that can be done over: with less memory for weights, once, if the device runs out.
 
-        kind: what its seconds are counted as. Raises SenseNovaError when memory runs out again.
+        kind: which expert's work it is, and what its seconds are counted as. Raises SenseNovaError when memory runs out
+        again.
         """
+        expert = DRAWING if kind == "drawing" else READING
         try:
+            self.weights.enter(expert)
             with self.clock.counting(kind):
                 return work()
         except RuntimeError as error:
@@ -101,6 +104,7 @@ class Placement:
             reason = str(error).splitlines()[0]
         self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
         try:
+            self.weights.enter(expert)
             with self.clock.counting(kind):
                 return work()
         except RuntimeError as error:

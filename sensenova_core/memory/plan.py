@@ -208,6 +208,7 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
     host_free: bytes of system memory that may be taken. Raises SettingsError naming the smallest budget that works,
     and what else would help.
     """
+    _check_smallest(sizes, task, limits)
     rooms = {expert: _room(sizes, expert, task, limits) for expert in task.works}
     both = limits.mode == "auto" and min(rooms.values()) >= sizes.buffers("auto")
     phases = {expert: _phase(expert, sizes, task, limits, rooms[expert], both, host_free) for expert in task.works}
@@ -216,20 +217,26 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
 
 def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
     """Bytes for buffers on the card beside everything else in an expert's phase: one buffer or more."""
-    work, slot = task.works[expert], sizes.slot_of(expert)
     room = sizes.buffers("auto")
     if limits.device is not None:
-        room = min(room, limits.device - work.reserved - sizes.fixed)
-        if room < slot:
-            smallest = ceil((work.reserved + sizes.fixed + slot) / GIB * 100) / 100  # rounded up: it works
-            raise SettingsError(
-                f"{task.name} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works "
-                f"is {smallest:.2f} GiB, {work.reserved / GIB:.2f} of it for the picture or text itself; raise "
-                "max_memory, free the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
-            )
+        room = min(room, limits.device - task.works[expert].reserved - sizes.fixed)
     if limits.weights is not None:  # somebody else's wish, which one buffer may overstep
-        room = min(room, max(slot, limits.weights - sizes.fixed))
+        room = min(room, max(sizes.slot_of(expert), limits.weights - sizes.fixed))
     return room
+
+
+def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
+    """Raise SettingsError unless every phase has room for one buffer."""
+    needed, work = max(
+        (work.reserved + sizes.fixed + sizes.slot_of(expert), work.reserved) for expert, work in task.works.items()
+    )
+    if limits.device is not None and limits.device < needed:
+        smallest = ceil(needed / GIB * 100) / 100  # rounded up, so that it works
+        raise SettingsError(
+            f"{task.name} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works "
+            f"is {smallest:.2f} GiB, {work / GIB:.2f} of it for the picture or text itself; raise max_memory, free "
+            "the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
+        )
 
 
 def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, both: bool, host_free: int) -> Phase:

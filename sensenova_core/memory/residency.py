@@ -67,6 +67,7 @@ class Residency:
         self._slots: dict[Key, Slot] = {}  # that hold a unit, or will when a copy has ended
         self._free: list[Slot] = []
         self._active, self._left, self._settled = "", None, False
+        self._phases: dict[str, Phase] = {}
         self._residents: dict[str, frozenset[int]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sensenova-copy")
         layers = model.config.decoder.num_layers
@@ -97,7 +98,27 @@ class Residency:
     def begin(self, plan: Plan) -> None:
         """Carry out another plan from the next pass on."""
         self.plan, self._active = plan, ""
-        self._residents = {expert: frozenset(phase.resident) for expert, phase in plan.phases.items()}
+        self._phases |= plan.phases  # another run's may go on with the phase that this plan lacks
+        self._residents |= {expert: frozenset(phase.resident) for expert, phase in plan.phases.items()}
+
+    def enter(self, expert: str) -> None:
+        """Begin an expert's phase, unless it is the one that goes on: what it has no place for makes room.
+
+        A pass does so by itself; whoever makes tensors before the first pass asks for it before.
+        """
+        if self._active == expert:
+            return
+        phase = self._phase(expert)
+        self._active, self._left, self._settled = expert, phase.passes, False
+        others = [key for key in self._slots if key[0] != expert]
+        for key in others[phase.kept :]:
+            self._evict(key)
+        own = sorted(key for key in self._slots if key[0] == expert and not self._stays(key))
+        for key in own[phase.ring :]:
+            self._evict(key)
+        while self._free and self._buffer_bytes > phase.buffer_bytes:
+            self._free.pop()
+        self._worker.submit(self.store.keep, self._pinned(phase, expert))
 
     def drop(self) -> None:
         """Give back all memory, on the device and page-locked. Every tensor is on disk alone again."""
@@ -127,13 +148,13 @@ class Residency:
 
     def layers(self, expert: str, count: int) -> Iterator[nn.Module]:
         """One pass over an expert's layers: each is ready to run until the next one is asked for."""
-        self._enter(expert)
+        self.enter(expert)
         self._left = None if self._left is None else max(0, self._left - 1)
         return self._pass(expert, range(count))
 
     def head(self, first: int) -> Iterator[nn.Module]:
         """One pass over the output head's pieces, the first of which is the unit of that index."""
-        self._enter(READING)
+        self.enter(READING)
         return self._pass(READING, range(first, len(self.units[READING])))
 
     def _pass(self, expert: str, indexes: range) -> Iterator[nn.Module]:
@@ -142,36 +163,21 @@ class Residency:
             self._prefetch(key)
             slot = self._slots[key]
             if slot.ready is not None:
-                self._await(key, slot)
+                self._await(slot)
             try:
                 yield slot.module(self.units[expert][index])
             finally:  # a pass that is broken off may have begun to use it
                 slot.free = None if self._settled else self.lane.mark()
 
-    def _await(self, key: Key, slot: Slot) -> None:
+    def _await(self, slot: Slot) -> None:
         try:
             with self.clock.counting("waiting"):
                 self.lane.wait(slot.ready)
-        except BaseException:
-            self._evict(key)
+        except BaseException:  # what failed here may have failed further ahead as well
+            for other in [other for other, ahead in self._slots.items() if ahead.ready is not None]:
+                self._evict(other)
             raise
         slot.ready = None
-
-    def _enter(self, expert: str) -> None:
-        """Begin an expert's phase, unless it is the one that goes on: what it has no place for makes room."""
-        if self._active == expert:
-            return
-        phase = self._phase(expert)
-        self._active, self._left, self._settled = expert, phase.passes, False
-        others = [key for key in self._slots if key[0] != expert]
-        for key in others[phase.kept :]:
-            self._evict(key)
-        own = sorted(key for key in self._slots if key[0] == expert and not self._stays(key))
-        for key in own[phase.ring :]:
-            self._evict(key)
-        while self._free and self._buffer_bytes > phase.buffer_bytes:
-            self._free.pop()
-        self._worker.submit(self.store.keep, self._pinned(phase, expert))
 
     def _pinned(self, phase: Phase, expert: str) -> frozenset[Key]:
         """What stays page-locked during a phase: while a new prompt is read, what the drawing after it will want."""
@@ -271,4 +277,4 @@ class Residency:
         self._free.append(slot)
 
     def _phase(self, expert: str) -> Phase:
-        return self.plan.phases[expert]
+        return self._phases[expert]

@@ -72,7 +72,12 @@ class Store:
         if buffer is None:
             buffer = self._take(key)
             self.lane.finish(buffer.copied)
-            self._read(unit, buffer.bytes)
+            try:
+                self._read(unit, buffer.bytes)
+            except BaseException:
+                if key in self._wanted:
+                    self._spare.append(buffer)
+                raise
             if key in self._wanted:
                 self.kept[key] = buffer
         buffer.copied = self.lane.copy(buffer.bytes[: unit.nbytes], target[: unit.nbytes], after)
