@@ -28,10 +28,10 @@ def answer(
     reader: Reader, prompts: PromptBuilder, conversation: Sequence, settings: DecodingSettings, choose: Choose
 ) -> Iterator[Answer]:
     """Answer a conversation, token by token. Only what differs from the conversation held before is read."""
-    context, hidden = reader.resume(conversation, BLOCK_TOKENS)
+    limit = min(settings.max_tokens, prompts.room_after(conversation))
+    context, hidden = reader.resume(conversation, BLOCK_TOKENS, limit)
     stop, ids, text = {prompts.tokenizer.ids[TURN_END]}, [], ""
     stream = TextStream(prompts.tokenizer.decode)
-    limit = min(settings.max_tokens, prompts.room_after(conversation))
     ended = "cut" if limit == settings.max_tokens else "context"
     for chosen in decode(reader, context, hidden, choose, stop, set(), limit):
         if not chosen.read:

@@ -1,6 +1,6 @@
 """A document of text and pictures, written and drawn in one go (interleaved generation)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from . import flow
 from .decode import Choose, DecodingSettings, TextStream
 from .errors import SettingsError, check_count
+from .prefix import Context
 from .prompt import PromptBuilder, Sequence, system_message
 from .reader import Reader
 from .sampling import Denoiser, SamplingSettings, Step
@@ -91,8 +92,13 @@ class Writer:
         unconditional: Sequence,
         settings: DocumentSettings,
         choose: Choose | None = None,
+        prepare: Callable[[int, dict[str, Context]], None] = lambda index, contexts: None,
     ):
-        """sequences: full and images-only, as PromptBuilder.document makes them. choose: replaces the settings' own."""
+        """sequences: full and images-only, as PromptBuilder.document makes them. choose: replaces the settings' own.
+
+        prepare: called before each picture, with its index and what has grown so far, by branch.
+        """
+        self.prepare = prepare
         self.reader, self.tokenizer, self.settings = reader, prompts.tokenizer, settings
         self.max_context = prompts.max_tokens
         self.choose = choose or settings.decoding.chooser()
@@ -142,6 +148,7 @@ class Writer:
 
     def _draw(self, index: int) -> Iterator[Step]:
         """Draw an image at this point, and read it back into both contexts."""
+        self.prepare(index, self.contexts)
         self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
         prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
         make = partial(

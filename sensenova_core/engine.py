@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakMethod
 
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ from .flow import Guidance
 from .images import edit_pixel_limits, references, understanding_pixel_limits
 from .memory import Placement, Plan, Task, limits_of, parse_size
 from .model import SenseNovaU1, attention_kernel
-from .prefix import PREFIX_CACHE_BYTES
+from .prefix import PREFIX_CACHE_BYTES, Context
 from .prompt import Conditioning, Message, PromptBuilder
 from .prompt import Sequence as Tokens
 from .reader import Reader
@@ -86,6 +87,8 @@ class Engine:
         self.tokenizer = Tokenizer(self.path, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, self.memory.attempt)
+        forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
+        self.memory.forget = lambda: (forget() or int)()
 
     @property
     def _itemsize(self) -> int:
@@ -103,11 +106,10 @@ class Engine:
         """What writing up to `more` tokens after `tokens` is to do, for `plan`."""
         return needs.writing(self.config, tokens, min(more, self.prompts.max_tokens), self._itemsize, name)
 
-    def document_task(self, settings: DocumentSettings, images: int = 0, tokens: int | None = None) -> Task:
-        """What `interleave` is to do, for `plan`: after a prompt of `tokens`, or a usual one with so many images."""
-        if tokens is None:
-            tokens = needs.usual_tokens(self.config, images)
-        return needs.document(self.config, settings, tokens, self.prompts.max_tokens, self._itemsize)
+    def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
+        """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with so many images."""
+        written = dict.fromkeys(needs.growing(settings.of_image(0)), needs.usual_tokens(self.config, images))
+        return needs.document(self.config, settings, written, 0, self._itemsize)
 
     def explain(
         self, settings: SamplingSettings, images: int = 0, think_tokens: int = 0, card: str = "", ram: str = ""
@@ -191,7 +193,8 @@ class Engine:
         self._check_vocabulary(conditioning)
         choose = choose or settings.chooser()
         with torch.inference_mode():
-            self._start(self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"))
+            needed = [sequence.key for sequence in conditioning.sequences.values()]  # the picture will want them
+            self._start(self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"), needed)
             dropped = self.memory.weights.times_dropped
 
             def show(piece: str) -> None:
@@ -305,9 +308,17 @@ class Engine:
         shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
         sequences = self.prompts.document(prompt, shown, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
+        begun = dict.fromkeys(needs.growing(settings.of_image(0)), len(sequences[0].ids))
+
+        def prepare(index: int, contexts: dict[str, Context]) -> None:
+            """Plan anew before a picture: all that was written has grown."""
+            written = {name: context.tokens for name, context in contexts.items()}
+            held = sum(context.nbytes for context in contexts.values())
+            self._start(needs.document(self.config, settings, written, index, self._itemsize), held=held)
+
         return self._running(
-            lambda: self.document_task(settings, tokens=len(sequences[0].ids)),
-            lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose).events(),
+            lambda: needs.document(self.config, settings, begun, 0, self._itemsize),
+            lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose, prepare).events(),
         )
 
     @torch.inference_mode()
@@ -328,8 +339,9 @@ class Engine:
             yield result
             self._check_still_placed(dropped)
 
-    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False) -> None:
-        plan = self.memory.start(task, self.reader.nbytes)
+    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, held: int = 0) -> None:
+        """held: bytes that the run has on the device already, beside what the reader holds."""
+        plan = self.memory.start(task, self.reader.nbytes + held)
         if plan is not None:
             device = plan.limits.device
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes

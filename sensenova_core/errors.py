@@ -2,6 +2,9 @@
 
 import math
 
+# How torch and the libraries below it say that memory ran out, where the error has no type of its own.
+_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+
 
 class SenseNovaError(Exception):
     """Base of every error this package raises on purpose."""
@@ -32,3 +35,10 @@ def check_count(name: str, value: object, least: int, most: int | None = None) -
         raise SettingsError(
             f"{name} is {value!r}; give a whole number from {least}{'' if most is None else f' to {most}'}"
         )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's, torch's or of a device's libraries means that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

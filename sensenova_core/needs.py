@@ -10,6 +10,7 @@ from .prefix import BLOCK_TOKENS
 from .sampling import SamplingSettings
 
 USUAL_PROMPT = 400  # tokens, with the system message
+USUAL_TEXT = 1024  # tokens between two pictures of a document
 
 
 def drawing(
@@ -41,21 +42,34 @@ def writing(config: ModelConfig, tokens: int, more: int, itemsize: int, name: st
     )
 
 
-def document(config: ModelConfig, settings: DocumentSettings, tokens: int, most_tokens: int, itemsize: int) -> Task:
-    """A document begun from a prompt of `tokens`, up to the context's `most_tokens`, which both contexts may reach."""
-    sampling = settings.of_image(0)
+def document(
+    config: ModelConfig, settings: DocumentSettings, written: dict[str, int], index: int, itemsize: int
+) -> Task:
+    """A document as far as its next picture, the one of that index: it is planned anew before each.
+
+    written: tokens of each growing context so far, by guidance branch.
+    """
+    if settings.max_images == 0:
+        return writing(config, max(written.values()), settings.decoding.max_tokens, itemsize, "a document of")
+    sampling = settings.of_image(min(index, settings.max_images - 1))
     drawn = sampling.tokens(config)
-    grown = min(tokens + settings.max_images * drawn + settings.decoding.max_tokens, most_tokens)
-    held = kv_bytes(config, 2 * (grown + BLOCK_TOKENS), itemsize)
-    reading = activation_bytes(config, max(tokens, drawn), itemsize) + _one_layer(config, grown, itemsize)
-    beside = drawing_bytes(config, sampling, dict.fromkeys(("full", "images", "none"), grown), itemsize)
-    beside -= kv_bytes(config, 3 * grown, itemsize)
-    return Task(
-        f"a document with up to {settings.max_images} pictures of {sampling.width} x {sampling.height}",
-        Work(held + reading),
-        writes=True,
-        drawing=Work(held + beside, sampling.steps),
+    grown = {name: _blocks(tokens + drawn + USUAL_TEXT) for name, tokens in written.items()}
+    held, longest = kv_bytes(config, sum(grown.values()), itemsize), max(grown.values())
+    reading = (
+        held + _one_layer(config, longest, itemsize) + activation_bytes(config, max(*written.values(), drawn), itemsize)
     )
+    prefixes = grown | ({flow.UNCONDITIONAL: USUAL_PROMPT} if flow.UNCONDITIONAL in branches(sampling, True) else {})
+    return Task(
+        f"picture {index + 1} of a document, {sampling.width} x {sampling.height}",
+        Work(reading),
+        writes=True,
+        drawing=Work(drawing_bytes(config, sampling, prefixes, itemsize), sampling.steps),
+    )
+
+
+def growing(settings: SamplingSettings) -> tuple[str, ...]:
+    """The branches of a document that grow with it."""
+    return tuple(name for name in branches(settings, True) if name != flow.UNCONDITIONAL)
 
 
 def outlook(
@@ -89,7 +103,7 @@ def kv_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
 
 def reading_bytes(config: ModelConfig, tokens: int, more: int, itemsize: int) -> int:
     """Reading `tokens` and then writing `more`: their keys and values, of which a growing layer exists twice."""
-    total = -(-(tokens + more) // BLOCK_TOKENS) * BLOCK_TOKENS
+    total = _blocks(tokens + more)
     return (
         kv_bytes(config, total, itemsize)
         + _one_layer(config, total, itemsize)
@@ -132,6 +146,11 @@ def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
 def branches(settings: SamplingSettings, edit: bool) -> tuple[str, ...]:
     """The guidance branches that some step needs."""
     return settings.guidance.branches_needed(edit, settings.times()[:-1].tolist())
+
+
+def _blocks(tokens: int) -> int:
+    """Room for so many tokens, as a context takes it."""
+    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
 
 
 def _one_layer(config: ModelConfig, tokens: int, itemsize: int) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 from .images import MEAN, STD, ReferenceImage
 from .layout import to_patches
 from .model import Kernel, SenseNovaU1
-from .prefix import PREFIX_CACHE_BYTES, Context, Prefix, Reading, RecentlyUsed
+from .prefix import BLOCK_TOKENS, PREFIX_CACHE_BYTES, Context, Prefix, Reading, RecentlyUsed
 from .prompt import Sequence, image_positions, runs, text_positions
 from .work import Attempt, at_once
 
@@ -39,8 +39,13 @@ class Reader:
 
         needed: keys of sequences. conversation: whether the run may go on with the one that is held.
         """
-        if self.held and not conversation and self.held[1].nbytes > limit:
-            self.held = None
+        if self.held and not conversation:
+            if self.held[1].nbytes > limit:
+                self.held = None
+            else:
+                limit -= self.held[1].nbytes
+        self.embeddings.trim(limit, ())
+        limit -= self.embeddings.nbytes
         self.prefixes.trim(min(limit + self.prefixes.nbytes_of(needed), PREFIX_CACHE_BYTES), needed)
 
     def forget(self) -> None:
@@ -80,15 +85,19 @@ class Reader:
         unread = self.attempt("reading", prepare)
         return [(context, hidden) for (context, *_), hidden in zip(unread, self._extend(unread), strict=True)]
 
-    def resume(self, sequence: Sequence, more: int) -> tuple[Context, Tensor]:
-        """`open`, reading only what differs from the sequence that `hold` kept: the next turn of a conversation."""
+    def resume(self, sequence: Sequence, more: int, most: int) -> tuple[Context, Tensor]:
+        """`open`, reading only what differs from the sequence that `hold` kept: the next turn of a conversation.
+
+        most: tokens that may follow; what is held stays only if it has no more room than these need.
+        """
         if self.held is None:
             return self.open(sequence, more)
         held, context = self.held
         self.held = None  # the context is about to change
         kept = min(_common_tokens(held, sequence), len(sequence.ids) - 1)
-        if context.room > 4 * (len(sequence.ids) + more):
-            return self.open(sequence, more)  # do not go on holding the buffers of a far longer conversation
+        if context.room > len(sequence.ids) + max(more, most) + BLOCK_TOKENS:
+            del held, context  # the buffers of a far longer conversation
+            return self.open(sequence, more)
         context.truncate(kept, int(sequence.positions[0, kept - 1]) if kept else -1)
         return context, self.read_on(context, sequence)
 
@@ -101,7 +110,8 @@ class Reader:
 
     def read_on(self, context: Context, sequence: Sequence) -> Tensor:
         """Read what `context` lacks of `sequence`, whose beginning it holds; the last hidden state (1, hidden)."""
-        return self._extend([self._unread(context, sequence)])[0]
+        unread = self.attempt("reading", lambda: self._unread(context, sequence))
+        return self._extend([unread])[0]
 
     def _unread(self, context: Context, sequence: Sequence) -> Unread:
         start = context.tokens
@@ -150,8 +160,12 @@ class Reader:
     def embed_drawn(self, pixels: Tensor) -> Tensor:
         """An image as it was drawn, (1, 3, height, width) in about -1 .. 1 -> (1, tokens, hidden). Neither clamped nor
         rounded: the model reads back exactly what it drew."""
-        shown = pixels * 0.5 + 0.5
-        return self.embed_pixels((shown - MEAN.to(shown.device)) / STD.to(shown.device))
+
+        def embed() -> Tensor:
+            shown = pixels * 0.5 + 0.5
+            return self.embed_pixels((shown - MEAN.to(shown.device)) / STD.to(shown.device))
+
+        return self.attempt("reading", embed)
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised (batch, 3, height, width) -> (batch, tokens, hidden)."""

@@ -175,10 +175,7 @@ class Denoiser:
         """Take one step at a time, each when it is asked for."""
         z, settings = self.start(), self.settings
         for index in range(settings.steps):
-            t, t_next = self.device_times[index], self.device_times[index + 1]
-            v = self.attempt("drawing", partial(self._guided_velocity, z, index))
-            guess = z + (1 - t) * v
-            z = z + (t_next - t) * v
+            z, guess = self.attempt("drawing", partial(self._next, z, index))
             yield Step(
                 index=index,
                 total=settings.steps,
@@ -191,6 +188,12 @@ class Denoiser:
                 height=settings.height,
                 width=settings.width,
             )
+
+    def _next(self, z: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """z after a step, and the guess of the clean image that it followed."""
+        t, t_next = self.device_times[index], self.device_times[index + 1]
+        v = self._guided_velocity(z, index)
+        return z + (t_next - t) * v, z + (1 - t) * v
 
     def _guided_velocity(self, z: Tensor, index: int) -> Tensor:
         guidance, t = self.settings.guidance, float(self.times[index])

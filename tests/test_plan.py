@@ -252,8 +252,10 @@ def test_the_smallest_that_is_named_works():
 def test_a_host_that_allows_next_to_nothing_still_gets_a_plan():
     for case in CASES:
         for weights in (0, 1, case.sizes.fixed):
-            plan = case.plan(weights=weights)
-            assert [phase.slots for phase in plan.phases.values()] == [1] * len(plan.phases), case
+            plan = case.plan(weights=weights, device=MUCH)
+            ring = RING[case.limits.mode]
+            slots = [min(ring, len(phase.unit_bytes)) for phase in plan.phases.values()]
+            assert [phase.slots for phase in plan.phases.values()] == slots, case
 
 
 def test_auto_keeps_both_experts_where_there_is_room_and_full_keeps_one():

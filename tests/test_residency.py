@@ -85,7 +85,8 @@ def load(folder) -> Callable[..., Engine]:
 
 
 def allow(engine: Engine, slots: int) -> None:
-    engine.memory.allow(engine.memory.sizes.fixed + slots * engine.memory.sizes.slot)  # of the larger expert
+    room = slots * engine.memory.sizes.slot  # of the larger expert
+    engine.memory.limits = replace(engine.memory.limits, buffers=room)
 
 
 def copied(engine: Engine, expert: str) -> int:
@@ -823,7 +824,7 @@ def test_units_of_fp8_arrive_bit_for_bit(direct, kept):
     slot = sizes.slot_of(DRAWING)
     store = Store(weights, {DRAWING: units}, sizes, DirectLane(), direct)
     store.keep(frozenset((DRAWING, index) for index in kept))
-    buffer = Slot(slot, torch.device("cpu"), None)
+    buffer = Slot(slot, torch.device("cpu"), DirectLane())
     for _ in range(3):
         for index, unit in enumerate(units):
             buffer.buffer.fill_(0xAA)

@@ -6,9 +6,9 @@ import logging
 import sys
 
 from .. import __version__
-from ..errors import SenseNovaError, SettingsError
+from ..errors import SenseNovaError, SettingsError, out_of_memory
 from . import chat, generate, inspect, interleave, plan
-from .mistakes import in_user_s_words, out_of_memory, smaller
+from .mistakes import in_user_s_words, smaller
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        return _failed(f"out of memory; the weights take as much as their files, and for the rest {smaller(options)}")
+        return _failed(f"out of memory; try --vram-mode low, and {smaller(options)}")
     except KeyboardInterrupt:
         print("sensenova: interrupted", file=sys.stderr)
         return 130

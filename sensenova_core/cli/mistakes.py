@@ -10,7 +10,6 @@ from .options import flag
 ENGINE_NAMES = {"steps": "num_steps", "cfg": "cfg_scale", "img_cfg": "img_cfg_scale", "shift": "timestep_shift"}
 CROP_HINT = re.compile("; with crop (.*)")
 TAKES_MEMORY = ("width", "height", "batch_size", "max_images", "max_pixels", "max_tokens")
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def in_user_s_words(error: SettingsError, options, keys: Container[str] = ()) -> str:
@@ -25,11 +24,6 @@ def in_user_s_words(error: SettingsError, options, keys: Container[str] = ()) ->
             named = name if name in keys else flag(name)
             text = (begins[1] or "") + named + text[begins.end() :]
     return CROP_HINT.sub(r"; with --crop \1" if hasattr(options, "crop") else "", text)
-
-
-def out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether that is what an error of torch's or Python's says; on a CPU torch has no type of its own for it."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def smaller(options) -> str:

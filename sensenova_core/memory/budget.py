@@ -13,13 +13,15 @@ HOST_RESERVE = 2 * GIB  # of system memory, left to everybody else
 class Limits:
     """What a plan may use, in bytes; None is no limit. mode: one of MODES.
 
-    device: everything on the card. weights: those alone, as a host with other models to run says it. host: of
-    page-locked memory; also what system memory there is bounds it.
+    device: everything on the card. weights: those alone, as a host with other models to run wishes it; a ring of
+    buffers may overstep it. buffers: those of weights, after memory ran out. host: of page-locked memory; also what
+    system memory there is bounds it.
     """
 
     mode: str = "auto"
     device: int | None = None
     weights: int | None = None
+    buffers: int | None = None
     host: int | None = None
 
     def __post_init__(self):
@@ -51,7 +53,7 @@ def parse_max_memory(text: str | None) -> dict[str | int, int]:
             if device != "cpu":
                 device = int(device)
             budgets[device] = convert_file_size_to_int(size.strip())
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise SettingsError(
                 f"max_memory {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB"
             ) from error

@@ -95,6 +95,7 @@ class CudaLane:
             if after is not None:
                 self.stream.wait_event(after)
             target.copy_(source, non_blocking=True)
+            target.record_stream(self.stream)  # its memory is not used anew while this runs, whoever drops it
             done.record(self.stream)
         return done
 

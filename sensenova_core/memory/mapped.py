@@ -21,6 +21,11 @@ class Mapped:
         """In use now."""
         return self.weights.nbytes if self.placed else 0
 
+    @property
+    def host_bytes(self) -> int:
+        """Page-locked: nothing is."""
+        return 0
+
     def place(self) -> None:
         """Map every weight, unless they are. Whatever goes wrong, nothing stays behind."""
         if self.placed:

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from ..checkpoint import Weights
-from ..errors import SenseNovaError, SettingsError
+from ..errors import SenseNovaError, SettingsError, out_of_memory
 from ..model import SenseNovaU1
 from . import host
 from .budget import GIB, Limits, parse_max_memory
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 class Placement:
     """Where the weights of one model are. tell: called with what a user should know; a log entry unless replaced.
 
+    free: bytes that the device has left, however its host counts them; None on the CPU. forget: gives up what was read
+    and can be read again.
     clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
     """
 
@@ -44,6 +47,8 @@ class Placement:
             else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
+        self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
+        self.forget: Callable[[], None] = lambda: None
         self.task: Task | None = None
         self.last_plan: Plan | None = None
         self._mended, self._said = False, ""
@@ -67,13 +72,17 @@ class Placement:
         card, host_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
         """
         limits = self.limits
-        if limits.device is None and card is None and limits.weights is None and self.device.type == "cuda":
-            card = _free_on(self.device) + self.weights.nbytes + held - CARD_RESERVE
+        if card is not None:
+            limits = replace(limits, weights=None)  # that was said of the card that is here
+        elif self.free is not None:
+            card = self.free() + self.weights.nbytes + held - CARD_RESERVE
+        elif limits.host is None:
+            limits = replace(limits, host=0)  # on a CPU, pages of the files are in system memory as they are
         if card is not None:
             limits = replace(limits, device=card if limits.device is None else min(card, limits.device))
-        if self.device.type == "cpu" and limits.host is None:
-            limits = replace(limits, host=0)  # pages of the files are in system memory as they are
-        return make_plan(self.sizes, task, limits, host.available_bytes() if host_free is None else host_free)
+        if host_free is None:
+            host_free = host.available_bytes() + self.weights.host_bytes
+        return make_plan(self.sizes, task, limits, host_free)
 
     def start(self, task: Task, held: int = 0) -> Plan | None:
         """Plan a run and prepare it; None where nothing needs a plan."""
@@ -99,7 +108,7 @@ class Placement:
             with self.clock.counting(kind):
                 return work()
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0]
         self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
@@ -108,7 +117,7 @@ class Placement:
             with self.clock.counting(kind):
                 return work()
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise SenseNovaError(_advice(self.last_plan, str(error).splitlines()[0])) from None
 
@@ -128,14 +137,14 @@ class Placement:
         fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
             raise SenseNovaError(_advice(plan, reason))
-        allowed = self.sizes.fixed + fewer
-        self.weights.shrink(self.weights.nbytes - allowed)
+        self.forget()
+        self.weights.shrink(self.weights.nbytes - self.sizes.fixed - fewer)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        limits = replace(plan.limits, weights=allowed)
+        limits = replace(plan.limits, buffers=fewer)
         self._carry_out(make_plan(self.sizes, self.task, limits, plan.host_free))
         self.tell(
-            f"device memory ran out; going on from the last step with {allowed / GIB:.2f} GiB for weights, "
+            f"device memory ran out; going on from the last step with {fewer / GIB:.2f} GiB for layers, "
             "slower. Set max_memory lower to avoid this."
         )
 
@@ -145,18 +154,16 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
     budgets = parse_max_memory(max_memory)
     own = device.index or 0
     named = {number: size for number, size in budgets.items() if number != "cpu"}
-    if named and own not in named and "=" in max_memory:
+    bare = bool(named) and any("=" not in part for part in max_memory.split(","))  # a size alone is for any device
+    if named and own not in named and not bare:
         raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
     return Limits(mode, device=named.get(own, next(iter(named.values()), None)), host=budgets.get("cpu"))
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Of the device; its libraries say it in words of their own."""
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-
-
 def _free_on(device: torch.device) -> int:
-    """Of a card: free for everybody, or held by torch and unused."""
+    """Of a card: free for everybody, or held by torch and unused. A device of another kind shares system memory."""
+    if device.type != "cuda":
+        return host.available_bytes()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
 

@@ -217,11 +217,13 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
 
 def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
     """Bytes for buffers on the card beside everything else in an expert's phase: one buffer or more."""
-    room = sizes.buffers("auto")
+    room, slot = sizes.buffers("auto"), sizes.slot_of(expert)
+    if limits.weights is not None:  # without a ring no copy hides behind computing
+        room = min(room, max(RING[limits.mode] * slot, limits.weights - sizes.fixed))
+    if limits.buffers is not None:
+        room = min(room, max(slot, limits.buffers))
     if limits.device is not None:
         room = min(room, limits.device - task.works[expert].reserved - sizes.fixed)
-    if limits.weights is not None:  # somebody else's wish, which one buffer may overstep
-        room = min(room, max(sizes.slot_of(expert), limits.weights - sizes.fixed))
     return room
 
 
@@ -249,8 +251,8 @@ def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, bot
     if limits.mode in ("balanced", "low"):
         slots = min(slots, RING[limits.mode])
     ring, resident, kept = min(RING[limits.mode], slots), (), 0
-    if both:
-        resident, ring, kept = tuple(range(len(units))), 0, len(sizes.units[other])
+    if both:  # while reading, the output head stays too, though no pass asks for it
+        resident, ring, kept = tuple(range(len(sizes.units[expert]))), 0, len(sizes.units[other])
     elif name == "reading":  # a single pass gains nothing from staying; what the next phase wants may
         if limits.mode in ("auto", "full"):
             kept = min((room - ring * slot) // sizes.slot_of(other), len(sizes.units[other]))

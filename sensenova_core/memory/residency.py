@@ -23,11 +23,11 @@ class Slot:
     ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
     """
 
-    def __init__(self, size: int, device: torch.device, free: Mark):
+    def __init__(self, size: int, device: torch.device, lane: Lane):
         self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
         self.ready: Future[Mark] | None = None
-        self.free = free
-        self._modules: dict[tuple, nn.Module] = {}
+        self.free = lane.mark()  # after the allocation, which may itself be a piece of work in the device's queue
+        self._modules: dict[str, nn.Module] = {}
 
     def module(self, unit: Unit) -> nn.Module:
         """The module that computes with what lies here; one serves all units of a kind."""
@@ -70,6 +70,7 @@ class Residency:
         self._phases: dict[str, Phase] = {}
         self._residents: dict[str, frozenset[int]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sensenova-copy")
+        self._kept: Future[None] = self._worker.submit(self.store.keep, frozenset())
         layers = model.config.decoder.num_layers
         for expert in EXPERTS:  # bound to parts of the model alone: a circle would keep dropped weights alive
             getattr(model, expert).decoder.source = partial(self.layers, expert, layers)
@@ -83,6 +84,11 @@ class Residency:
     @property
     def _buffer_bytes(self) -> int:
         return sum(slot.buffer.nbytes for slot in (*self._slots.values(), *self._free))
+
+    @property
+    def host_bytes(self) -> int:
+        """Kept in system memory, page-locked where that works."""
+        return self.store.nbytes
 
     def place(self) -> None:
         """Bring the small tensors that every pass needs, unless they are there; the units come when they are used."""
@@ -118,7 +124,8 @@ class Residency:
             self._evict(key)
         while self._free and self._buffer_bytes > phase.buffer_bytes:
             self._free.pop()
-        self._worker.submit(self.store.keep, self._pinned(phase, expert))
+        self._kept.result()
+        self._kept = self._worker.submit(self.store.keep, self._pinned(phase, expert))
 
     def drop(self) -> None:
         """Give back all memory, on the device and page-locked. Every tensor is on disk alone again."""
@@ -143,6 +150,8 @@ class Residency:
                 break
             self._evict(key)
             self._free.clear()
+        if not self._slots:  # nobody is about to want what is page-locked either
+            self._worker.submit(self.store.release).result()
         self._active = ""
         return before - self.nbytes
 
@@ -249,7 +258,7 @@ class Residency:
         return self._new_slot(key) if self._buffer_bytes + size <= phase.buffer_bytes else None
 
     def _new_slot(self, key: Key) -> Slot:
-        slot = Slot(self.sizes.slot_of(key[0]), self.device, self.lane.mark())
+        slot = Slot(self.sizes.slot_of(key[0]), self.device, self.lane)
         self.most_bytes = max(self.most_bytes, self.nbytes + slot.buffer.nbytes)
         return slot
 

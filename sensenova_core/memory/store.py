@@ -2,6 +2,7 @@
 
 import logging
 import weakref
+from concurrent.futures import wait
 
 import torch
 from torch import Tensor
@@ -116,6 +117,8 @@ class Store:
         return buffer
 
     def _read(self, unit: Unit, buffer: Tensor) -> None:
-        reads = [self.weights.read(part.stored, part.of(buffer), part.first_row) for part in unit.parts]
-        for read in [read for several in reads for read in several]:
+        several = [self.weights.read(part.stored, part.of(buffer), part.first_row) for part in unit.parts]
+        reads = [read for reads in several for read in reads]
+        wait(reads)  # all of them: one that failed must not leave others writing to a buffer that is used again
+        for read in reads:
             read.result()

@@ -1,6 +1,7 @@
 """What moves between files, system memory and the card in one piece: a layer, or a piece of the output head."""
 
 import copy
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,9 +50,13 @@ class Unit:
         return _aligned(self.parts[-1].start + self.parts[-1].nbytes)
 
     @cached_property
-    def kind(self) -> tuple:
-        """Equal for units whose tensors lie alike, so that one module on a buffer can compute any of them."""
-        return type(self.template), tuple((part.leaf, part.dtype, part.shape, part.start) for part in self.parts)
+    def kind(self) -> str:
+        """Equal for units whose tensors lie alike, so that one module on a buffer can compute any of them.
+
+        A string, for it is looked up at every layer, and a mixture's has hundreds of tensors.
+        """
+        lie = [(part.leaf, part.dtype, part.shape, part.start) for part in self.parts]
+        return sys.intern(f"{type(self.template)} {lie}")
 
     def module_on(self, buffer: Tensor) -> nn.Module:
         """A module that computes with whatever unit of this kind lies in `buffer`."""
