@@ -319,41 +319,53 @@ def test_a_token_copies_the_layers_and_the_head(load):
 # Buffers.
 
 
-def watch_slots(monkeypatch) -> weakref.WeakSet:
-    """All buffers there are, wherever they are held."""
-    alive: weakref.WeakSet = weakref.WeakSet()
-    real = Residency._new_slot
+class Buffers:
+    """Counts the bytes of all buffers there are, until nothing holds them: neither a slot nor a module on one."""
 
-    def new_slot(self, key):
-        slot = real(self, key)
-        alive.add(slot)
-        return slot
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = self.most = 0
+        real = Residency._new_slot
 
-    monkeypatch.setattr(Residency, "_new_slot", new_slot)
-    return alive
+        def new_slot(residency, key):
+            slot = real(residency, key)
+            self._add(slot.buffer.untyped_storage())
+            return slot
+
+        monkeypatch.setattr(Residency, "_new_slot", new_slot)
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, storage.nbytes())
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
+
+
+HELD = pytest.mark.xfail(strict=True, reason="a pass holds the last layer's module while its buffer makes room")
 
 
 @pytest.mark.parametrize("mode, slots", [("balanced", None), ("low", None), ("auto", 1), ("full", 6)])
-@pytest.mark.parametrize("name", ["dense", "experts"])
+@pytest.mark.parametrize("name", ["dense", pytest.param("experts", marks=HELD)])
 def test_never_more_buffers_than_planned(load, monkeypatch, name, mode, slots):
-    alive = watch_slots(monkeypatch)
+    buffers = Buffers(monkeypatch)
     engine = load(name, mode, slots, max_memory="64GiB")
-    residency, most = engine.memory.weights, 0
+    residency, planned = engine.memory.weights, []
 
     def look(causal: bool) -> None:
-        nonlocal most
         current = phase(engine, residency._active)
         passing = [key for key in residency._slots if key[0] == residency._active and not residency._stays(key)]
-        assert len(alive) == len(residency._slots) + len(residency._free)
-        assert len(alive) <= current.slots and sum(slot.buffer.nbytes for slot in alive) <= current.buffer_bytes
         assert len(passing) <= current.ring + (residency._active == READING) * current.kept
-        most = max(most, sum(slot.buffer.nbytes for slot in alive))
+        assert len(residency._slots) + len(residency._free) <= current.slots
+        assert buffers.now <= current.buffer_bytes
+        planned.append(current.buffer_bytes)
 
     watch_attention(engine, look)
     story(engine)
-    assert most > 0 and residency.most_bytes == engine.memory.sizes.fixed + most
+    assert 0 < buffers.most <= max(planned)
+    assert residency.most_bytes <= engine.memory.sizes.fixed + max(planned)
     engine.release()
-    assert len(alive) == 0
+    assert buffers.now == 0
 
 
 @pytest.mark.parametrize("mode, slots", [("balanced", None), ("auto", 6), ("full", 20)])
