@@ -49,6 +49,16 @@ class DocumentSettings:
     def system_text(self) -> str:
         return system_message("INTERLEAVE") if self.system is None else self.system
 
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The guidance branches that some step needs, the full condition first."""
+        return self.sampling.guidance.branches_needed(True, self.sampling.times()[:-1].tolist())
+
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """Those that grow with the document."""
+        return tuple(name for name in self.branches if name != flow.UNCONDITIONAL)
+
     def of_image(self, index: int) -> SamplingSettings:
         """How the image of that index (from 0) is drawn."""
         sizes = self.sizes or ((self.sampling.width, self.sampling.height),)
@@ -103,13 +113,11 @@ class Writer:
         self.max_context = prompts.max_tokens
         self.choose = choose or settings.decoding.chooser()
         self.noise = flow.noise_stream(settings.sampling.seed)
-        branches = settings.sampling.guidance.branches_needed(True, settings.sampling.times()[:-1].tolist())
-        growing = [name for name in (flow.CONDITION, flow.IMAGES_ONLY) if name in branches]
-        opened = reader.open_all([*sequences[: len(growing)]])
+        opened = reader.open_all([*sequences[: len(settings.growing)]])
         self.full, self.hidden = opened[0]
-        self.contexts = {name: context for name, (context, _) in zip(growing, opened, strict=True)}
-        self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if flow.UNCONDITIONAL in branches else {}
-        self.branches = branches
+        self.contexts = {name: context for name, (context, _) in zip(settings.growing, opened, strict=True)}
+        guided = flow.UNCONDITIONAL in settings.branches
+        self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if guided else {}
 
     def events(self) -> Iterator[Event]:
         """Text, drawing steps, and the end, as they come."""
@@ -154,7 +162,7 @@ class Writer:
         make = partial(
             Denoiser,
             self.reader.model,
-            {branch: prefixes[branch] for branch in self.branches},
+            {branch: prefixes[branch] for branch in self.settings.branches},
             self.settings.of_image(index),
             self.reader.kernel,
             edit=True,

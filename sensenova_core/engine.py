@@ -107,8 +107,8 @@ class Engine:
         return needs.writing(self.config, tokens, min(more, self.prompts.max_tokens), self._itemsize, name)
 
     def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
-        """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with so many images."""
-        written = dict.fromkeys(needs.growing(settings.of_image(0)), needs.usual_tokens(self.config, images))
+        """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
+        written = dict.fromkeys(settings.growing, needs.usual_tokens(self.config, images))
         return needs.document(self.config, settings, written, 0, self._itemsize)
 
     def explain(
@@ -308,7 +308,7 @@ class Engine:
         shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
         sequences = self.prompts.document(prompt, shown, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
-        begun = dict.fromkeys(needs.growing(settings.of_image(0)), len(sequences[0].ids))
+        begun = dict.fromkeys(settings.growing, len(sequences[0].ids))
 
         def prepare(index: int, contexts: dict[str, Context]) -> None:
             """Plan anew before a picture: all that was written has grown."""

@@ -58,18 +58,13 @@ def document(
     reading = (
         held + _one_layer(config, longest, itemsize) + activation_bytes(config, max(*written.values(), drawn), itemsize)
     )
-    prefixes = grown | ({flow.UNCONDITIONAL: USUAL_PROMPT} if flow.UNCONDITIONAL in branches(sampling, True) else {})
+    prefixes = grown | ({flow.UNCONDITIONAL: USUAL_PROMPT} if flow.UNCONDITIONAL in settings.branches else {})
     return Task(
         f"picture {index + 1} of a document, {sampling.width} x {sampling.height}",
         Work(reading),
         writes=True,
         drawing=Work(drawing_bytes(config, sampling, prefixes, itemsize), sampling.steps),
     )
-
-
-def growing(settings: SamplingSettings) -> tuple[str, ...]:
-    """The branches of a document that grow with it."""
-    return tuple(name for name in branches(settings, True) if name != flow.UNCONDITIONAL)
 
 
 def outlook(

@@ -113,14 +113,18 @@ def test_needs_grow_with_what_is_read(decoder):
     assert all(estimate >= kv * length for estimate, length in zip(writing, tokens, strict=True))
 
 
-def test_documents_need_more_for_more_pictures(engines):
-    engine = engines("tiny-u15")
-    tasks = [
-        engine.document_task(DocumentSettings(max_images=most), images) for most, images in ((1, 0), (9, 0), (9, 2))
-    ]
+def test_documents_need_more_as_they_grow():
+    """Both contexts with cfg alone, one of them without guidance; a picture and usual text are still to come."""
+    settings = DocumentSettings(SamplingSettings(1536, 1536), max_images=3)
+    unguided = DocumentSettings(SamplingSettings(1536, 1536, guidance=Guidance(1.0)), max_images=3)
+    assert (settings.growing, unguided.growing) == (("condition", "images_only"), ("condition",))
+    tasks = [needs.document(config(), settings, dict.fromkeys(settings.growing, n), 0, 2) for n in (400, 3000, 9000)]
+    tasks.insert(0, needs.document(config(), unguided, {"condition": 400}, 0, 2))
     for part in ("reading", "drawing"):
         sizes = [getattr(task, part).working for task in tasks]
-        assert sizes[0] < sizes[1] <= sizes[2]
+        assert sizes == sorted(set(sizes))
+    assert tasks[1].reading.working >= needs.kv_bytes(config(), 2 * (400 + 2304), 2)
+    assert needs.document(config(), replace(settings, max_images=0), {"condition": 400}, 0, 2).drawing is None
 
 
 @pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])

@@ -35,6 +35,14 @@ class Slot:
             self._modules[unit.kind] = unit.module_on(self.buffer)
         return self._modules[unit.kind]
 
+    def drop(self) -> None:
+        """Give the memory back now, whoever still holds a module on it, as a pass does until it gets the next one."""
+        for module in self._modules.values():
+            for value in module.parameters():
+                value.data = value.data.new_empty(0)
+        self._modules.clear()
+        self.buffer = None
+
 
 class Residency:
     """The weights of one model, some on the device and the others in their files.
@@ -123,7 +131,7 @@ class Residency:
         for key in own[phase.ring :]:
             self._evict(key)
         while self._free and self._buffer_bytes > phase.buffer_bytes:
-            self._free.pop()
+            self._free.pop().drop()
         self._kept.result()
         self._kept = self._worker.submit(self.store.keep, self._pinned(phase, expert))
 
@@ -133,7 +141,8 @@ class Residency:
         self.times_dropped += 1
         for key in list(self._slots):
             self._evict(key)
-        self._free.clear()
+        while self._free:
+            self._free.pop().drop()
         self._worker.submit(self.store.release).result()
         self.fixed.drop()
 
@@ -144,12 +153,12 @@ class Residency:
         """
         before = self.nbytes
         while self._free and before - self.nbytes < size:
-            self._free.pop()
+            self._free.pop().drop()
         for key in sorted(self._slots, key=lambda key: key[1], reverse=True):
             if before - self.nbytes >= size:
                 break
             self._evict(key)
-            self._free.clear()
+            self._free.pop().drop()
         if not self._slots:  # nobody is about to want what is page-locked either
             self._worker.submit(self.store.release).result()
         self._active = ""
@@ -254,7 +263,7 @@ class Residency:
                 self._free.remove(slot)
                 return slot
         while self._free and self._buffer_bytes + size > phase.buffer_bytes:
-            self._free.pop()
+            self._free.pop().drop()
         return self._new_slot(key) if self._buffer_bytes + size <= phase.buffer_bytes else None
 
     def _new_slot(self, key: Key) -> Slot:
@@ -268,11 +277,11 @@ class Residency:
     def _fetch(self, key: Key, slot: Slot) -> None:
         self._slots[key] = slot
         self.copies[key] += 1
-        slot.ready = self._worker.submit(self._send, key, slot.buffer, slot.free)
+        slot.ready = self._worker.submit(self._send, key, slot, slot.free)
 
     @torch.inference_mode()
-    def _send(self, key: Key, buffer: torch.Tensor, free: Mark) -> Mark:
-        return self.store.send(key, buffer, free)
+    def _send(self, key: Key, slot: Slot, free: Mark) -> Mark:
+        return self.store.send(key, slot.buffer, free)
 
     def _evict(self, key: Key) -> None:
         """Take a unit's buffer away from it; a copy into it that is under way ends first."""
