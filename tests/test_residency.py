@@ -764,14 +764,17 @@ def test_page_locking_that_is_refused_is_said_once_and_changes_nothing(load, mon
 def test_a_read_that_fails_leaves_nothing_page_locked(tmp_path, monkeypatch):
     seen = pins(monkeypatch)
     engine = sensenova_core.load(write_checkpoint(tmp_path, geometry(0)), vram_mode="balanced")
+    host_of(engine, 2)
+    draw_short(engine)
+    assert locked(seen) == 2
+    (tmp_path / "model.safetensors").unlink()
     host_of(engine, 99)
-    watch_attention(engine, Failing({22}, lambda: remove(tmp_path / "model.safetensors") and KeyboardInterrupt()))
-    with pytest.raises((CheckpointError, KeyboardInterrupt)):
-        draw_short(engine)
     with pytest.raises(CheckpointError):
-        draw_short(engine, "another")
+        draw_short(engine)
+    assert locked(seen) > 2
     engine.release()
-    assert seen and locked(seen) == 0
+    gc.collect()  # errors know the frames that held a buffer
+    assert locked(seen) == 0
 
 
 # Units of other types.
