@@ -33,6 +33,7 @@ ADD_NOTE = """([id, title, text]) => {
     app.rootGraph.add(note);
     note.widgets[0].value = text;
 }"""
+HAS_PICTURES = "() => app.rootGraph.nodes.every(node => node.type !== 'LoadImage' || node.imgs?.length)"
 MEASURE = """() => app.rootGraph.nodes.map(node => {
     const text = node.widgets?.find(widget => widget.element && typeof widget.value === "string");
     const definition = node.constructor.nodeData ?? {};
@@ -69,6 +70,7 @@ def export(editor: browser.Editor, api: dict[str, Any], name: str) -> dict[str, 
             note = str(max(map(int, [*api, *notes])) + 1)
             page.evaluate(ADD_NOTE, [int(note), NOTE_TITLE, text])
             notes[note] = id
+    page.wait_for_function(HAS_PICTURES)  # nodes grow when theirs have come
     boxes = [Box(**measured, below=notes.get(measured["id"])) for measured in page.evaluate(MEASURE)]
     for box in boxes:
         box.feeds = {id for id, node in api.items() if [box.id] in [value[:1] for value in _links(node)]}
