@@ -99,7 +99,7 @@ class Engine:
         used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
         unread = any(self.reader.prefixes.get(sequence.key) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
-        name = f"an edit of {len(conditioning.images)} images," if conditioning.is_edit else "a picture of"
+        name = needs.picture_name(len(conditioning.images))
         return needs.drawing(self.config, settings, tokens, self._itemsize, unread, name)
 
     def writing_task(self, tokens: int, more: int, name: str = "text of") -> Task:

@@ -78,11 +78,16 @@ def outlook(
         flow.UNCONDITIONAL: USUAL_PROMPT,
     }
     used = {name: lengths[name] for name in branches(settings, bool(images))}
-    name = f"an edit of {images} images," if images else "a picture of"
+    name = picture_name(images)
     tasks = [drawing(config, settings, used, itemsize, True, name)]
     if think_tokens:
         tasks.insert(0, writing(config, prompt, think_tokens, itemsize, "reasoning of"))
     return tasks
+
+
+def picture_name(images: int) -> str:
+    """What a task that draws is called, before its size."""
+    return f"an edit of {images} image{'s' * (images > 1)}," if images else "a picture of"
 
 
 def usual_tokens(config: ModelConfig, images: int) -> int:

@@ -98,8 +98,21 @@ def _starts(file: Path) -> dict[str, int]:
 def opened(file: Path) -> Iterator[safe_open]:
     """A memory-mapped safetensors file. Raises CheckpointError if it is not there or not whole."""
     try:
-        with safe_open(file, framework="pt") as weights:
-            yield weights
+        stored = safe_open(file, framework="pt")
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{file} ({file.stat().st_size / 2**30:.0f} GiB) cannot be mapped to memory: {error}; use a version in "
+            "shards of a few GB, or allow larger mappings (vm.overcommit_memory = 1 on Linux)"
+        ) from error
     except (SafetensorError, OSError) as error:
-        size = f" ({file.stat().st_size:,} bytes)" if file.exists() else ""
-        raise CheckpointError(f"{file}{size} is missing, truncated or damaged: {error}; fetch it again") from error
+        raise _damaged(file, error) from error
+    try:
+        with stored:
+            yield stored
+    except (SafetensorError, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> CheckpointError:
+    size = f" ({file.stat().st_size:,} bytes)" if file.exists() else ""
+    return CheckpointError(f"{file}{size} is missing, truncated or damaged: {error}; fetch it again")

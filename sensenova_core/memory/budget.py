@@ -34,13 +34,13 @@ class Limits:
         return spare if self.host is None else min(self.host, spare)
 
 
-def parse_max_memory(text: str | None) -> dict[str | int, int]:
+def parse_max_memory(text: str | None, name: str = "max_memory") -> dict[str | int, int]:
     """Bytes by device, in accelerate's spelling: "13GiB", or "0=13GiB,cpu=64GiB"; "", "auto" and None mean none.
 
-    A size alone is for device 0. Raises SettingsError naming the part that cannot be read.
+    A size alone is for device 0. Raises SettingsError that calls it `name`, with the part that cannot be read.
     """
     if text is not None and not isinstance(text, str):
-        raise SettingsError(f"max_memory is {text!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB")
+        raise SettingsError(f"{name} is {text!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB")
     if text is None or text.strip().lower() in ("", "auto"):
         return {}
     from accelerate.utils.modeling import convert_file_size_to_int
@@ -55,16 +55,16 @@ def parse_max_memory(text: str | None) -> dict[str | int, int]:
             budgets[device] = convert_file_size_to_int(size.strip())
         except (ValueError, OverflowError) as error:
             raise SettingsError(
-                f"max_memory {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB"
+                f"{name} {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB"
             ) from error
         if budgets[device] <= 0:
-            raise SettingsError(f"max_memory {text!r}: {part.strip()!r} is not over 0; write a size such as 13GiB")
+            raise SettingsError(f"{name} {text!r}: {part.strip()!r} is not over 0; write a size such as 13GiB")
     return budgets
 
 
 def parse_size(name: str, text: str) -> int | None:
     """Bytes of a size such as "11GiB", None for "". Raises SettingsError that calls it `name`."""
-    sizes = parse_max_memory(text)
+    sizes = parse_max_memory(text, name)
     if list(sizes) not in ([], [0]):
         raise SettingsError(f"{name} is {text!r}; write one size, such as 11GiB")
     return sizes.get(0)
