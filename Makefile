@@ -12,8 +12,12 @@ demo: $(VENV)/.runtime
 		--width 256 --height 256 --num-steps 20 --output outputs/demo.png
 	@echo "outputs/demo.png: drawn by a tiny model with random weights, so it shows coloured noise, not the prompt."
 
+# Two halves that take about as long: what needs a server and a browser, and what does not.
 test: lint
-	$(VENV)/bin/python -m pytest -q
+	@mkdir -p build
+	@$(VENV)/bin/python -m pytest -q tests/live -rs > build/live.txt 2>&1 & live=$$!; \
+	$(VENV)/bin/python -m pytest -q --ignore tests/live; rest=$$?; \
+	wait $$live; ended=$$?; cat build/live.txt; exit $$((rest || ended))
 
 live: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/live -rs

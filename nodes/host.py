@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -101,6 +102,9 @@ class LoadedEngine:
         self.engine, self.loading = engine, loading or Profile(engine.device)
         self.patcher = EnginePatcher(engine, mm.unet_offload_device())
         engine.memory.tell = warn
+        if not mm.is_device_cpu(engine.device):
+            engine.memory.free = partial(mm.get_free_memory, engine.device)
+            engine.memory.limit_host(max(0, int(mm.MAX_PINNED_MEMORY)))  # none with --disable-pinned-memory
 
     def make_ready(self, task: Task) -> Profile:
         """Have other models make room for a task, and agree with ComfyUI on the memory that weights may take.

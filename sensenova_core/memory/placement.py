@@ -96,6 +96,11 @@ class Placement:
         """Let weights take so many bytes of the device, from the next run on; None for what is free."""
         self.limits = replace(self.limits, weights=weights)
 
+    def limit_host(self, size: int) -> None:
+        """Page-lock no more than so many bytes, whatever the user allows: what a host keeps to."""
+        own = self.limits.host
+        self.limits = replace(self.limits, host=size if own is None else min(own, size))
+
     def attempt(self, kind: str, work: Callable[[], Result]) -> Result:
         """Do a piece of work that can be done over: with less memory for weights, once, if the device runs out.
 

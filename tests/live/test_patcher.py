@@ -43,10 +43,10 @@ def test_what_is_counted_is_what_there_is(seen, placement):
 @pytest.mark.parametrize("placement", STREAMING)
 def test_what_is_allowed_limits_what_stays(seen, placement):
     for allowed, gained_as_told, taken, staying in seen[placement]["allowed"]:
-        most = min(max(1, allowed), MOST[placement])
+        ring = RINGS.get(placement, 3)
+        most = min(max(ring, allowed), MOST[placement])
         assert gained_as_told and taken == most
-        streams = most < DEEP_LAYERS
-        assert staying == (max(0, most - RINGS.get(placement, 3)) if streams else DEEP_LAYERS)
+        assert staying == (max(0, most - ring) if most < DEEP_LAYERS else DEEP_LAYERS)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -72,9 +72,9 @@ def test_dropped_it_is_forgotten_at_once(seen, placement):
 @pytest.mark.parametrize(
     "state, taken",
     [
-        ("NORMAL_VRAM", {0: 1, 1: 1, 3: 3, 8: 8, 12: DEEP_LAYERS, 100: BOTH}),
-        ("LOW_VRAM", {0: 1, 1: 1, 3: 3, 8: 8, 12: DEEP_LAYERS, 100: BOTH}),
-        ("NO_VRAM", dict.fromkeys((0, 1, 3, 8, 12, 100), 1)),
+        ("NORMAL_VRAM", {0: 3, 1: 3, 3: 3, 8: 8, 12: DEEP_LAYERS, 100: BOTH}),  # a ring of three is the least
+        ("LOW_VRAM", {0: 3, 1: 3, 3: 3, 8: 8, 12: DEEP_LAYERS, 100: BOTH}),
+        ("NO_VRAM", dict.fromkeys((0, 1, 3, 8, 12, 100), 3)),
         ("HIGH_VRAM", dict.fromkeys((0, 1, 3, 8, 12, 100), BOTH)),
     ],
 )
