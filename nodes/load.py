@@ -29,7 +29,7 @@ class Loader(io.ComfyNode):
             display_name="SenseNova U1 Loader",
             category=CATEGORY,
             description="Loads one SenseNova-U1 or U1.5 checkpoint for every task. Files are checked in full before "
-            "any weight is read, and weights are read straight from the memory-mapped files.",
+            "any weight is read, and weights go straight from the files to where they run.",
             search_aliases=["sensenova", "u1", "u1.5", "neo"],
             inputs=[
                 checkpoint_input(),
