@@ -16,9 +16,9 @@ from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
 from .devices import device_named, dtype_named
 from .document import DocumentSettings, Event, Writer
-from .errors import SenseNovaError, SettingsError
+from .errors import SenseNovaError, SettingsError, check_count
 from .flow import Guidance
-from .images import edit_pixel_limits, references, understanding_pixel_limits
+from .images import MAX_IMAGES, edit_pixel_limits, references, understanding_pixel_limits
 from .memory import Placement, Plan, Task, limits_of, parse_size
 from .model import SenseNovaU1, attention_kernel
 from .prefix import PREFIX_CACHE_BYTES, Context
@@ -120,6 +120,8 @@ class Engine:
         to plan for, in place of what is free here. Raises SettingsError where it cannot fit.
         """
         settings.check_size(self.config)
+        check_count("images", images, 0, MAX_IMAGES)
+        check_count("think_tokens", think_tokens, 0)
         if self.memory.in_place and not card:
             return (
                 "On the CPU weights run where they lie, mapped from their files. Name a card's memory to plan for it."

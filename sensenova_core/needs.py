@@ -27,7 +27,8 @@ def drawing(
     reading = (
         kv_bytes(config, held, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize) + states
     )
-    size = f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {settings.steps} steps"
+    steps = f"{settings.steps} step{'s' * (settings.steps > 1)}"
+    size = f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {steps}"
     return Task(
         f"{name} {size}",
         Work(reading, int(unread)),

@@ -52,7 +52,7 @@ def parse_max_memory(text: str | None, name: str = "max_memory") -> dict[str | i
         try:
             if device != "cpu":
                 device = int(device)
-            budgets[device] = convert_file_size_to_int(size.strip())
+            budgets[device] = convert_file_size_to_int(size.strip().upper())  # it would read gb as bits
         except (ValueError, OverflowError) as error:
             raise SettingsError(
                 f"{name} {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB"

@@ -193,7 +193,7 @@ class Plan:
         """What `explain` says, by subject."""
         limit = self.limits.device
         rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {limit / GIB:.2f} GiB to use")}
-        rows |= {phase.name: _explained(phase) for phase in self.phases.values()}
+        rows |= {phase.name: _explained(phase, self.limits) for phase in self.phases.values()}
         rows["device"] = f"{self.device_bytes / GIB:.2f} GiB at most"
         rows["system"] = (
             f"{self.pinned_bytes / GIB:.2f} GiB page-locked of {self.host_free / GIB:.1f} GiB free; "
@@ -285,7 +285,7 @@ def _spread(indexes: Sequence[int], count: int) -> list[int]:
     return [indexes[(2 * place + 1) * len(indexes) // (2 * count)] for place in range(count)]
 
 
-def _explained(phase: Phase) -> str:
+def _explained(phase: Phase, limits: Limits) -> str:
     units, streamed = len(phase.unit_bytes), len(phase.streamed)
     if not streamed:
         return f"all {units} parts stay on the card ({sum(phase.unit_bytes) / GIB:.2f} GiB)"
@@ -293,7 +293,8 @@ def _explained(phase: Phase) -> str:
     text = (
         f"{streamed} of {units} parts stream through {phase.ring} buffers, {phase.streamed_bytes / GIB:.2f} GiB {often}"
     )
-    if phase.name != "reading" and len(phase.pinned) < streamed:
+    again = phase.name != "reading" and phase.passes != 1
+    if again and len(phase.pinned) < streamed and limits.host != 0:
         text += f"; system memory holds only {len(phase.pinned)} of them page-locked, the others are read anew: slower"
     if phase.name == "writing":
         text += f"; about {phase.streamed_bytes / USUAL_BANDWIDTH:.2f} s a token at {USUAL_BANDWIDTH / 1e9:.0f} GB/s"
