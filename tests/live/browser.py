@@ -25,7 +25,8 @@ TITLE = 30  # height of the bar above a node's position
 WINDOW = {"width": 1600, "height": 1000}
 # Without the first, a fresh editor covers itself with the template browser; previews are off unless asked for.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Execution.PreviewMethod": "auto"}
-READY = "() => window.app?.vueAppReady && window.app.rootGraph && window.LiteGraph.registered_node_types.SaveImage"
+# The editor opens a workflow of its own when it starts; one opened before that would be replaced by it.
+READY = "() => window.app?.rootGraph?.nodes.length && window.app.extensionManager.workflow?.activeWorkflow"
 
 MIDDLE_OF_WIDGET = """([id, name]) => {
     app.canvas.draw(true, true);  // widgets may have moved since the last frame
