@@ -16,9 +16,9 @@ SIZES = ((128, 128),) * 7 + ((160, 128), (128, 160), (192, 128), (96, 128), (192
 class Batch:
     """Rows padded at the end to one length.
 
-    ids, slots, valid: (rows, tokens); positions: (rows, 3, tokens). images: (pixels, places) of images of one size, places
-    being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts, and
-    what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
+    ids, valid: (rows, tokens); positions: (rows, 3, tokens). images: (pixels, places) of images of one size, places
+    being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts,
+    and what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
     pictures: (pictures, 3, height, width).
     """
 
@@ -43,9 +43,10 @@ def collate(task: str, rows: list[Row]) -> Batch:
     writers, written, owners, lengths, pictures = [], [], [], [], []
     for index, row in enumerate(rows):
         sequence, length = row.sequence, len(row.sequence.ids)
-        ids[index, :length], positions[index, :, :length], valid[index, :length] = sequence.ids, sequence.positions, True
-        places = sequence.slots.nonzero().flatten() + index * longest
-        for image, place in zip(sequence.images, places.split([image.tokens for image in sequence.images]), strict=True):
+        ids[index, :length], valid[index, :length] = sequence.ids, True
+        positions[index, :, :length] = sequence.positions
+        places = (sequence.slots.nonzero().flatten() + index * longest).split([one.tokens for one in sequence.images])
+        for image, place in zip(sequence.images, places, strict=True):
             stacked = images.setdefault(tuple(image.pixels.shape), ([], []))
             stacked[0].append(image.pixels)
             stacked[1].append(place)

@@ -1,4 +1,4 @@
-"""Training rows: sequences exactly as the engine makes them, what is to be written in them, what is to be drawn after them."""
+"""Training rows: sequences exactly as the engine makes them, with what is to be written and drawn."""
 
 import random
 from collections.abc import Iterator
@@ -224,5 +224,6 @@ class Rows:
         """At times with noise, so that pictures which the model drew itself are no surprise."""
         if self.rng.random() < 0.5:
             return picture
-        noise = np.random.default_rng(self.rng.getrandbits(32)).normal(0, self.rng.uniform(1, 12), (*picture.size[::-1], 3))
-        return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+        values, strength = np.asarray(picture), self.rng.uniform(1, 12)
+        noise = np.random.default_rng(self.rng.getrandbits(32)).normal(0, strength, values.shape)
+        return Image.fromarray((values + noise).clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Scenes of one to three simple shapes: made at random from a seed, drawn with soft edges, told apart as held out or not."""
+"""Scenes of one to three simple shapes: made from a seed, drawn with soft edges, some of them held out of training."""
 
 import math
 import random
@@ -107,10 +107,10 @@ def laid_out_again(rng: random.Random, scene: Scene, size: bool, place: bool) ->
     """Another scene of the same shapes and colours: of the same sizes, in the same places, or free of either."""
     places = [(shape.size, shape.place) for shape in scene.shapes]
     while not (size and place):
-        other = layout(rng, len(places))
-        same = [(new[0] == old[0] or not size) and (new[1] == old[1] or not place) for new, old in zip(other, places, strict=True)]
-        if all(same):
-            places = other
+        others = layout(rng, len(places))
+        pairs = zip(others, places, strict=True)
+        if all((new[0] == old[0] or not size) and (new[1] == old[1] or not place) for new, old in pairs):
+            places = others
             break
     return scene.with_shapes(
         *(new_shape(rng, shape.kind, shape.colour, *where) for shape, where in zip(scene.shapes, places, strict=True))

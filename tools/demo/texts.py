@@ -1,4 +1,4 @@
-"""What is said about scenes: captions, plans, edits, questions and stories, in a small and regular English and Chinese."""
+"""What is said about scenes: captions, plans, edits, questions, stories, in a small, regular English and Chinese."""
 
 import random
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def article(word: str) -> str:
 
 
 def named(shape: Shape, zh: bool = False, size: bool = True, place: bool = True) -> str:
-    """"a small red circle on the left": with its size and place, or without."""
+    """Such as "a small red circle on the left": with its size and place, or without."""
     if zh:
         return (
             (ZH_PLACES[shape.place] if place else "")
@@ -47,7 +47,7 @@ def named(shape: Shape, zh: bool = False, size: bool = True, place: bool = True)
 
 
 def listed(items: list[str], zh: bool = False) -> str:
-    """"a, b and c"."""
+    """Such as "a, b and c"."""
     if len(items) == 1:
         return items[0]
     joined = ("、" if zh else ", ").join(items[:-1])
@@ -131,7 +131,7 @@ class Edit:
 
 
 def the(scene: Scene, shape: Shape, rng: random.Random, zh: bool = False) -> str:
-    """"the circle" or "the red circle"."""
+    """Such as "the circle", or "the red circle"."""
     colour = rng.random() < 0.3
     if zh:
         return (ZH_COLOURS[shape.colour] if colour else "") + ZH_KINDS[shape.kind]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sensenova_core.checkpoint import checkpoint_name
@@ -34,7 +33,7 @@ CONFIG = {
     "model_type": "neo_chat",
     "template": "neo1_0",
     "downsample_ratio": 0.5,
-    "use_pixel_head": True,
+    "use_pixel_head": False,
     "fm_head_layers": 2,
     "noise_scale_mode": "resolution",
     "noise_scale": 1.0,
@@ -58,7 +57,7 @@ CONFIG = {
     },
     "vision_config": {"hidden_size": 64, "num_channels": 3, "patch_size": 16, "rope_theta_vision": 1e4},
 }
-HEAD_WIDTH = 128
+HEAD_WIDTH = 384
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
 WARM_UP, DECAY = 200, 0.3  # steps; part of the training over which the rate falls to nothing
 AVERAGING = 0.999
@@ -163,7 +162,8 @@ class Steps(Dataset):
     """The batches of every step, made in another process."""
 
     def __init__(self, prompts: PromptBuilder, seed: int, start: int, stop: int, steps: int, scale: float):
-        self.prompts, self.seed, self.start, self.stop, self.steps, self.scale = prompts, seed, start, stop, steps, scale
+        self.prompts, self.seed, self.scale = prompts, seed, scale
+        self.start, self.stop, self.steps = start, stop, steps
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -197,7 +197,7 @@ def train(folder: Path, arguments: argparse.Namespace) -> None:
     data = Steps(prompts, training.seed, training.step, stop, arguments.steps, arguments.scale)
     loader = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        _say(log, f"{counted:,} parameters, from step {training.step} to {stop} of {arguments.steps}: {vars(arguments)}")
+        _say(log, f"{counted:,} parameters, steps {training.step} to {stop} of {arguments.steps}: {vars(arguments)}")
         for line in _steps(training, loader, folder, raw, arguments):
             _say(log, line)
     training.save(folder)
@@ -219,7 +219,8 @@ def _steps(training: Training, loader: DataLoader, folder: Path, raw: dict, argu
             names = sorted({name for one in recent for name in one})
             means = [f"{name} {_mean(recent, name):.4f}" for name in names]
             speed = f"{(now - began) / len(recent):.2f} s a step, {waited:.0f} s waited"
-            yield f"step {training.step}: {', '.join(means)}, rate {learning_rate:.2e} {speed}, {training.seconds:.0f} s"
+            rated = f"rate {learning_rate:.2e}, {speed}, {training.seconds:.0f} s in all"
+            yield f"step {training.step}: {', '.join(means)}, {rated}"
             began, waited, recent = now, 0.0, []
         if now - saved > arguments.save_seconds:
             training.save(folder)

@@ -1,4 +1,4 @@
-"""The demo's tokenizer: byte-level BPE of the family's kind, trained on the words of `texts` and on the system messages.
+"""The demo's tokenizer: byte-level BPE of the family's kind, trained on the words of `texts` and the system messages.
 
 Merges of words come first, so a word is one token wherever it stands; merges of the system messages follow and cross
 words, so that these long texts, which every prompt begins with, cost a few tokens instead of hundreds.
