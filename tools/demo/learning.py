@@ -92,23 +92,29 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
 
 
 def draw(model: SenseNovaU1, batch: Batch, read: ReadingRows, stream: torch.Generator) -> Tensor:
-    config, expert, count = model.config, model.generation, len(batch.owners)
-    height, width = batch.pictures.shape[2:]
-    rows, columns = height // config.token_pixels, width // config.token_pixels
-    scale = flow.noise_scale(config.noise, rows * columns)
+    """Mean squared error of the velocity, at a random time and noise for each picture."""
+    side, count = model.config.token_pixels, len(batch.owners)
+    tokens = batch.pictures[0, 0].numel() // side**2
     t = torch.sigmoid(MEAN_TIME + SPREAD_OF_TIME * torch.randn(count, generator=stream))
-    noise = scale * torch.randn(batch.pictures.shape, generator=stream)
+    noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
     near = t[:, None, None, None]
-    z = near * batch.pictures + (1 - near) * noise
+    error = guesses(model, batch, read, near * batch.pictures + (1 - near) * noise, t)
+    error = error - image_to_tokens(batch.pictures, side)
+    return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+
+
+def guesses(model: SenseNovaU1, batch: Batch, read: ReadingRows, z: Tensor, t: Tensor) -> Tensor:
+    """The clean pictures that the model sees in z, (pictures, 3, height, width) at times t: float32 tokens."""
+    config, expert, count = model.config, model.generation, len(batch.owners)
+    rows, columns = (side // config.token_pixels for side in z.shape[2:])
     x = expert.vision(to_patches(z, config.vision.patch_size), expert.vision.rotary(rows, columns, model.device))
     times = expert.timestep_embedder(t)
     if config.noise.embedded:
+        scale = flow.noise_scale(config.noise, rows * columns)
         times = times + expert.noise_scale_embedder(torch.tensor([scale / config.noise.max_scale]))
     last = batch.positions[batch.owners, 0, batch.lengths - 1]
     places = image_positions(0, rows, columns).repeat(count, 1, 1)
     places[:, 0] = last[:, None] + 1
     attend = DrawingRows(read, batch.owners, batch.lengths, rows * columns)
     x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at)
-    guess = expert.head(x, rows, columns).float()
-    error = guess - image_to_tokens(batch.pictures, config.token_pixels)
-    return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+    return expert.head(x, rows, columns).float()

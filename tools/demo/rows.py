@@ -19,7 +19,7 @@ from sensenova_core.images import (
     references,
     understanding_pixel_limits,
 )
-from sensenova_core.prompt import Message, Piece, PromptBuilder, Sequence, positions, system_message
+from sensenova_core.prompt import IMAGE_PLACEHOLDER, Message, Piece, PromptBuilder, Sequence, positions, system_message
 from sensenova_core.tokenizer import (
     IMAGE_END,
     IMAGE_SLOT,
@@ -150,7 +150,8 @@ class Rows:
         messages, starts = [], []
         for _ in range(turns):
             question = texts.question(self.rng, made, zh)
-            messages.append(Message("user", question.asked))
+            placed = question.asked if messages else f"{IMAGE_PLACEHOLDER}\n{question.asked}"
+            messages.append(Message("user", placed))
             starts.append(len(self.prompts.conversation(messages, images).ids))
             messages.append(Message("assistant", question.answer))
         end = [self.tokenizer.ids[TURN_END]]

@@ -184,8 +184,14 @@ def prepared(folder: Path, raw: dict) -> tuple[dict, PromptBuilder]:
     return raw, PromptBuilder(RememberingTokenizer(folder), positions, side)
 
 
+def idle_cores() -> int:
+    """Cores that nobody else uses, at least one; with fewer, threads would wait for each other."""
+    others = os.getloadavg()[0] - torch.get_num_threads()
+    return max(1, min(os.cpu_count(), round(os.cpu_count() - others)))
+
+
 def train(folder: Path, arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads or 1)
     raw = CONFIG | json.loads(arguments.config)
     raw["llm_config"] = CONFIG["llm_config"] | raw["llm_config"]
     raw, prompts = prepared(folder / "checkpoint", raw)
@@ -210,6 +216,8 @@ def _steps(training: Training, loader: DataLoader, folder: Path, raw: dict, argu
     asked = time.monotonic()
     for batches in loader:
         waited += time.monotonic() - asked
+        if not arguments.threads:
+            torch.set_num_threads(idle_cores())
         learning_rate = rate(training.step, arguments.steps, arguments.rate)
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.half):
             recent.append(training.learn(batches, learning_rate))
@@ -247,7 +255,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows in a batch")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0, help="0 is as many as have nothing else to do")
     parser.add_argument("--every", type=int, default=50, help="steps between lines of the log")
     parser.add_argument("--save-seconds", type=float, default=300)
     parser.add_argument("--half", action="store_true", help="matrix products in bfloat16")
