@@ -207,4 +207,4 @@ def test_the_exported_folder_loads_and_does_every_task(made, training):
     settings = sensenova_core.decode.DecodingSettings(max_tokens=4)
     assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
     assert engine.think(engine.encode("a red circle"), settings).think_text is not None
-    assert flow.noise_scale(engine.config.noise, 16) == 2.0
+    assert flow.noise_scale(engine.config.noise, 16) == 4.0

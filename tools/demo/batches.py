@@ -77,19 +77,21 @@ def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float
     progress: 0 .. 1 of the whole training; scenes of one shape come first. scale: of the number of rows.
     """
     rng = random.Random(f"{seed}/{step}")
-    counts = (1.0, 0.0, 0.0) if progress < 0.08 else (0.6, 0.3, 0.1) if progress < 0.25 else (0.45, 0.35, 0.2)
+    counts = (1.0, 0.0, 0.0) if progress < 0.1 else (0.6, 0.3, 0.1) if progress < 0.25 else (0.45, 0.35, 0.2)
     rows = Rows(prompts, rng, counts)
 
     def many(count: float) -> range:
         return range(max(1, round(count * scale)))
 
-    size = rng.choice(SIZES) if progress > 0.05 else SIZES[0]
+    size = rng.choice(SIZES) if progress > 0.1 else SIZES[0]
     area = size[0] * size[1] / SMALL
     made = [rows.picture(size, 4) for _ in many(20 / area)]
     batches = [collate("picture", [*made, rows.nothing(size, len(many(9 / area)))])]
-    if progress > 0.05 and rng.random() < 0.5:
+    if progress > 0.1 and rng.random() < 0.4:
         made = [rows.picture(size, 4, think=True) for _ in many(10 / area)]
         batches.append(collate("think", made))
+    if progress < 0.1 and rng.random() < 0.5:
+        return batches
     task = rng.choices(("conversation", "edit", "far edit", "merge", "story"), _weights(progress))[0]
     budget = SMALL if rng.random() < 0.5 else None
     if task == "conversation":
@@ -111,8 +113,8 @@ def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float
 
 def _weights(progress: float) -> tuple[float, ...]:
     """Of conversation, edit, edit with a reference at full size, merge, story."""
-    if progress < 0.08:
-        return (0.9, 0.1, 0.0, 0.0, 0.0)
+    if progress < 0.1:
+        return (0.8, 0.2, 0.0, 0.0, 0.0)
     if progress < 0.25:
         return (0.45, 0.4, 0.05, 0.05, 0.05)
     return (0.25, 0.25, 0.2, 0.12, 0.18)

@@ -37,7 +37,7 @@ CONFIG = {
     "fm_head_layers": 2,
     "noise_scale_mode": "resolution",
     "noise_scale": 1.0,
-    "noise_scale_base_image_seq_len": 4,
+    "noise_scale_base_image_seq_len": 1,
     "noise_scale_max_value": 8.0,
     "add_noise_scale_embedding": True,
     "llm_config": {
