@@ -155,7 +155,7 @@ def test_drawing_teaches_both_experts(made, training):
     stream = torch.Generator().manual_seed(1)
     training.model.generation.head[-1].weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
     for batch in every_task(made[2]):
-        training.optimiser.zero_grad()
+        training.model.zero_grad()
         drawing, writing = losses(training.model, batch, stream)
         assert drawing.isfinite() and writing.isfinite()
         if len(batch.owners):

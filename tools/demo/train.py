@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from sensenova_core.checkpoint import checkpoint_name
@@ -61,7 +62,7 @@ HEAD_WIDTH = 384
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
 WARM_UP, DECAY = 200, 0.3  # steps; part of the training over which the rate falls to nothing
 AVERAGING = 0.999
-WRITING = 0.1  # weight of the cross entropy beside the velocity's error
+WRITING = 0.3  # weight of the cross entropy beside the velocity's error
 
 
 def new_model(config: ModelConfig, seed: int) -> SenseNovaU1:
@@ -86,6 +87,18 @@ def new_model(config: ModelConfig, seed: int) -> SenseNovaU1:
     return model
 
 
+def optimisers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which learn twice as fast with it; AdamW for all else."""
+    inner = [value for name, value in parameters.items() if ".layers." in name and value.dim() == 2]
+    outer = [value for name, value in parameters.items() if ".layers." not in name and value.dim() > 1]
+    vectors = [value for value in parameters.values() if value.dim() == 1]
+    groups = [{"params": outer, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        torch.optim.Muon(inner, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, betas=BETAS, fused=True),
+    ]
+
+
 def rate(step: int, steps: int, peak: float) -> float:
     """Up in a straight line, level, and down along a cosine over the last part."""
     if step < WARM_UP:
@@ -102,10 +115,7 @@ class Training:
         self.model = new_model(config, seed)
         self.parameters = dict(self.model.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
-        matrices = [value for value in self.parameters.values() if value.dim() > 1]
-        vectors = [value for value in self.parameters.values() if value.dim() == 1]
-        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=True)
+        self.optimisers = optimisers(self.parameters)
 
     def learn(self, batches: list[Batch], learning_rate: float) -> dict[str, float]:
         """One step over the sum of the batches' losses."""
@@ -118,10 +128,11 @@ class Training:
                 if loss.requires_grad:
                     found[f"{batch.task} {name}"] = float(loss.detach())
         length = torch.nn.utils.clip_grad_norm_(self.parameters.values(), LONGEST_GRADIENT)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
+            optimiser.step()
+            optimiser.zero_grad()
         self.step += 1
         with torch.no_grad():
             keep = min(AVERAGING, self.step / (self.step + 10))
@@ -133,8 +144,10 @@ class Training:
         tensors = {}
         for name, value in self.parameters.items():
             tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.average[name]
-            for part, moment in self.optimiser.state[value].items():
-                tensors[f"{part}/{name}"] = moment
+        names = {value: name for name, value in self.parameters.items()}
+        for optimiser in self.optimisers:
+            for value, moments in optimiser.state.items():
+                tensors |= {f"{part}/{names[value]}": moment for part, moment in moments.items()}
         about = {"step": self.step, "seed": self.seed, "seconds": round(self.seconds)}
         save_file(tensors, folder / "state.new", metadata={"state": json.dumps(about)})
         os.replace(folder / "state.new", folder / "state.safetensors")
@@ -144,12 +157,15 @@ class Training:
         tensors = load_file(folder / "state.safetensors")
         about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         self.step, self.seed, self.seconds = about["step"], about["seed"], about["seconds"]
+        names = {value: name for name, value in self.parameters.items()}
         for name, value in self.parameters.items():
             value.data.copy_(tensors[f"weight/{name}"])
             self.average[name].copy_(tensors[f"average/{name}"])
-            self.optimiser.state[value] = {
-                part: tensors[f"{part}/{name}"].clone() for part in ("step", "exp_avg", "exp_avg_sq")
-            }
+        for optimiser, parts in zip(
+            self.optimisers, (("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")), strict=True
+        ):
+            for value in (value for group in optimiser.param_groups for value in group["params"]):
+                optimiser.state[value] = {part: tensors[f"{part}/{names[value]}"].clone() for part in parts}
 
     def export(self, folder: Path, raw: dict, dtype: torch.dtype = torch.float16) -> None:
         """The running average as a checkpoint folder of the family. The tokenizer lies there already."""
