@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sensenova_core.checkpoint import checkpoint_name
@@ -56,7 +56,7 @@ CONFIG = {
         "rope_theta_hw": 1e2,
         "max_position_embeddings": 8192,
     },
-    "vision_config": {"hidden_size": 64, "num_channels": 3, "patch_size": 16, "rope_theta_vision": 1e4},
+    "vision_config": {"hidden_size": 128, "num_channels": 3, "patch_size": 16, "rope_theta_vision": 1e4},
 }
 HEAD_WIDTH = 384
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
@@ -83,8 +83,23 @@ def new_model(config: ModelConfig, seed: int) -> SenseNovaU1:
             spread = 0.0
         elif "lm_head" in name:
             spread *= 0.1
-        parameter.data.copy_(spread * torch.randn(parameter.shape, generator=generator))
+        values = spread * torch.randn(parameter.shape, generator=generator)
+        parameter.data.copy_(smooth(values) if "patch_embedding" in name else values)
     return model
+
+
+def smooth(filters: Tensor) -> Tensor:
+    """Random filters (count, channels, side, side) -> the same of low frequencies, a third as strong.
+
+    What lies under the noise is flat areas and their edges; filters that are noise themselves would hardly see it.
+    """
+    side = filters.shape[-1]
+    waves = torch.arange(side, dtype=torch.float32)
+    basis = torch.cos(math.pi / side * (waves[None] + 0.5) * waves[:, None])  # (frequency, place)
+    basis = basis / basis.norm(dim=1, keepdim=True)
+    strength = torch.exp(-(waves[:, None] ** 2 + waves[None] ** 2) / 8)
+    mixed = basis.T @ (filters * strength) @ basis
+    return mixed / mixed.flatten(1).norm(dim=1)[:, None, None, None] / 3
 
 
 def optimisers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
