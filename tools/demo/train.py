@@ -34,7 +34,7 @@ CONFIG = {
     "model_type": "neo_chat",
     "template": "neo1_0",
     "downsample_ratio": 0.5,
-    "use_pixel_head": False,
+    "use_pixel_head": True,
     "fm_head_layers": 2,
     "noise_scale_mode": "resolution",
     "noise_scale": 1.0,
@@ -58,7 +58,7 @@ CONFIG = {
     },
     "vision_config": {"hidden_size": 128, "num_channels": 3, "patch_size": 16, "rope_theta_vision": 1e4},
 }
-HEAD_WIDTH = 384
+HEAD_WIDTH = 256
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
 WARM_UP, DECAY = 200, 0.3  # steps; part of the training over which the rate falls to nothing
 AVERAGING = 0.999
