@@ -1,0 +1,210 @@
+"""The built-in demo's scenes, texts, detectors and training; what the trained checkpoint can do is measured apart."""
+
+import copy
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sensenova_core
+from sensenova_core import flow
+from sensenova_core.config import ModelConfig
+from sensenova_core.flow import CONDITION, UNCONDITIONAL
+from sensenova_core.layout import tokens_to_image
+from sensenova_core.sampling import Denoiser, SamplingSettings
+from tools.demo import texts
+from tools.demo.batches import batches_of_step, collate
+from tools.demo.detect import seen
+from tools.demo.learning import ReadingRows, guesses, losses, understand
+from tools.demo.rows import Rows
+from tools.demo.scenes import KINDS, draw, scene
+from tools.demo.train import CONFIG, Training, prepared
+
+TINY = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY |= {"num_key_value_heads": 1, "head_dim": 16}
+RAW = CONFIG | {
+    "llm_config": CONFIG["llm_config"] | TINY,
+    "vision_config": CONFIG["vision_config"] | {"hidden_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, dict, object]:
+    """A checkpoint folder with the tokenizer, the tiny model's config.json, and what makes prompts."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, *prepared(folder, RAW)
+
+
+@pytest.fixture
+def training(made) -> Training:
+    torch.set_num_threads(1)
+    return Training(ModelConfig.from_dict(made[1]).with_head_width(32), seed=3)
+
+
+def every_task(prompts) -> list:
+    """A small batch of each task."""
+    rows, size = Rows(prompts, random.Random(5), (0.4, 0.3, 0.3)), (128, 128)
+    makers = {
+        "picture": lambda: rows.picture(size, 2),
+        "think": lambda: rows.picture(size, 2, think=True),
+        "nothing": lambda: rows.nothing(size, 2),
+        "conversation": lambda: rows.conversation(size, 128 * 128),
+        "edit": lambda: rows.edit(size, 2, 128 * 128, images_only=False, think=True),
+        "images only": lambda: rows.edit(size, 2, 128 * 128, images_only=True, think=False),
+        "merge": lambda: rows.merge(size, 2, 128 * 128, images_only=False),
+        "story": lambda: rows.story(size, 1, images_only=False, think=False),
+        "story in thought": lambda: rows.story(size, 1, images_only=False, think=True),
+        "story's images": lambda: rows.story(size, 1, images_only=True, think=False),
+    }
+    return [collate(task, [make(), make()]) for task, make in makers.items()]
+
+
+def test_a_seed_makes_the_same_scenes_and_texts():
+    def told(seed: int):
+        rng = random.Random(seed)
+        made = scene(rng, 3)
+        return made, texts.caption(rng, made), texts.question(rng, made), texts.story(rng, scene(rng, 1), 3)
+
+    assert told(1) == told(1) != told(2)
+    assert draw(told(1)[0]).tobytes() == draw(told(1)[0]).tobytes()
+
+
+def test_what_is_held_out_is_never_trained_on():
+    rng = random.Random(1)
+    for index in range(300):
+        made = scene(rng, 1 + index % 3)
+        scenes = [made, texts.edit(rng, made).after, *texts.story(rng, scene(rng, 1), 3).scenes]
+        assert not any(one.held_out for one in scenes)
+    assert all(scene(rng, 1 + index % 3, held_out=True).held_out for index in range(30))
+
+
+@pytest.mark.parametrize("size", [(128, 128), (256, 256), (160, 128)])
+def test_detectors_see_what_was_drawn(size):
+    rng = random.Random(2)
+    for index in range(60):
+        made = scene(rng, 1 + index % 3, held_out=index % 2 == 0)
+        found = seen(draw(made, *size))
+        assert found.shows_colours(made)
+        assert found.shows_kinds(made)
+
+
+def test_detectors_tell_every_kind_from_the_others():
+    rng, found = random.Random(3), {}
+    while len(found) < len(KINDS):
+        made = scene(rng, 1)
+        found[made.shapes[0].kind] = seen(draw(made)).shapes[0]
+    assert all(one.kind == kind and one.likeness > 0.9 for kind, one in found.items())
+
+
+def test_an_edit_keeps_what_it_does_not_name():
+    rng = random.Random(4)
+    for _ in range(50):
+        made = scene(rng, 2)
+        change = texts.edit(rng, made)
+        assert change.after != made
+        assert len({*made.shapes} & {*change.after.shapes}) >= 1
+
+
+def test_a_word_is_one_token_and_a_system_message_a_few(made):
+    prompts = made[2]
+    asked = prompts.picture("a red circle on a blue background")
+    assert len(asked.sequences[CONDITION].ids) < 30
+    assert prompts.tokenizer.decode(prompts.tokenizer.encode(["ein Häuschen, 龍"])) == "ein Häuschen, 龍"
+
+
+def test_what_is_learnt_to_be_written_is_what_was_said(made):
+    prompts = made[2]
+    rows = Rows(prompts, random.Random(6), (0.0, 1.0, 0.0))
+    row = rows.conversation((128, 128), None)
+    answers = [prompts.tokenizer.decode(row.sequence.ids[start : stop - 1].tolist()) for start, stop in row.written]
+    assert len(answers) == 3 and all(answers)
+    assert all(row.sequence.ids[stop - 1] == prompts.tokenizer.ids["<|im_end|>"] for _, stop in row.written)
+    row = rows.picture((128, 128), 1, think=True)
+    ((start, stop),) = row.written
+    assert prompts.tokenizer.decode(row.sequence.ids[start:stop].tolist()).endswith("</think>")
+    assert row.drawn[0].tokens == len(row.sequence.ids)
+
+
+def test_training_sees_what_drawing_sees(made, training):
+    """The guess of a padded batch is the engine's own, so that what is learnt is what is used."""
+    folder, raw, prompts = made
+    for value in training.parameters.values():
+        value.data.add_(0.05 * torch.randn_like(value))
+    training.average = {name: value.detach() for name, value in training.parameters.items()}
+    training.export(folder, raw, torch.float32)
+    engine = sensenova_core.load(folder)
+    rows = Rows(prompts, random.Random(7), (1.0, 0.0, 0.0))
+    row = rows.picture((128, 96), 1)
+    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.nothing((128, 96), 1)])
+    read = ReadingRows(batch.positions, batch.valid)
+    with torch.inference_mode():
+        understand(training.model, batch, read)
+        prefixes = engine.reader.prefixes_of({CONDITION: row.sequence, UNCONDITIONAL: prompts.unconditional()})
+        denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), engine._kernel, edit=False)
+        z, t = denoiser.start(), denoiser.device_times[1]
+        theirs = denoiser._guesses(z, 1, 2)
+        image = tokens_to_image(z, 32, 3, 4).expand(3, -1, -1, -1)
+        ours = guesses(training.model, batch, read, image, t.expand(3))
+    torch.testing.assert_close(ours[1], theirs[0][0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours[2], theirs[1][0], rtol=1e-3, atol=1e-3)
+
+
+def test_drawing_teaches_both_experts(made, training):
+    stream = torch.Generator().manual_seed(1)
+    training.model.generation.head[-1].weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
+    for batch in every_task(made[2]):
+        training.model.zero_grad()
+        drawing, writing = losses(training.model, batch, stream)
+        assert drawing.isfinite() and writing.isfinite()
+        if len(batch.owners):
+            drawing.backward()
+            for expert in (training.model.understanding, training.model.generation):
+                assert expert.decoder.layers[0].self_attn.k_proj.weight.grad.abs().sum() > 0
+        else:
+            assert writing.requires_grad
+
+
+def test_training_lowers_both_losses(made, training):
+    batches = [batch for batch in every_task(made[2]) if batch.task in ("picture", "think", "conversation")]
+    first = training.learn(batches, 3e-3)
+    for _ in range(30):
+        last = training.learn(batches, 3e-3)
+    assert last["picture draw"] < 0.8 * first["picture draw"]
+    assert last["conversation write"] < 0.5 * first["conversation write"]
+
+
+def test_resumed_training_is_the_same_bit_by_bit(made, training, tmp_path):
+    prompts = made[2]
+
+    def some_steps(one: Training, count: int) -> None:
+        for _ in range(count):
+            one.learn(batches_of_step(prompts, one.seed, one.step, 0.5, scale=0.05), 1e-3)
+
+    straight = copy.deepcopy(made[1])
+    whole = Training(ModelConfig.from_dict(straight).with_head_width(32), seed=3)
+    some_steps(whole, 4)
+    some_steps(training, 2)
+    training.save(tmp_path)
+    resumed = Training(ModelConfig.from_dict(straight).with_head_width(32), seed=99)
+    resumed.resume(tmp_path)
+    some_steps(resumed, 2)
+    assert resumed.step == whole.step
+    for name, value in whole.parameters.items():
+        assert torch.equal(value, resumed.parameters[name]), name
+        assert torch.equal(whole.average[name], resumed.average[name]), name
+
+
+def test_the_exported_folder_loads_and_does_every_task(made, training):
+    folder, raw, _ = made
+    training.export(folder, raw)
+    engine = sensenova_core.load(folder, dtype="float32")
+    made_scene = scene(random.Random(8), 1)
+    conditioning = engine.encode("a red circle", [draw(made_scene)])
+    last = [*engine.sample(conditioning, width=128, height=96, steps=2, img_cfg=2.0)][-1]
+    assert np.isfinite(last.image().numpy()).all()
+    settings = sensenova_core.decode.DecodingSettings(max_tokens=4)
+    assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
+    assert engine.think(engine.encode("a red circle"), settings).think_text is not None
+    assert flow.noise_scale(engine.config.noise, 16) == 4.0

@@ -1,0 +1,120 @@
+"""Rows -> padded tensors, and the mixture of tasks at each step of training."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .rows import Row, Rows
+
+SMALL = 128 * 128  # budget of a reference that is read at the size it was drawn
+SIZES = ((128, 128),) * 7 + ((160, 128), (128, 160), (192, 128), (96, 128), (192, 192), (256, 256))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded at the end to one length.
+
+    ids, valid: (rows, tokens); positions: (rows, 3, tokens). images: (pixels, places) of images of one size, places
+    being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts,
+    and what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
+    pictures: (pictures, 3, height, width).
+    """
+
+    task: str
+    ids: Tensor
+    positions: Tensor
+    valid: Tensor
+    images: list[tuple[Tensor, Tensor]]
+    writers: Tensor
+    written: Tensor
+    owners: Tensor
+    lengths: Tensor
+    pictures: Tensor
+
+
+def collate(task: str, rows: list[Row]) -> Batch:
+    longest = max(len(row.sequence.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    positions = torch.zeros(len(rows), 3, longest, dtype=torch.int64)
+    valid = torch.zeros(len(rows), longest, dtype=torch.bool)
+    images: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}
+    writers, written, owners, lengths, pictures = [], [], [], [], []
+    for index, row in enumerate(rows):
+        sequence, length = row.sequence, len(row.sequence.ids)
+        ids[index, :length], valid[index, :length] = sequence.ids, True
+        positions[index, :, :length] = sequence.positions
+        places = (sequence.slots.nonzero().flatten() + index * longest).split([one.tokens for one in sequence.images])
+        for image, place in zip(sequence.images, places, strict=True):
+            stacked = images.setdefault(tuple(image.pixels.shape), ([], []))
+            stacked[0].append(image.pixels)
+            stacked[1].append(place)
+        for start, stop in row.written:
+            writers += range(index * longest + start - 1, index * longest + stop - 1)
+            written += sequence.ids[start:stop].tolist()
+        for drawn in row.drawn:
+            owners += [index] * drawn.times
+            lengths += [drawn.tokens] * drawn.times
+            pictures += [drawn.picture] * drawn.times
+    return Batch(
+        task,
+        ids,
+        positions,
+        valid,
+        [(torch.stack(shown), torch.cat(places)) for shown, places in images.values()],
+        torch.tensor(writers, dtype=torch.int64),
+        torch.tensor(written, dtype=torch.int64),
+        torch.tensor(owners, dtype=torch.int64),
+        torch.tensor(lengths, dtype=torch.int64),
+        torch.stack(pictures) if pictures else torch.empty(0),
+    )
+
+
+def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float = 1.0) -> list[Batch]:
+    """What one step learns from: text to image always, and the other tasks in turn; by seed and step alone.
+
+    progress: 0 .. 1 of the whole training; scenes of one shape come first. scale: of the number of rows.
+    """
+    rng = random.Random(f"{seed}/{step}")
+    counts = (1.0, 0.0, 0.0) if progress < 0.1 else (0.6, 0.3, 0.1) if progress < 0.25 else (0.45, 0.35, 0.2)
+    rows = Rows(prompts, rng, counts)
+
+    def many(count: float) -> range:
+        return range(max(1, round(count * scale)))
+
+    size = rng.choice(SIZES) if progress > 0.1 else SIZES[0]
+    area = size[0] * size[1] / SMALL
+    made = [rows.picture(size, 4) for _ in many(20 / area)]
+    batches = [collate("picture", [*made, rows.nothing(size, len(many(9 / area)))])]
+    if progress > 0.1 and rng.random() < 0.4:
+        made = [rows.picture(size, 4, think=True) for _ in many(10 / area)]
+        batches.append(collate("think", made))
+    if progress < 0.1 and rng.random() < 0.5:
+        return batches
+    task = rng.choices(("conversation", "edit", "far edit", "merge", "story"), _weights(progress))[0]
+    budget = SMALL if rng.random() < 0.5 else None
+    if task == "conversation":
+        made = [rows.conversation(SIZES[0], budget) for _ in many(24 if budget else 12)]
+    elif task == "edit":
+        made = [rows.edit(SIZES[0], 4, SMALL, rng.random() < 0.12, rng.random() < 0.1) for _ in many(16)]
+    elif task == "far edit":
+        made = [rows.edit(rng.choice(SIZES[:9]), 4, None, rng.random() < 0.12, False) for _ in many(6)]
+    elif task == "merge":
+        budget = SMALL if rng.random() < 0.7 else None
+        made = [rows.merge(SIZES[0], 4, budget, rng.random() < 0.12) for _ in many(12 if budget else 3)]
+    else:
+        made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
+    by_size: dict[tuple[int, ...], list[Row]] = {}
+    for row in made:
+        by_size.setdefault(tuple(row.drawn[0].picture.shape) if row.drawn else (), []).append(row)
+    return batches + [collate(task, group) for group in by_size.values()]
+
+
+def _weights(progress: float) -> tuple[float, ...]:
+    """Of conversation, edit, edit with a reference at full size, merge, story."""
+    if progress < 0.1:
+        return (0.8, 0.2, 0.0, 0.0, 0.0)
+    if progress < 0.25:
+        return (0.45, 0.4, 0.05, 0.05, 0.05)
+    return (0.25, 0.25, 0.2, 0.12, 0.18)

@@ -1,0 +1,112 @@
+"""What is in a picture: the background's colour, and the colour, kind and place of each shape. No model."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from .scenes import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, outline
+
+FAR = 75.0  # a pixel further than this from every colour is none of them
+LEAST_AREA = 0.012  # of the picture
+TEMPLATE = 32
+PALETTE = np.array([*COLOURS.values()], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Found:
+    """x, y: centre, as parts of width and height. likeness: overlap with the best template, 0 .. 1."""
+
+    kind: str
+    colour: str
+    x: float
+    y: float
+    likeness: float
+
+    @property
+    def place(self) -> str:
+        return min(PLACES, key=lambda name: (PLACES[name][0] - self.x) ** 2 + (PLACES[name][1] - self.y) ** 2)
+
+
+@dataclass(frozen=True)
+class Seen:
+    background: str
+    shapes: tuple[Found, ...]
+
+    @property
+    def colours(self) -> set[str]:
+        return {shape.colour for shape in self.shapes}
+
+    def shows_colours(self, scene: Scene) -> bool:
+        """Whether the background and every shape's colour are there, and no other shape's."""
+        return self.background == scene.background and self.colours == {shape.colour for shape in scene.shapes}
+
+    def shows_kinds(self, scene: Scene) -> bool:
+        """Whether every shape is there in its colour, and nothing else."""
+        return {(one.kind, one.colour) for one in self.shapes} == {(one.kind, one.colour) for one in scene.shapes}
+
+
+def seen(picture: Image.Image) -> Seen:
+    values = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    distance = np.linalg.norm(values[:, :, None] - PALETTE, axis=-1)  # (height, width, colours)
+    nearest = np.where(distance.min(-1) < FAR, distance.argmin(-1), -1)
+    border = np.concatenate(
+        [nearest[:3].ravel(), nearest[-3:].ravel(), nearest[:, :3].ravel(), nearest[:, -3:].ravel()]
+    )
+    ground = np.bincount(border[border >= 0], minlength=len(COLOURS)).argmax()
+    shapes = []
+    for index, colour in enumerate(COLOURS):
+        mask = _opened(nearest == index)
+        if index == ground or mask.mean() < LEAST_AREA:
+            continue
+        rows, columns = mask.nonzero()
+        kind, likeness = _kind(mask)
+        x, y = columns.mean() / picture.width, rows.mean() / picture.height
+        shapes.append(Found(kind, colour, float(x), float(y), likeness))
+    return Seen([*COLOURS][ground], tuple(shapes))
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """Without what is thinner than three pixels, such as the mixed colours of an edge."""
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(picture.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))) > 127
+
+
+def _kind(mask: np.ndarray) -> tuple[str, float]:
+    cut = _framed(mask)
+    likeness = {}
+    for kind, templates in _templates().items():
+        likeness[kind] = max(float(np.minimum(cut, one).sum() / np.maximum(cut, one).sum()) for one in templates)
+    best = max(likeness, key=likeness.__getitem__)
+    return best, likeness[best]
+
+
+def _framed(mask: np.ndarray) -> np.ndarray:
+    """A shape cut out, in the middle of a square, at the size of the templates; 0 .. 1."""
+    rows, columns = mask.nonzero()
+    cut = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    side = max(cut.shape)
+    square = np.zeros((side, side), dtype=np.uint8)
+    top, left = (side - cut.shape[0]) // 2, (side - cut.shape[1]) // 2
+    square[top : top + cut.shape[0], left : left + cut.shape[1]] = cut * 255
+    return np.asarray(Image.fromarray(square).resize((TEMPLATE, TEMPLATE), Image.Resampling.BOX)) / 255.0
+
+
+@cache
+def _templates() -> dict[str, list[np.ndarray]]:
+    """Each kind at both sizes, as it looks when it is cut out of a picture."""
+    made: dict[str, list[np.ndarray]] = {}
+    for kind in KINDS:
+        for small, large in SIZES.values():
+            mask, _ = outline(Shape(kind, "red", "", "", 0.5, 0.5, (small + large) / 2), 128, 128)
+            made.setdefault(kind, []).append(_framed(_opened(np.asarray(mask) > 127)))
+    return made
+
+
+def covered(shape: Shape, width: int, height: int, margin: int = 3) -> np.ndarray:
+    """Where a shape lies, and `margin` pixels around it: bool (height, width)."""
+    mask, corner = outline(shape, width, height)
+    whole = Image.new("L", (width, height))
+    whole.paste(mask, corner)
+    return np.asarray(whole.filter(ImageFilter.MaxFilter(2 * margin + 1))) > 0

@@ -1,0 +1,228 @@
+"""Measure what the demo checkpoint can do, through the public API, on scenes that it was never trained on.
+
+python -m tools.demo.evaluate FOLDER [--only captions edits] [--part 0.25] [--sheet FILE.png]
+"""
+
+import argparse
+import json
+import random
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import sensenova_core
+from sensenova_core.document import DocumentSettings, Drawing, Text
+from sensenova_core.sampling import SamplingSettings
+
+from . import texts
+from .detect import covered, seen
+from .scenes import Scene, draw, scene
+
+SIDE, STEPS, CFG = 128, 20, 4.0
+SEED = 7  # of the scenes
+
+
+@dataclass
+class Tally:
+    """How often something held. shown: pictures to look at, each with what was asked."""
+
+    held: dict[str, list[float]] = field(default_factory=dict)
+    shown: list[tuple[str, list[Image.Image]]] = field(default_factory=list)
+
+    def count(self, **outcomes: float) -> None:
+        for name, outcome in outcomes.items():
+            self.held.setdefault(name, []).append(float(outcome))
+
+    def means(self) -> dict[str, float]:
+        return {name: round(sum(values) / len(values), 4) for name, values in sorted(self.held.items())}
+
+
+def picture_of(
+    engine, conditioning, seed: int, size=(SIDE, SIDE), cfg: float = CFG, img_cfg: float = 1.0
+) -> Image.Image:
+    width, height = size
+    steps = engine.sample(conditioning, width=width, height=height, steps=STEPS, cfg=cfg, img_cfg=img_cfg, seed=seed)
+    return as_picture([*steps][-1].image()[0])
+
+
+def as_picture(image: torch.Tensor) -> Image.Image:
+    """float32 (height, width, 3) in 0 .. 1 -> a picture."""
+    return Image.fromarray((image.cpu().numpy() * 255).round().astype(np.uint8))
+
+
+def held_out_scenes(count: int, task: str, most: int = 3) -> Iterable[tuple[random.Random, Scene]]:
+    """Half of them of one shape, a third of two, the others of three."""
+    rng = random.Random(f"{SEED}/{task}")
+    for index in range(count):
+        yield rng, scene(rng, min((1, 2, 1, 2, 1, 3)[index % 6], most), held_out=True)
+
+
+def captions(engine, count: int, cfg: float = CFG) -> Tally:
+    tally = Tally()
+    for index, (rng, made) in enumerate(held_out_scenes(count, "captions")):
+        asked = texts.caption(rng, made, zh=index % 5 == 4).text
+        picture = picture_of(engine, engine.encode(asked), index, cfg=cfg)
+        _judge(tally, made, picture)
+        tally.shown.append((asked, [picture]))
+    return tally
+
+
+def _judge(tally: Tally, made: Scene, picture: Image.Image) -> None:
+    found = seen(picture)
+    colours, kinds = found.shows_colours(made), found.shows_kinds(made)
+    count = len(made.shapes)
+    tally.count(colours=colours, kinds=kinds, **{f"colours_of_{count}": colours, f"kinds_of_{count}": kinds})
+
+
+def edits(engine, count: int) -> Tally:
+    """Whether what was asked for is there, and how much all else changed, in 0 .. 1."""
+    tally = Tally()
+    for index, (rng, made) in enumerate(held_out_scenes(count, "edits", most=2)):
+        change = texts.edit(rng, made, held_out=True)
+        asked = texts.asked(rng, change, zh=index % 5 == 4)
+        before = draw(made, SIDE, SIDE)
+        picture = picture_of(engine, engine.encode(asked, [before]), index)
+        _judge_edit(tally, change.name, made, change.after, picture)
+        tally.shown.append((asked, [before, picture]))
+    return tally
+
+
+def merges(engine, count: int) -> Tally:
+    tally = Tally()
+    rng = random.Random(f"{SEED}/merges")
+    for index in range(count):
+        change = None
+        while change is None or not change.after.held_out:
+            pair = scene(rng, rng.randint(1, 2), held_out=rng.random() < 0.5), scene(rng, 1)
+            change = texts.merge(rng, *pair)
+        asked = texts.asked(rng, change)
+        shown = [draw(one, SIDE, SIDE) for one in pair]
+        picture = picture_of(engine, engine.encode(asked, shown), index)
+        _judge_edit(tally, change.name, pair[0], change.after, picture)
+        tally.shown.append((asked, [*shown, picture]))
+    return tally
+
+
+def _judge_edit(tally: Tally, name: str, before: Scene, after: Scene, picture: Image.Image) -> None:
+    found = seen(picture)
+    done, colours = found.shows_kinds(after) and found.background == after.background, found.shows_colours(after)
+    outside = np.ones((SIDE, SIDE), dtype=bool)
+    for shape in {*before.shapes} ^ {*after.shapes}:
+        outside &= ~covered(shape, SIDE, SIDE)
+    expected = np.asarray(draw(after, SIDE, SIDE), dtype=np.float32) / 255
+    difference = np.abs(np.asarray(picture, dtype=np.float32) / 255 - expected).mean(-1)[outside].mean()
+    tally.count(done=done, colours=colours, difference=difference, **{f"done_{name}": done})
+
+
+def questions(engine, count: int) -> Tally:
+    tally = Tally()
+    for index, (rng, made) in enumerate(held_out_scenes(count, "questions")):
+        question = texts.question(rng, made, zh=index % 5 == 4)
+        answer = [*engine.understand(question.asked, [draw(made, SIDE, SIDE)])][-1].text
+        tally.count(exact=answer == question.answer, **{f"exact_{question.name}": answer == question.answer})
+    return tally
+
+
+def thoughts(engine, count: int) -> Tally:
+    """Whether the reasoning names every shape with its colour and the background, and the picture follows it."""
+    tally = Tally()
+    for index, (rng, made) in enumerate(held_out_scenes(count, "thoughts")):
+        asked = texts.caption(rng, made).text
+        thought = engine.think(engine.encode(asked))
+        wanted = [f"{shape.colour} {shape.kind}" for shape in made.shapes] + [f"background is {made.background}"]
+        picture = picture_of(engine, thought, index)
+        tally.count(names_the_scene=all(words in thought.think_text for words in wanted))
+        tally.count(ends=thought.think_text.endswith("</think>"))
+        _judge(tally, made, picture)
+        tally.shown.append((f"{asked} | {thought.think_text}", [picture]))
+    return tally
+
+
+def stories(engine, count: int) -> Tally:
+    tally = Tally()
+    rng = random.Random(f"{SEED}/stories")
+    for index in range(count):
+        wanted = 1 + index % 3
+        told = texts.story(rng, scene(rng, 1, held_out=True), wanted, held_out=True)
+        settings = DocumentSettings(SamplingSettings(SIDE, SIDE, STEPS, seed=index))
+        text, pictures = "", []
+        for event in engine.interleave(told.asked, settings=settings):
+            if isinstance(event, Text):
+                text += event.text
+            elif isinstance(event, Drawing) and event.step.index + 1 == event.step.total:
+                pictures.append(as_picture(event.step.image()[0]))
+        tally.count(
+            asked_number=len(pictures) == wanted, first=bool(pictures) and seen(pictures[0]).shows_kinds(told.scenes[0])
+        )
+        if re.match("(First|Tell a story in)", told.asked) and len(pictures) == wanted:
+            tally.count(last=seen(pictures[-1]).shows_kinds(told.scenes[-1]))
+        tally.shown.append((f"{told.asked} | {text}", pictures))
+    return tally
+
+
+TASKS = {
+    "captions": (captions, 64),
+    "edits": (edits, 48),
+    "merges": (merges, 24),
+    "questions": (questions, 128),
+    "thoughts": (thoughts, 24),
+    "stories": (stories, 18),
+}
+
+
+def sheet(shown: list[tuple[str, list[Image.Image]]], columns: int = 4) -> Image.Image:
+    """Pictures with what was asked under each."""
+    most = max(len(pictures) for _, pictures in shown)
+    width, height = most * (SIDE + 4) + 12, SIDE + 46
+    page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), "#dddddd")
+    pen, font = ImageDraw.Draw(page), _font()
+    for index, (asked, pictures) in enumerate(shown):
+        x, y = index % columns * width + 6, index // columns * height + 6
+        for place, picture in enumerate(pictures):
+            page.paste(picture, (x + place * (SIDE + 4), y))
+        letters = max(20, (width - 12) // 6)
+        lines = [asked[start : start + letters] for start in range(0, len(asked), letters)][:3]
+        for line, text in enumerate(lines):
+            pen.text((x, y + SIDE + 2 + 12 * line), text, fill="black", font=font)
+    return page
+
+
+def _font() -> ImageFont.ImageFont:
+    for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf"):
+        try:
+            return ImageFont.truetype(name, 10)
+        except OSError:
+            continue
+    return ImageFont.load_default(10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=[*TASKS])
+    parser.add_argument("--part", type=float, default=1.0, help="of the number of cases")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--sheets", type=Path, help="folder for pictures of results")
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    engine = sensenova_core.load(arguments.folder, dtype=arguments.dtype)
+    for name in arguments.only:
+        task, count = TASKS[name]
+        began = time.monotonic()
+        tally = task(engine, max(1, round(count * arguments.part)))
+        print(name, json.dumps(tally.means()), f"{time.monotonic() - began:.0f} s", flush=True)
+        if arguments.sheets and tally.shown:
+            arguments.sheets.mkdir(parents=True, exist_ok=True)
+            sheet(tally.shown).save(arguments.sheets / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The losses: what the understanding expert writes, and what the generation expert draws from its keys and values."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sensenova_core import flow
+from sensenova_core.layout import image_to_tokens, to_patches
+from sensenova_core.model import SenseNovaU1
+from sensenova_core.model.attention import Attend
+from sensenova_core.prompt import image_positions
+
+from .batches import Batch
+
+MEAN_TIME, SPREAD_OF_TIME = -1.0, 1.1  # of the logit of the times; what goes where is decided under 0.2
+T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """(batch, tokens, heads, head_dim) each; mask: bool, broadcast to (batch, heads, queries, keys)."""
+    parts = (part.transpose(1, 2).float() for part in (query, key, value))  # bfloat16 is far slower on CPUs
+    with torch.autocast("cpu", enabled=False):
+        out = F.scaled_dot_product_attention(*parts, attn_mask=mask, enable_gqa=True)
+    return out.transpose(1, 2).to(query.dtype)
+
+
+class ReadingRows:
+    """Attention of padded rows, which keeps every layer's keys and values for drawing."""
+
+    def __init__(self, positions: Tensor, valid: Tensor):
+        time, tokens = positions[:, 0], positions.shape[-1]
+        order = torch.arange(tokens)
+        before = order[:, None] >= order[None]
+        same_image = time[:, :, None] == time[:, None]
+        own = torch.eye(tokens, dtype=torch.bool)  # padding sees itself, so that its softmax is finite
+        self.mask = (((before | same_image) & valid[:, None]) | own)[:, None]
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def attend_at(self, layer: int) -> Attend:
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            self.keys.append(key)
+            self.values.append(value)
+            return attention(query, key, value, self.mask)
+
+        return attend
+
+
+class DrawingRows:
+    """Attention of pictures being drawn, each after the first tokens of a row."""
+
+    def __init__(self, read: ReadingRows, owners: Tensor, lengths: Tensor, tokens: int):
+        self.read, self.owners, self.longest = read, owners, int(lengths.max())
+        seen = torch.arange(self.longest)[None] < lengths[:, None]
+        self.mask = torch.cat([seen, seen.new_ones(len(owners), tokens)], 1)[:, None, None]
+
+    def attend_at(self, layer: int) -> Attend:
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = (part[layer][:, : self.longest][self.owners] for part in (self.read.keys, self.read.values))
+            mask = self.mask.expand(-1, -1, query.shape[1], -1)
+            return attention(query, torch.cat([keys, key], 1), torch.cat([values, value], 1), mask)
+
+        return attend
+
+
+def losses(model: SenseNovaU1, batch: Batch, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mean squared error of the velocity over all pictures, and mean cross entropy over all written tokens; 0 for none.
+
+    stream: where times and noises come from.
+    """
+    read = ReadingRows(batch.positions, batch.valid)
+    hidden = understand(model, batch, read)
+    drawing = writing = torch.zeros(())
+    if len(batch.written):
+        logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
+        writing = F.cross_entropy(logits.float(), batch.written)
+    if len(batch.owners):
+        drawing = draw(model, batch, read, stream)
+    return drawing, writing
+
+
+def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
+    """(rows, tokens, hidden) after the final norm."""
+    expert = model.understanding
+    x = expert.embed(batch.ids.flatten(), model.device, model.dtype)
+    for shown, places in batch.images:
+        rotary = expert.vision.rotary(*(side // model.config.token_pixels for side in shown.shape[2:]), model.device)
+        embedded = expert.vision(to_patches(shown, model.config.vision.patch_size), rotary)
+        x = x.index_copy(0, places, embedded.flatten(0, 1).to(x.dtype))
+    x = x.view(*batch.ids.shape, -1)
+    return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
+
+
+def draw(model: SenseNovaU1, batch: Batch, read: ReadingRows, stream: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity, at a random time and noise for each picture."""
+    side, count = model.config.token_pixels, len(batch.owners)
+    tokens = batch.pictures[0, 0].numel() // side**2
+    t = torch.sigmoid(MEAN_TIME + SPREAD_OF_TIME * torch.randn(count, generator=stream))
+    noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
+    near = t[:, None, None, None]
+    error = guesses(model, batch, read, near * batch.pictures + (1 - near) * noise, t)
+    error = error - image_to_tokens(batch.pictures, side)
+    return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+
+
+def guesses(model: SenseNovaU1, batch: Batch, read: ReadingRows, z: Tensor, t: Tensor) -> Tensor:
+    """The clean pictures that the model sees in z, (pictures, 3, height, width) at times t: float32 tokens."""
+    config, expert, count = model.config, model.generation, len(batch.owners)
+    rows, columns = (side // config.token_pixels for side in z.shape[2:])
+    x = expert.vision(to_patches(z, config.vision.patch_size), expert.vision.rotary(rows, columns, model.device))
+    times = expert.timestep_embedder(t)
+    if config.noise.embedded:
+        scale = flow.noise_scale(config.noise, rows * columns)
+        times = times + expert.noise_scale_embedder(torch.tensor([scale / config.noise.max_scale]))
+    last = batch.positions[batch.owners, 0, batch.lengths - 1]
+    places = image_positions(0, rows, columns).repeat(count, 1, 1)
+    places[:, 0] = last[:, None] + 1
+    attend = DrawingRows(read, batch.owners, batch.lengths, rows * columns)
+    x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at)
+    return expert.head(x, rows, columns).float()

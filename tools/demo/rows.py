@@ -1,0 +1,230 @@
+"""Training rows: sequences exactly as the engine makes them, with what is to be written and drawn."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sensenova_core.flow import CONDITION, IMAGES_ONLY
+from sensenova_core.images import (
+    MEAN,
+    STD,
+    ReferenceImage,
+    edit_pixel_limits,
+    references,
+    understanding_pixel_limits,
+)
+from sensenova_core.prompt import IMAGE_PLACEHOLDER, Message, Piece, PromptBuilder, Sequence, positions, system_message
+from sensenova_core.tokenizer import (
+    IMAGE_END,
+    IMAGE_SLOT,
+    IMAGE_START,
+    THINK_END,
+    THINK_START,
+    TURN_END,
+    Special,
+    Tokenizer,
+)
+
+from . import texts
+from .scenes import Scene, draw, laid_out_again, scene
+
+Size = tuple[int, int]  # width, height
+
+
+class RememberingTokenizer(Tokenizer):
+    """Reads each text once: the system messages come with every row."""
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self._remembered(text))
+
+    @lru_cache(maxsize=10_000)  # noqa: B019 there is one, for as long as training lasts
+    def _remembered(self, text: str) -> tuple[int, ...]:
+        return tuple(super()._plain(text))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that is drawn after the first `tokens` of a row, by as many noises as `times` says."""
+
+    tokens: int
+    picture: Tensor  # float32 (3, height, width) in -1 .. 1
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """written: (start, stop) of each stretch of tokens that the model learns to write."""
+
+    sequence: Sequence
+    written: tuple[tuple[int, int], ...] = ()
+    drawn: tuple[Drawn, ...] = ()
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    """In the model's own range: float32 (3, height, width), -1 .. 1."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
+
+
+class Rows:
+    """Makes rows of one kind each. size: of what is drawn. Nothing held out is ever in them."""
+
+    def __init__(self, prompts: PromptBuilder, rng: random.Random, counts: tuple[float, float, float]):
+        """counts: how often scenes have one, two and three shapes."""
+        self.prompts, self.rng, self.counts = prompts, rng, counts
+        self.tokenizer, self.side = prompts.tokenizer, prompts.side
+
+    def scene(self, most: int = 3) -> Scene:
+        weights = self.counts[:most] if sum(self.counts[:most]) else (1.0,)
+        count = self.rng.choices(range(1, len(weights) + 1), weights)[0]
+        background = "white" if self.rng.random() < 0.2 else None
+        return scene(self.rng, count, background=background)
+
+    def zh(self) -> bool:
+        return self.rng.random() < 0.2
+
+    def picture(self, size: Size, draws: int, think: bool = False) -> Row:
+        """Text to image: `draws` pictures that one caption, or the reasoning after it, leaves possible."""
+        made, zh = self.scene(), self.zh()
+        caption = texts.caption(self.rng, made, zh)
+        conditioning = self.prompts.picture(caption.text)
+        size_said, place_said = caption.size or think, caption.place or think
+        if think:
+            sequence, written = self._thought(conditioning, texts.plan(made, zh))
+        else:
+            sequence, written = conditioning.sequences[CONDITION], ()
+        drawn = [laid_out_again(self.rng, made, size_said, place_said) for _ in range(draws)]
+        return Row(sequence, written, tuple(self._drawn(sequence, one, size) for one in drawn))
+
+    def nothing(self, size: Size, draws: int) -> Row:
+        """The unconditional branch."""
+        sequence = self.prompts.unconditional()
+        return Row(sequence, (), tuple(self._drawn(sequence, self.scene(), size) for _ in range(draws)))
+
+    def edit(self, size: Size, draws: int, max_pixels: int | None, images_only: bool, think: bool) -> Row:
+        before = self.scene()
+        change, zh = texts.edit(self.rng, before), self.zh()
+        asked = texts.asked(self.rng, change, zh)
+        return self._edited([before], asked, change.after, zh, size, draws, max_pixels, images_only, think)
+
+    def merge(self, size: Size, draws: int, max_pixels: int | None, images_only: bool) -> Row:
+        """An edit with two references."""
+        change = None
+        while change is None or change.after.held_out:
+            before = self.scene(2), self.scene(2)
+            change = texts.merge(self.rng, *before)
+        zh = self.zh()
+        asked = texts.asked(self.rng, change, zh)
+        return self._edited([*before], asked, change.after, zh, size, draws, max_pixels, images_only, False)
+
+    def _edited(
+        self,
+        before: list[Scene],
+        asked: str,
+        after: Scene,
+        zh: bool,
+        size: Size,
+        draws: int,
+        max_pixels: int | None,
+        images_only: bool,
+        think: bool,
+    ) -> Row:
+        shown = [draw(one, *size) for one in before]
+        images = references(shown, self.side, edit_pixel_limits(len(shown)), max_pixels)
+        conditioning = self.prompts.picture(asked, images)
+        sequence, written = conditioning.sequences[IMAGES_ONLY if images_only else CONDITION], ()
+        if think and not images_only:
+            sequence, written = self._thought(conditioning, texts.plan(after, zh))
+        return Row(sequence, written, (Drawn(len(sequence.ids), pixels(draw(after, *size)), draws),))
+
+    def conversation(self, size: Size, max_pixels: int | None, turns: int = 3) -> Row:
+        """Questions about one picture, one after the other."""
+        made, zh = self.scene(), self.zh()
+        shown = self._worn(draw(made, *size))
+        images = references([shown], self.side, understanding_pixel_limits(), max_pixels)
+        messages, starts = [], []
+        for _ in range(turns):
+            question = texts.question(self.rng, made, zh)
+            placed = question.asked if messages else f"{IMAGE_PLACEHOLDER}\n{question.asked}"
+            messages.append(Message("user", placed))
+            starts.append(len(self.prompts.conversation(messages, images).ids))
+            messages.append(Message("assistant", question.answer))
+        end = [self.tokenizer.ids[TURN_END]]
+        asked = self.prompts.conversation(messages[:-1], images)
+        sequence = asked.followed_by(self.tokenizer.encode([messages[-1].text]) + end)
+        answers = [self.tokenizer.encode([message.text]) for message in messages[1::2]]
+        written = [(start, start + len(answer) + 1) for start, answer in zip(starts, answers, strict=True)]
+        return Row(sequence, tuple(written))
+
+    def story(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
+        """Text and pictures in turn; each picture is read back before the text goes on."""
+        told = texts.story(self.rng, scene(self.rng, 1), self.rng.randint(1, 3))
+        shown = [pixels(draw(one, *size)) for one in told.scenes]
+        images = [ReferenceImage(((one * 0.5 + 0.5) - MEAN) / STD, self.side, size) for one in shown]
+        full, alone = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
+        if images_only:
+            return self._alone(alone, images, shown, draws)
+        pieces: list[Piece] = [Special(THINK_START), "\n"] if think else []
+        for index, (text, image) in enumerate(zip(told.texts, images, strict=True)):
+            pieces += [("\n" if index else "") + text + "\n", image]
+        pieces += ["\n", Special(THINK_END), "\n\n" + told.ending] if think else ["\n" + told.ending]
+        sequence = self._extended(full, [*pieces, Special(TURN_END)])
+        return Row(sequence, tuple(self._text_after(sequence, len(full.ids))), self._at_images(sequence, shown, draws))
+
+    def _alone(self, alone: Sequence, images: list[ReferenceImage], shown: list[Tensor], draws: int) -> Row:
+        sequence = self._extended(alone, images)
+        return Row(sequence, (), self._at_images(sequence, shown, draws))
+
+    def _at_images(self, sequence: Sequence, shown: list[Tensor], draws: int) -> tuple[Drawn, ...]:
+        starts = (sequence.ids == self.tokenizer.ids[IMAGE_START]).nonzero().flatten().tolist()
+        return tuple(Drawn(start + 1, one, draws) for start, one in zip(starts, shown, strict=True))
+
+    def _text_after(self, sequence: Sequence, start: int) -> Iterator[tuple[int, int]]:
+        """Stretches that the model writes: all but images and what closes them."""
+        fed = sequence.slots | (sequence.ids == self.tokenizer.ids[IMAGE_END])
+        for index in range(start, len(sequence.ids)):
+            if not fed[index]:
+                yield index, index + 1
+
+    def _extended(self, sequence: Sequence, pieces: list[Piece]) -> Sequence:
+        """A sequence with text and images appended, as decoding and reading back leave it."""
+        flat: list[str] = []
+        for piece in pieces:
+            if isinstance(piece, ReferenceImage):
+                flat += [Special(IMAGE_START), *[Special(IMAGE_SLOT)] * piece.tokens, Special(IMAGE_END)]
+            else:
+                flat.append(piece)
+        ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64)
+        images = tuple(piece for piece in pieces if isinstance(piece, ReferenceImage))
+        start, slot = self.tokenizer.ids[IMAGE_START], self.tokenizer.ids[IMAGE_SLOT]
+        placed = positions(ids, start, slot, tuple((image.rows, image.columns) for image in images))
+        placed[0] += sequence.last_t + 1
+        return replace(
+            sequence,
+            ids=torch.cat([sequence.ids, ids]),
+            positions=torch.cat([sequence.positions, placed], 1),
+            slots=torch.cat([sequence.slots, ids == slot]),
+            images=sequence.images + images,
+        )
+
+    def _thought(self, conditioning, plan: str) -> tuple[Sequence, tuple[tuple[int, int], ...]]:
+        asked = self.prompts.thinking(conditioning)
+        ids = self.tokenizer.encode([plan, Special(THINK_END)])
+        start = len(asked.ids)
+        return self.prompts.thought(asked.followed_by(ids)), ((start, start + len(ids)),)
+
+    def _drawn(self, sequence: Sequence, made: Scene, size: Size) -> Drawn:
+        return Drawn(len(sequence.ids), pixels(draw(made, *size)))
+
+    def _worn(self, picture: Image.Image) -> Image.Image:
+        """At times with noise, so that pictures which the model drew itself are no surprise."""
+        if self.rng.random() < 0.5:
+            return picture
+        values, strength = np.asarray(picture), self.rng.uniform(1, 12)
+        noise = np.random.default_rng(self.rng.getrandbits(32)).normal(0, strength, values.shape)
+        return Image.fromarray((values + noise).clip(0, 255).astype(np.uint8))

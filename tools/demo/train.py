@@ -1,0 +1,300 @@
+"""Train the demo checkpoint, both experts together, on scenes that a script draws.
+
+    python -m tools.demo.train FOLDER [--steps 12000] [--threads 2]
+
+FOLDER gets state.safetensors and state.json, from which the same command goes on, log.txt, and the checkpoint itself in
+FOLDER/checkpoint, written each time the state is.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from sensenova_core.checkpoint import checkpoint_name
+from sensenova_core.config import ModelConfig
+from sensenova_core.model import SenseNovaU1
+from sensenova_core.prompt import PromptBuilder
+
+from .batches import Batch, batches_of_step
+from .learning import losses
+from .rows import RememberingTokenizer
+from .vocabulary import trained_tokenizer
+
+CONFIG = {
+    "architectures": ["NEOChatModel"],
+    "model_type": "neo_chat",
+    "template": "neo1_0",
+    "downsample_ratio": 0.5,
+    "use_pixel_head": True,
+    "fm_head_layers": 2,
+    "noise_scale_mode": "resolution",
+    "noise_scale": 1.0,
+    "noise_scale_base_image_seq_len": 1,
+    "noise_scale_max_value": 8.0,
+    "add_noise_scale_embedding": True,
+    "llm_config": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 32,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "rope_theta_hw": 1e2,
+        "max_position_embeddings": 8192,
+    },
+    "vision_config": {"hidden_size": 128, "num_channels": 3, "patch_size": 16, "rope_theta_vision": 1e4},
+}
+HEAD_WIDTH = 256
+BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
+WARM_UP, DECAY = 200, 0.3  # steps; part of the training over which the rate falls to nothing
+AVERAGING = 0.999
+WRITING = 0.3  # weight of the cross entropy beside the velocity's error
+
+
+def new_model(config: ModelConfig, seed: int) -> SenseNovaU1:
+    """Weights that keep the variance of what passes through; what a layer adds begins small, and the head at zero."""
+    model = SenseNovaU1(config)
+    generator = torch.Generator().manual_seed(seed)
+    depth = math.sqrt(2 * config.decoder.num_layers)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            parameter.data.fill_(1.0 if "norm" in name else 0.0)
+            continue
+        spread = 1 / math.sqrt(math.prod(parameter.shape[1:]))
+        if "o_proj" in name or "down_proj" in name:
+            spread /= depth
+        elif "embed_tokens" in name:
+            spread = 0.5
+        elif "head.conv2" in name or "head.2" in name:
+            spread = 0.0
+        elif "lm_head" in name:
+            spread *= 0.1
+        values = spread * torch.randn(parameter.shape, generator=generator)
+        parameter.data.copy_(smooth(values) if "patch_embedding" in name else values)
+    return model
+
+
+def smooth(filters: Tensor) -> Tensor:
+    """Random filters (count, channels, side, side) -> the same of low frequencies, a third as strong.
+
+    What lies under the noise is flat areas and their edges; filters that are noise themselves would hardly see it.
+    """
+    side = filters.shape[-1]
+    waves = torch.arange(side, dtype=torch.float32)
+    basis = torch.cos(math.pi / side * (waves[None] + 0.5) * waves[:, None])  # (frequency, place)
+    basis = basis / basis.norm(dim=1, keepdim=True)
+    strength = torch.exp(-(waves[:, None] ** 2 + waves[None] ** 2) / 8)
+    mixed = basis.T @ (filters * strength) @ basis
+    return mixed / mixed.flatten(1).norm(dim=1)[:, None, None, None] / 3
+
+
+def optimisers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which learn twice as fast with it; AdamW for all else."""
+    inner = [value for name, value in parameters.items() if ".layers." in name and value.dim() == 2]
+    outer = [value for name, value in parameters.items() if ".layers." not in name and value.dim() > 1]
+    vectors = [value for value in parameters.values() if value.dim() == 1]
+    groups = [{"params": outer, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        torch.optim.Muon(inner, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, betas=BETAS, fused=True),
+    ]
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Up in a straight line, level, and down along a cosine over the last part."""
+    if step < WARM_UP:
+        return peak * (step + 1) / WARM_UP
+    left = (steps - step) / (DECAY * steps)
+    return peak * (0.5 - 0.5 * math.cos(math.pi * left) if left < 1 else 1.0)
+
+
+class Training:
+    """Model, optimiser, running average and step: all that a state file holds."""
+
+    def __init__(self, config: ModelConfig, seed: int):
+        self.seed, self.step, self.seconds = seed, 0, 0.0
+        self.model = new_model(config, seed)
+        self.parameters = dict(self.model.named_parameters())
+        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.optimisers = optimisers(self.parameters)
+
+    def learn(self, batches: list[Batch], learning_rate: float) -> dict[str, float]:
+        """One step over the sum of the batches' losses."""
+        stream = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        found = {}
+        for batch in batches:
+            drawing, writing = losses(self.model, batch, stream)
+            (drawing + WRITING * writing).backward()
+            for name, loss in (("draw", drawing), ("write", writing)):
+                if loss.requires_grad:
+                    found[f"{batch.task} {name}"] = float(loss.detach())
+        length = torch.nn.utils.clip_grad_norm_(self.parameters.values(), LONGEST_GRADIENT)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
+            optimiser.step()
+            optimiser.zero_grad()
+        self.step += 1
+        with torch.no_grad():
+            keep = min(AVERAGING, self.step / (self.step + 10))
+            torch._foreach_lerp_([*self.average.values()], [*self.parameters.values()], 1 - keep)
+        return found | {"gradient": float(length)}
+
+    def save(self, folder: Path) -> None:
+        """Write the state beside the old one, then put it in its place."""
+        tensors = {}
+        for name, value in self.parameters.items():
+            tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.average[name]
+        names = {value: name for name, value in self.parameters.items()}
+        for optimiser in self.optimisers:
+            for value, moments in optimiser.state.items():
+                tensors |= {f"{part}/{names[value]}": moment for part, moment in moments.items()}
+        about = {"step": self.step, "seed": self.seed, "seconds": round(self.seconds)}
+        save_file(tensors, folder / "state.new", metadata={"state": json.dumps(about)})
+        os.replace(folder / "state.new", folder / "state.safetensors")
+        (folder / "state.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+    def resume(self, folder: Path) -> None:
+        tensors = load_file(folder / "state.safetensors")
+        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.step, self.seed, self.seconds = about["step"], about["seed"], about["seconds"]
+        names = {value: name for name, value in self.parameters.items()}
+        for name, value in self.parameters.items():
+            value.data.copy_(tensors[f"weight/{name}"])
+            self.average[name].copy_(tensors[f"average/{name}"])
+        for optimiser, parts in zip(
+            self.optimisers, (("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")), strict=True
+        ):
+            for value in (value for group in optimiser.param_groups for value in group["params"]):
+                optimiser.state[value] = {part: tensors[f"{part}/{names[value]}"].clone() for part in parts}
+
+    def export(self, folder: Path, raw: dict, dtype: torch.dtype = torch.float16) -> None:
+        """The running average as a checkpoint folder of the family. The tokenizer lies there already."""
+        tensors = {checkpoint_name(name): value.to(dtype) for name, value in self.average.items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+class Steps(Dataset):
+    """The batches of every step, made in another process."""
+
+    def __init__(self, prompts: PromptBuilder, seed: int, start: int, stop: int, steps: int, scale: float):
+        self.prompts, self.seed, self.scale = prompts, seed, scale
+        self.start, self.stop, self.steps = start, stop, steps
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> list[Batch]:
+        step = self.start + index
+        return batches_of_step(self.prompts, self.seed, step, step / self.steps, self.scale)
+
+
+def prepared(folder: Path, raw: dict) -> tuple[dict, PromptBuilder]:
+    """The checkpoint folder with its tokenizer; the config with its size, and what makes prompts with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = trained_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    raw = raw | {"llm_config": raw["llm_config"] | {"vocab_size": tokenizer.get_vocab_size()}}
+    positions = raw["llm_config"]["max_position_embeddings"]
+    side = 2 * raw["vision_config"]["patch_size"]
+    return raw, PromptBuilder(RememberingTokenizer(folder), positions, side)
+
+
+def idle_cores() -> int:
+    """Cores that nobody else uses, at least one; with fewer, threads would wait for each other."""
+    others = os.getloadavg()[0] - torch.get_num_threads()
+    return max(1, min(os.cpu_count(), round(os.cpu_count() - others)))
+
+
+def train(folder: Path, arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads or 1)
+    raw = CONFIG | json.loads(arguments.config)
+    raw["llm_config"] = CONFIG["llm_config"] | raw["llm_config"]
+    raw, prompts = prepared(folder / "checkpoint", raw)
+    training = Training(ModelConfig.from_dict(raw).with_head_width(arguments.head_width), arguments.seed)
+    if (folder / "state.json").is_file():
+        training.resume(folder)
+    stop = min(arguments.steps, arguments.stop or arguments.steps)
+    counted = sum(value.numel() for value in training.parameters.values())
+    data = Steps(prompts, training.seed, training.step, stop, arguments.steps, arguments.scale)
+    loader = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        _say(log, f"{counted:,} parameters, steps {training.step} to {stop} of {arguments.steps}: {vars(arguments)}")
+        for line in _steps(training, loader, folder, raw, arguments):
+            _say(log, line)
+    training.save(folder)
+    training.export(folder / "checkpoint", raw)
+
+
+def _steps(training: Training, loader: DataLoader, folder: Path, raw: dict, arguments) -> Iterator[str]:
+    """Take all steps, with a line now and then."""
+    began, saved, waited, recent = time.monotonic(), time.monotonic(), 0.0, []
+    asked = time.monotonic()
+    for batches in loader:
+        waited += time.monotonic() - asked
+        if not arguments.threads:
+            torch.set_num_threads(idle_cores())
+        learning_rate = rate(training.step, arguments.steps, arguments.rate)
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.half):
+            recent.append(training.learn(batches, learning_rate))
+        now = time.monotonic()
+        if training.step % arguments.every == 0:
+            training.seconds += now - began
+            names = sorted({name for one in recent for name in one})
+            means = [f"{name} {_mean(recent, name):.4f}" for name in names]
+            speed = f"{(now - began) / len(recent):.2f} s a step, {waited:.0f} s waited"
+            rated = f"rate {learning_rate:.2e}, {speed}, {training.seconds:.0f} s in all"
+            yield f"step {training.step}: {', '.join(means)}, {rated}"
+            began, waited, recent = now, 0.0, []
+        if now - saved > arguments.save_seconds:
+            training.save(folder)
+            training.export(folder / "checkpoint", raw)
+            saved = now
+        asked = time.monotonic()
+
+
+def _mean(found: list[dict[str, float]], name: str) -> float:
+    values = [one[name] for one in found if name in one]
+    return sum(values) / len(values)
+
+
+def _say(log, line: str) -> None:
+    print(line, flush=True)
+    print(line, file=log, flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=12_000, help="of the whole training")
+    parser.add_argument("--stop", type=int, default=0, help="stop early, at this step")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows in a batch")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="0 is as many as have nothing else to do")
+    parser.add_argument("--every", type=int, default=50, help="steps between lines of the log")
+    parser.add_argument("--save-seconds", type=float, default=300)
+    parser.add_argument("--half", action="store_true", help="matrix products in bfloat16")
+    parser.add_argument("--config", default="{}", help="JSON laid over the configuration, for experiments")
+    parser.add_argument("--head-width", type=int, default=HEAD_WIDTH)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    chosen = parsed()
+    train(chosen.folder, chosen)
