@@ -92,7 +92,7 @@ def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float
         batches.append(collate("think", made))
     if progress < 0.1 and rng.random() < 0.5:
         return batches
-    task = rng.choices(("conversation", "edit", "far edit", "merge", "story"), _weights(progress))[0]
+    task = rng.choices(("conversation", "edit", "far edit", "merge", "story", "idea"), _weights(progress))[0]
     budget = SMALL if rng.random() < 0.5 else None
     if task == "conversation":
         made = [rows.conversation(SIZES[0], budget) for _ in many(24 if budget else 12)]
@@ -103,6 +103,8 @@ def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float
     elif task == "merge":
         budget = SMALL if rng.random() < 0.7 else None
         made = [rows.merge(SIZES[0], 4, budget, rng.random() < 0.12) for _ in many(12 if budget else 3)]
+    elif task == "idea":
+        made = [rows.idea() for _ in many(12)]
     else:
         made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
     by_size: dict[tuple[int, ...], list[Row]] = {}
@@ -112,9 +114,9 @@ def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float
 
 
 def _weights(progress: float) -> tuple[float, ...]:
-    """Of conversation, edit, edit with a reference at full size, merge, story."""
+    """Of conversation, edit, edit with a reference at full size, merge, story, idea."""
     if progress < 0.1:
-        return (0.8, 0.2, 0.0, 0.0, 0.0)
+        return (0.8, 0.2, 0.0, 0.0, 0.0, 0.0)
     if progress < 0.25:
-        return (0.45, 0.4, 0.05, 0.05, 0.05)
-    return (0.25, 0.25, 0.2, 0.12, 0.18)
+        return (0.42, 0.38, 0.05, 0.05, 0.05, 0.05)
+    return (0.24, 0.25, 0.2, 0.11, 0.16, 0.04)

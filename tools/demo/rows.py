@@ -161,6 +161,14 @@ class Rows:
         written = [(start, start + len(answer) + 1) for start, answer in zip(starts, answers, strict=True)]
         return Row(sequence, tuple(written))
 
+    def idea(self) -> Row:
+        """A short idea made into a whole prompt, with the system message of the workflow that does so, or without."""
+        made = self.scene()
+        system = [Message("system", texts.ENHANCE)] if self.rng.random() < 0.8 else []
+        asked = self.prompts.conversation([*system, Message("user", texts.idea(self.rng, made))], ())
+        answer = self.tokenizer.encode([texts.described(made)]) + [self.tokenizer.ids[TURN_END]]
+        return Row(asked.followed_by(answer), ((len(asked.ids), len(asked.ids) + len(answer)),))
+
     def story(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
         """Text and pictures in turn; each picture is read back before the text goes on."""
         told = texts.story(self.rng, scene(self.rng, 1), self.rng.randint(1, 3))

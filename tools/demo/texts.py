@@ -293,6 +293,22 @@ def question(rng: random.Random, scene: Scene, zh: bool = False) -> Question:
     return Question(asked[0].lower() + asked[1:] if rng.random() < 0.2 else asked, answer, name)
 
 
+ENHANCE = (
+    "You turn a short idea into a prompt for an image generator. Answer with one paragraph and nothing else: what is "
+    "there, its size, its colour and its place, and what is behind it. Keep everything that the idea names, and keep its "
+    "language."
+)
+
+
+def idea(rng: random.Random, scene: Scene) -> str:
+    """A few words that `described` says in full."""
+    kinds = [f"{article(shape.kind)} {shape.kind}" for shape in scene.shapes]
+    coloured = [named(shape, size=False, place=False) for shape in scene.shapes]
+    count = len(scene.shapes)
+    number = "one shape" if count == 1 else f"{NUMBERS[count]} shapes"
+    return finished(rng, rng.choice([listed(kinds), listed(coloured), number, f"{number} on {scene.background}"]))
+
+
 @dataclass(frozen=True)
 class Story:
     """What is asked for; and the text before each picture, with the scene it shows. After the last comes `ending`."""
