@@ -1,6 +1,7 @@
 """The built-in demo's scenes, texts, detectors and training; what the trained checkpoint can do is measured apart."""
 
 import copy
+import json
 import random
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def made(tmp_path_factory) -> tuple[Path, dict, object]:
 def training(made) -> Training:
     torch.set_num_threads(1)
     return Training(ModelConfig.from_dict(made[1]).with_head_width(32), seed=3)
+
+
+def test_short_ideas_are_asked_about_as_the_workflow_does():
+    api = json.loads((Path(__file__).parents[1] / "workflows/api/enhance_prompt.json").read_text(encoding="utf-8"))
+    assert texts.ENHANCE in [node["inputs"].get("system_message") for node in api.values()]
 
 
 def every_task(prompts) -> list:
@@ -153,7 +159,7 @@ def test_training_sees_what_drawing_sees(made, training):
 
 def test_drawing_teaches_both_experts(made, training):
     stream = torch.Generator().manual_seed(1)
-    training.model.generation.head[-1].weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
+    training.model.generation.head.conv2.weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
     for batch in every_task(made[2]):
         training.model.zero_grad()
         drawing, writing = losses(training.model, batch, stream)

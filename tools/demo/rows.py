@@ -166,7 +166,7 @@ class Rows:
         made = self.scene()
         system = [Message("system", texts.ENHANCE)] if self.rng.random() < 0.8 else []
         asked = self.prompts.conversation([*system, Message("user", texts.idea(self.rng, made))], ())
-        answer = self.tokenizer.encode([texts.described(made)]) + [self.tokenizer.ids[TURN_END]]
+        answer = [*self.tokenizer.encode([texts.described(made)]), self.tokenizer.ids[TURN_END]]
         return Row(asked.followed_by(answer), ((len(asked.ids), len(asked.ids) + len(answer)),))
 
     def story(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:

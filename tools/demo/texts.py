@@ -293,10 +293,10 @@ def question(rng: random.Random, scene: Scene, zh: bool = False) -> Question:
     return Question(asked[0].lower() + asked[1:] if rng.random() < 0.2 else asked, answer, name)
 
 
-ENHANCE = (
-    "You turn a short idea into a prompt for an image generator. Answer with one paragraph and nothing else: what is "
-    "there, its size, its colour and its place, and what is behind it. Keep everything that the idea names, and keep its "
-    "language."
+ENHANCE = (  # as in the workflow enhance_prompt
+    "You turn a short idea into a prompt for an image generator. Answer with one paragraph of 80 to 120 "
+    "words and nothing else: the subject, what it does, the place, the light, the colours, the camera or "
+    "the medium. Keep everything the idea names, and keep its language."
 )
 
 
