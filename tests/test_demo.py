@@ -174,11 +174,10 @@ def test_drawing_teaches_both_experts(made, training):
 
 def test_training_lowers_both_losses(made, training):
     batches = [batch for batch in every_task(made[2]) if batch.task in ("picture", "think", "conversation")]
-    first = training.learn(batches, 3e-3)
-    for _ in range(30):
-        last = training.learn(batches, 3e-3)
-    assert last["picture draw"] < 0.8 * first["picture draw"]
-    assert last["conversation write"] < 0.5 * first["conversation write"]
+    found = [training.learn(batches, 3e-3) for _ in range(40)]
+    for name, fraction in (("picture draw", 0.7), ("conversation write", 0.5)):
+        first, last = (sum(one[name] for one in part) / 8 for part in (found[:8], found[-8:]))  # times differ in luck
+        assert last < fraction * first
 
 
 def test_resumed_training_is_the_same_bit_by_bit(made, training, tmp_path):

@@ -74,9 +74,11 @@ def pixels(picture: Image.Image) -> Tensor:
 class Rows:
     """Makes rows of one kind each. size: of what is drawn. Nothing held out is ever in them."""
 
-    def __init__(self, prompts: PromptBuilder, rng: random.Random, counts: tuple[float, float, float]):
-        """counts: how often scenes have one, two and three shapes."""
-        self.prompts, self.rng, self.counts = prompts, rng, counts
+    def __init__(
+        self, prompts: PromptBuilder, rng: random.Random, counts: tuple[float, float, float], whole: float = 0.0
+    ):
+        """counts: how often scenes have one, two and three shapes. whole: how often captions leave nothing open."""
+        self.prompts, self.rng, self.counts, self.whole = prompts, rng, counts, whole
         self.tokenizer, self.side = prompts.tokenizer, prompts.side
 
     def scene(self, most: int = 3) -> Scene:
@@ -91,7 +93,7 @@ class Rows:
     def picture(self, size: Size, draws: int, think: bool = False) -> Row:
         """Text to image: `draws` pictures that one caption, or the reasoning after it, leaves possible."""
         made, zh = self.scene(), self.zh()
-        caption = texts.caption(self.rng, made, zh)
+        caption = texts.caption(self.rng, made, zh, self.whole)
         conditioning = self.prompts.picture(caption.text)
         size_said, place_said = caption.size or think, caption.place or think
         if think:

@@ -76,9 +76,10 @@ class Caption:
     place: bool
 
 
-def caption(rng: random.Random, scene: Scene, zh: bool = False) -> Caption:
-    """One of many ways to ask for a scene."""
-    size, place = rng.random() < 0.3, rng.random() < 0.5
+def caption(rng: random.Random, scene: Scene, zh: bool = False, whole: float = 0.0) -> Caption:
+    """One of many ways to ask for a scene. whole: how often nothing is left open."""
+    full = rng.random() < whole
+    size, place = full or rng.random() < 0.3, full or rng.random() < 0.5
     return Caption(_caption(rng, scene, zh, size, place), size, place)
 
 
