@@ -71,7 +71,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
     )
 
 
-SIMPLE, EASY = 0.4, 0.55  # parts of the training up to which scenes are so
+SIMPLE, EASY = 0.45, 0.6  # parts of the training up to which scenes are so
 TASKS = ("picture", "think", "conversation", "edit", "far edit", "merge", "story", "idea")
 
 
