@@ -29,6 +29,7 @@ from .scenes import Scene, draw, scene
 
 SIDE, STEPS, CFG = 128, 20, 4.0
 SEED = 7  # of the scenes
+LINE, LINES = 14, 5  # pixels and most lines of the text under a picture
 
 
 @dataclass
@@ -89,14 +90,14 @@ def unguided(engine, count: int) -> Tally:
     return captions(engine, count, cfg=1.0)
 
 
-def edits(engine, count: int) -> Tally:
+def edits(engine, count: int, img_cfg: float = 1.0) -> Tally:
     """Whether what was asked for is there, and how much all else changed: mean difference outside, in 0 .. 1."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "edits", most=2)):
         change = texts.edit(rng, made, held_out=True)
         asked = texts.asked(rng, change, zh=index % 5 == 4)
         before = draw(made, SIDE, SIDE)
-        picture = picture_of(engine, engine.encode(asked, [before]), index)
+        picture = picture_of(engine, engine.encode(asked, [before]), index, img_cfg=img_cfg)
         _judge_edit(tally, change.name, made, change.after, picture)
         tally.shown.append((asked, [before, picture]))
     return tally
@@ -199,27 +200,35 @@ TARGETS = {
 def sheet(shown: list[tuple[str, list[Image.Image]]], columns: int = 4) -> Image.Image:
     """Pictures with what was asked under each."""
     most = max(len(pictures) for _, pictures in shown)
-    width, height = most * (SIDE + 4) + 12, SIDE + 46
-    page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), "#dddddd")
+    width, height = most * (SIDE + 4) + 16, SIDE + LINES * LINE + 10
+    page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), "white")
     pen, font = ImageDraw.Draw(page), _font()
     for index, (asked, pictures) in enumerate(shown):
-        x, y = index % columns * width + 6, index // columns * height + 6
+        x, y = index % columns * width + 8, index // columns * height + 8
         for place, picture in enumerate(pictures):
             page.paste(picture, (x + place * (SIDE + 4), y))
-        letters = max(20, (width - 12) // 6)
-        lines = [asked[start : start + letters] for start in range(0, len(asked), letters)][:3]
-        for line, text in enumerate(lines):
-            pen.text((x, y + SIDE + 2 + 12 * line), text, fill="black", font=font)
+        for line, text in enumerate(_lines(asked, width - 16, font)[:LINES]):
+            pen.text((x, y + SIDE + 2 + LINE * line), text, fill="black", font=font)
     return page
+
+
+def _lines(text: str, width: int, font: ImageFont.ImageFont) -> list[str]:
+    """Cut where a word, or in Chinese a letter, would go beyond so many pixels."""
+    lines = [""]
+    for word in re.findall(r"[\u3000-\uffff]|[^\s\u3000-\uffff]+\s*", text):
+        if font.getlength(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return lines
 
 
 def _font() -> ImageFont.ImageFont:
     for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf"):
         try:
-            return ImageFont.truetype(name, 10)
+            return ImageFont.truetype(name, 11)
         except OSError:
             continue
-    return ImageFont.load_default(10)
+    return ImageFont.load_default(11)
 
 
 def main() -> int:
