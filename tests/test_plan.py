@@ -13,8 +13,9 @@ import torch
 from sensenova_core import SamplingSettings, SettingsError, needs
 from sensenova_core.checkpoint import Weights, checkpoint_name
 from sensenova_core.checkpoint.headers import TensorHeader
+from sensenova_core.cli import main
 from sensenova_core.memory import Limits, Plan, Sizes, Task, Work, limits_of, make_plan
-from sensenova_core.memory.budget import HOST_RESERVE, MODES, parse_max_memory
+from sensenova_core.memory.budget import HOST_RESERVE, MODES, UNITS, parse_max_memory
 from sensenova_core.memory.plan import RING, STAGING, Phase
 from sensenova_core.memory.units import DRAWING, READING, Fixed, units_of
 from sensenova_core.model import SenseNovaU1
@@ -392,6 +393,8 @@ FIRST, SECOND, UNNUMBERED = map(torch.device, ("cuda:0", "cuda:1", "cuda"))
         (" 0 = 13GiB , cpu = 64GiB ", {0: 13 * GIB, "cpu": 64 * GIB}),
         ("cpu=64GiB", {"cpu": 64 * GIB}),
         ("0=13GiB,1=7GiB", {0: 13 * GIB, 1: 7 * GIB}),
+        ("cuda:0=13GiB,CPU=64GiB", {0: 13 * GIB, "cpu": 64 * GIB}),
+        ("CUDA:1=13GiB", {1: 13 * GIB}),
     ],
 )
 def test_max_memory_is_spelled_as_accelerate_does(text, expected):
@@ -402,6 +405,26 @@ def test_max_memory_is_spelled_as_accelerate_does(text, expected):
 def test_max_memory_that_cannot_be_read(text):
     with pytest.raises(SettingsError, match=r"max_memory.*such as 13GiB"):
         parse_max_memory(text)
+
+
+@pytest.mark.parametrize("text", ["13G", "13", "13Gi", "0=13G"])
+def test_a_size_without_a_known_unit_is_told_which_there_are(text):
+    with pytest.raises(SettingsError, match=r"cannot read.*Units are GiB, MiB and KiB \(of 1024\), GB, MB and KB"):
+        parse_max_memory(text)
+
+
+@pytest.mark.parametrize(
+    "text, device", [("0=1GiB,0=2GiB", 0), ("13GiB,cuda:0=1GiB", 0), ("cpu=1GiB,CPU=1GiB", "cpu"), ("1GiB,2GiB", 0)]
+)
+def test_max_memory_names_a_device_once(text, device):
+    with pytest.raises(SettingsError, match=f"gives device {device} two sizes; leave one out"):
+        parse_max_memory(text)
+
+
+def test_help_lists_the_units_of_sizes(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert UNITS in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("value", [13, 13.0, {"0": "13GiB"}])
@@ -419,7 +442,8 @@ def test_max_memory_that_is_no_text(value):
         ("13GiB", UNNUMBERED, (13 * GIB, None)),
         ("13GiB", SECOND, (13 * GIB, None)),  # a size alone is for the device the model runs on
         ("0=13GiB,cpu=64GiB", FIRST, (13 * GIB, 64 * GIB)),
-        ("0=13GiB,1=7GiB", SECOND, (7 * GIB, None)),
+        ("cuda:1=7GiB", SECOND, (7 * GIB, None)),
+        ("7GiB,cpu=1GiB", SECOND, (7 * GIB, GIB)),
         ("1=7GiB,cpu=1GiB", SECOND, (7 * GIB, GIB)),
         ("cpu=64GiB", SECOND, (None, 64 * GIB)),
     ],
@@ -433,6 +457,14 @@ def test_limits_are_those_of_the_device(text, device, expected):
 @pytest.mark.parametrize("text, device, missing", [("0=13GiB", SECOND, "1="), ("1=7GiB,cpu=1GiB", FIRST, "0=")])
 def test_a_device_that_is_not_named_is_asked_for(text, device, missing):
     with pytest.raises(SettingsError, match=f"says nothing of device {missing[0]}.*add {missing}"):
+        limits_of("auto", text, device)
+
+
+@pytest.mark.parametrize(
+    "text, device, other", [("0=13GiB,1=7GiB", FIRST, 1), ("0=13GiB,1=7GiB", SECOND, 0), ("7GiB,2=1GiB", UNNUMBERED, 2)]
+)
+def test_a_device_that_is_not_used_is_refused(text, device, other):
+    with pytest.raises(SettingsError, match=f"gives device {other} a size.*alone; leave {other}= out"):
         limits_of("auto", text, device)
 
 

@@ -1,11 +1,12 @@
 """Where weights live: what a user allows, the plan that follows from it, and what carries it out."""
 
-from .budget import MODES, Limits, parse_size
+from .budget import MODES, UNITS, Limits, parse_size
 from .placement import Placement, limits_of
 from .plan import Plan, Sizes, Task, Work, make_plan
 
 __all__ = [
     "MODES",
+    "UNITS",
     "Limits",
     "Placement",
     "Plan",

@@ -156,13 +156,17 @@ class Placement:
 
 def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits:
     """The limits that a user's settings are for a model on `device`. Raises SettingsError."""
-    budgets = parse_max_memory(max_memory)
     own = device.index or 0
-    named = {number: size for number, size in budgets.items() if number != "cpu"}
-    bare = bool(named) and any("=" not in part for part in max_memory.split(","))  # a size alone is for any device
-    if named and own not in named and not bare:
+    budgets = parse_max_memory(max_memory, own=own)
+    others = [name for name in budgets if name not in (own, "cpu")]
+    if others and own not in budgets:
         raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
-    return Limits(mode, device=named.get(own, next(iter(named.values()), None)), host=budgets.get("cpu"))
+    if others:
+        raise SettingsError(
+            f"max_memory {max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone; "
+            f"leave {others[0]}= out"
+        )
+    return Limits(mode, device=budgets.get(own), host=budgets.get("cpu"))
 
 
 def _free_on(device: torch.device) -> int:
