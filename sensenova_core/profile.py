@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from .engine import Engine
+from .memory import in_words
 
-GIB = 2**30
 WIDTH = 64
 
 
@@ -31,8 +31,8 @@ class Peak:
 
     def __str__(self) -> str:
         return (
-            f"allocated {self.allocated / GIB:.2f} GiB, reserved {self.reserved / GIB:.2f} GiB, "
-            f"cpu RSS {self.resident / GIB:.2f} GiB"
+            f"allocated {in_words(self.allocated)}, reserved {in_words(self.reserved)}, "
+            f"cpu RSS {in_words(self.resident)}"
         )
 
 

@@ -1,6 +1,6 @@
 """Where weights live: what a user allows, the plan that follows from it, and what carries it out."""
 
-from .budget import MODES, UNITS, Limits, parse_size
+from .budget import MODES, UNITS, Limits, in_words, parse_size
 from .placement import Placement, limits_of
 from .plan import Plan, Sizes, Task, Work, make_plan
 
@@ -13,6 +13,7 @@ __all__ = [
     "Sizes",
     "Task",
     "Work",
+    "in_words",
     "limits_of",
     "make_plan",
     "parse_size",

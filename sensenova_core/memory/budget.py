@@ -1,11 +1,12 @@
 """How a user says how much memory may be used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import SettingsError
 
 MODES = ("auto", "full", "balanced", "low")
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 HOST_RESERVE = 2 * GIB  # of system memory, left to everybody else
 UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
 
@@ -66,6 +67,12 @@ def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -
             raise SettingsError(f"{name} {text!r} gives device {device} two sizes; leave one out")
         budgets[device] = allowed
     return budgets
+
+
+def in_words(size: int, rounded: Callable[[float], int] = round) -> str:
+    """Bytes for the user: "13.00 GiB", or under 0.1 GiB "81.50 MiB". rounded: ceil where less would not do."""
+    unit, name = (MIB, "MiB") if 0 < size < GIB / 10 else (GIB, "GiB")
+    return f"{rounded(100 * size / unit) / 100:.2f} {name}"
 
 
 def parse_size(name: str, text: str) -> int | None:
