@@ -14,8 +14,9 @@ from sensenova_core import SamplingSettings, SettingsError, needs
 from sensenova_core.checkpoint import Weights, checkpoint_name
 from sensenova_core.checkpoint.headers import TensorHeader
 from sensenova_core.cli import main
+from sensenova_core.document import DocumentSettings
 from sensenova_core.memory import Limits, Plan, Sizes, Task, Work, limits_of, make_plan
-from sensenova_core.memory.budget import HOST_RESERVE, MODES, UNITS, parse_max_memory
+from sensenova_core.memory.budget import HOST_RESERVE, MODES, UNITS, in_words, parse_max_memory
 from sensenova_core.memory.plan import RING, STAGING, Phase
 from sensenova_core.memory.units import DRAWING, READING, Fixed, units_of
 from sensenova_core.model import SenseNovaU1
@@ -227,16 +228,16 @@ def refusal(case: Case, budget: int) -> tuple[str, int]:
     """What is said of a budget too small, and the smallest that it names."""
     with pytest.raises(SettingsError) as refused:
         case.plan(device=budget)
-    named = re.search(r"smallest that works is ([\d.]+) GiB", str(refused.value)).group(1)
-    return str(refused.value), int(float(named) * GIB)
+    named = re.search(r"smallest that works is ([\d.]+ [GM]iB)", str(refused.value)).group(1)
+    return str(refused.value), parse_max_memory(named)[0]
 
 
 def test_a_budget_too_small_is_refused_with_what_would_help():
     for case in CASES:
         for budget in (1, case.smallest // 2, case.smallest - 1):
             said, _ = refusal(case, budget)
-            assert case.task.name in said and f"{budget / GIB:.2f} GiB" in said
-            assert "max_memory" in said and "fewer pixels" in said
+            assert case.task.name in said and in_words(budget) in said
+            assert "max_memory" in said and ("fewer pixels" in said) == (case.task.drawing is not None)
 
 
 def test_the_smallest_that_is_named_is_of_all_phases():
@@ -287,10 +288,10 @@ def test_a_plan_explains_itself():
         rows = dict(re.split(r"\s+: ", line, maxsplit=1) for line in plan.explain().splitlines())
         assert set(rows) == {"task", "mode", "device", "system", *(phase.name for phase in plan.phases.values())}
         assert rows["task"] == case.task.name and rows["mode"].startswith(case.limits.mode)
-        assert rows["device"] == f"{plan.device_bytes / GIB:.2f} GiB at most"
-        assert f"{plan.host_free / GIB:.1f} GiB free" in rows["system"]
+        assert rows["device"] == f"{in_words(plan.device_bytes)} at most"
+        assert f"{in_words(plan.host_free)} free" in rows["system"]
         if case.limits.device is not None:
-            assert f"{case.limits.device / GIB:.2f} GiB to use" in rows["mode"]
+            assert f"{in_words(case.limits.device)} to use" in rows["mode"]
         for phase in plan.phases.values():
             told, streamed = rows[phase.name], len(phase.streamed)
             total = len(phase.unit_bytes)
@@ -373,6 +374,15 @@ def test_text_of_the_8b_models_streams_the_head_too():
     phase = plan.phases[READING]
     assert phase.name == "writing" and len(phase.streamed) == 46 and plan.streams
     assert "0.70 s a token" in plan.explain()
+
+
+def test_what_would_take_less_is_said_of_the_task():
+    picture = needs.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+    document = needs.document(config(), DocumentSettings(), {"condition": 400, "images_only": 400}, 0, 2)
+    text = needs.writing(config(), 400, 1000, 2, "text of")
+    assert picture.smaller == "fewer pixels, a batch of 1, fewer or smaller images, less text"
+    assert document.smaller == "fewer pixels, fewer or smaller images, less text"
+    assert text.smaller == "fewer or smaller images to read, a shorter text to go on from, fewer tokens"
 
 
 # What users write.
@@ -493,6 +503,25 @@ def test_reading_once_has_no_weights_to_keep_and_lets_the_other_expert_stay():
     """Between two prompts: what the next picture needs is not thrown away for a single pass."""
     phase: Phase = plan_8b("auto", 20).phases[READING]
     assert (phase.name, phase.resident, phase.ring, phase.kept) == ("reading", (), 3, 42)
+
+
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        (0, "0.00 GiB"),
+        (1, "0.00 MiB"),
+        (1_900_000, "1.81 MiB"),
+        (102 * MIB, "102.00 MiB"),
+        (103 * MIB, "0.10 GiB"),
+        (13 * GIB, "13.00 GiB"),
+    ],
+)
+def test_small_amounts_are_in_mebibytes(size, words):
+    assert in_words(size) == words
+
+
+def test_amounts_can_be_rounded_up():
+    assert in_words(MIB + 1, ceil) == "1.01 MiB" and in_words(13 * GIB + 1, ceil) == "13.01 GiB"
 
 
 def test_a_size_in_small_letters_is_of_bytes():
