@@ -8,6 +8,7 @@ from .options import flag
 
 # A setting's name in the engine -> the option's.
 ENGINE_NAMES = {"steps": "num_steps", "cfg": "cfg_scale", "img_cfg": "img_cfg_scale", "shift": "timestep_shift"}
+ENGINE_NAMES |= {"images": "num_images", "think_tokens": "max_think_tokens"}  # of a plan
 CROP_HINT = re.compile("; with crop (.*)")
 # Options that memory goes by: of `generate` as it draws and as it answers, and of the other commands.
 TAKE_MEMORY = {

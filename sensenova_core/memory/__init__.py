@@ -2,7 +2,7 @@
 
 from .budget import MODES, UNITS, Limits, in_words, parse_size
 from .placement import Placement, limits_of
-from .plan import Plan, Sizes, Task, Work, make_plan
+from .plan import Plan, Sizes, Task, Work, in_rows, make_plan
 
 __all__ = [
     "MODES",
@@ -13,6 +13,7 @@ __all__ = [
     "Sizes",
     "Task",
     "Work",
+    "in_rows",
     "in_words",
     "limits_of",
     "make_plan",

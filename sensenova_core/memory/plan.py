@@ -58,6 +58,12 @@ class Sizes:
         """Most bytes of weights that a mode asks for at one time: of one expert, though "auto" keeps both if it may."""
         return self.fixed + self.buffers("full" if mode == "auto" else mode)
 
+    def smallest(self, task: "Task") -> tuple[int, int]:
+        """Bytes of the smallest budget for a task, and those of them that are beside the weights."""
+        return max(
+            (work.reserved + self.fixed + self.slot_of(expert), work.reserved) for expert, work in task.works.items()
+        )
+
 
 @dataclass(frozen=True)
 class Work:
@@ -194,7 +200,7 @@ class Plan:
 
     def explain(self) -> str:
         """For the user: what the run will take, and why."""
-        return "\n".join(f"{name:<8} : {row}" for name, row in self.rows().items())
+        return in_rows(self.rows())
 
     def rows(self) -> dict[str, str]:
         """What `explain` says, by subject."""
@@ -207,6 +213,10 @@ class Plan:
             f"{in_words(self.stored)} stay in their files"
         )
         return rows
+
+
+def in_rows(rows: dict[str, str]) -> str:
+    return "\n".join(f"{name:<8} : {row}" for name, row in rows.items())
 
 
 def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
@@ -236,9 +246,7 @@ def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
 
 def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
     """Raise SettingsError unless every phase has room for one buffer."""
-    needed, work = max(
-        (work.reserved + sizes.fixed + sizes.slot_of(expert), work.reserved) for expert, work in task.works.items()
-    )
+    needed, work = sizes.smallest(task)
     if limits.device is not None and limits.device < needed:
         raise SettingsError(
             f"{task.name} does not fit in {in_words(limits.device)} of device memory: the smallest that works "
