@@ -43,7 +43,7 @@ LONG = {
     "Understand": {"max_tokens": 20_000},
     "Interleave": {"steps": 600},
 }
-SPENT = ("reading", "thinking", "drawing", "transfer waits", "compute")
+SPENT = ("reading", "drawing", "transfer waits", "compute")
 PROFILED = ("config", "model load", "load peak memory", "generations", "avg per image", "image tokens", "throughput")
 PROFILED += ("generation peak mem", *SPENT)
 PLANNED = ("plan device", "plan system")
@@ -104,7 +104,7 @@ def test_a_profile_says_what_was_done(client):
     for peak in ("load peak memory", "generation peak mem"):
         assert float(re.search(r"cpu RSS ([\d.]+) GiB", rows[peak])[1]) > 0
     seconds = {name: float(rows[name].removesuffix(" s")) for name in SPENT}
-    assert 0 == seconds["thinking"] < min(seconds["drawing"], seconds["reading"], seconds["compute"])
+    assert min(seconds["drawing"], seconds["reading"], seconds["compute"]) > 0
     assert rows["plan task"].startswith(f"a picture of 512 x 512, batch of 1, {STEPS} steps")
 
     thought, drawn = profiles(client.run(profiled(changed(TASKS["think"], **BALANCED))).outputs)
