@@ -52,6 +52,16 @@ def test_the_size_of_an_edit(model, photo, tmp_path):
     assert main(["generate", "--model", model, "--image", photo, "--width", "64"]) == 1
 
 
+def test_a_size_and_same_size_exclude_each_other(model, photo, tmp_path, capsys):
+    arguments = ["generate", "--model", model, "--same-size"]
+    assert main([*arguments, "--image", photo, *SMALL]) == 1
+    assert "--same-size is the first image's size, and 64 x 64 is another" in capsys.readouterr().err
+    lines = tmp_path / "edits.jsonl"
+    lines.write_text(json.dumps({"prompt": "blue", "image": photo, "width": 64}))
+    assert main([*arguments, "--jsonl", str(lines)]) == 1
+    assert "line 1: --same-size is the first image's size, and width 64 is another" in capsys.readouterr().err
+
+
 def test_a_size_is_cropped(model, tmp_path):
     assert drawn(model, tmp_path / "c.png", "--width", "70", "--height", "50", "--crop").size == (70, 50)
 

@@ -125,6 +125,9 @@ def _size(
     automatic = (2048, 2048)
     if images:
         automatic = images[0] if same_size else edit_size(*images[0])
+    if images and same_size and (width, height) != (None, None):
+        given = f"width {width}" if height is None else f"height {height}" if width is None else f"{width} x {height}"
+        raise SettingsError(f"--same-size is the first image's size, and {given} is another; give one of the two")
     if images and (width is None) != (height is None):
         raise SettingsError("an edit's width and height go together; give both or neither")
     return automatic[0] if width is None else width, automatic[1] if height is None else height
