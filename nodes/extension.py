@@ -16,6 +16,7 @@ from .understand import Understand
 class SenseNovaCoreExtension(ComfyExtension):
     async def on_load(self) -> None:
         host.register_model_folder()
+        host.offer_examples()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

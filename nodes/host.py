@@ -4,6 +4,7 @@ import html
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +24,7 @@ from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..sensenova_core import DEMO
 from ..sensenova_core.engine import Engine
 from ..sensenova_core.memory import Task
 from ..sensenova_core.png import to_pil
@@ -37,7 +39,8 @@ PAGE_SIDE = 8192  # a JPEG ends at 65500 pixels, and browsers before that
 log = logging.getLogger(__name__)
 
 NOTHING = ExecutionBlocker(None)  # on a wire: what follows is left out without an error
-NOTHING_FOUND = "no checkpoint found: see the tooltip"
+AUTOMATIC, BUILT_IN = "automatic", "built-in demo"  # in the list of checkpoints
+EXAMPLES = Path(__file__).parents[1] / "workflows" / "pictures"
 
 
 def register_model_folder() -> None:
@@ -45,8 +48,27 @@ def register_model_folder() -> None:
     folder_paths.add_model_folder_path(FOLDER_KEY, os.path.join(folder_paths.models_dir, FOLDER_KEY), is_default=True)
 
 
+def offer_examples() -> None:
+    """Put the pictures that the shipped workflows edit and ask about into ComfyUI's input folder, if missing.
+
+    Without them, these workflows would begin with an error for the missing file.
+    """
+    for picture in EXAMPLES.glob("*.png"):
+        target = Path(folder_paths.get_input_directory()) / picture.name
+        try:
+            if not target.exists():
+                shutil.copy(picture, target)
+        except OSError as error:
+            log.warning("example picture %s is not offered: %s", target, error)
+
+
+def checkpoint_choices() -> list[str]:
+    """What a list of checkpoints offers."""
+    return [AUTOMATIC, *checkpoint_folders(), BUILT_IN]
+
+
 def checkpoint_folders() -> dict[str, Path]:
-    """Name (relative to its model folder) -> folder of every checkpoint that could be loaded."""
+    """Name (relative to its model folder) -> folder of every checkpoint that the user has."""
     found: dict[str, Path] = {}
     for key in (FOLDER_KEY, OTHER_FOLDER_KEY):
         for root in map(Path, folder_paths.get_folder_paths(key)):
@@ -57,15 +79,31 @@ def checkpoint_folders() -> dict[str, Path]:
 
 
 def checkpoint_folder(name: str) -> Path:
-    """The folder of a listed name. Raises FileNotFoundError that says where checkpoints belong."""
+    """The folder of a choice: automatic is the first that the user has, or else the demo.
+
+    Raises FileNotFoundError that says where checkpoints belong.
+    """
     folders = checkpoint_folders()
+    if name == AUTOMATIC:
+        return next(iter(folders.values()), DEMO)
+    if name == BUILT_IN:
+        return DEMO
     if name not in folders:
         raise FileNotFoundError(
             f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
             f"files) into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and press R to refresh the list; "
-            f"found now: {', '.join(folders) or 'none'}"
+            f"found now: {', '.join(folders) or 'none'}. {BUILT_IN!r} needs no files"
         )
     return folders[name]
+
+
+def fingerprint_of(name: str) -> tuple | None:
+    """Changes when a choice means another folder, or a file of it is replaced."""
+    try:
+        folder = checkpoint_folder(name)
+        return (str(folder), *fingerprint(folder))
+    except OSError:
+        return None
 
 
 def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:

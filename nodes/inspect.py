@@ -41,12 +41,12 @@ class Inspect(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, **kwargs):
-        folder = host.checkpoint_folders().get(checkpoint)
-        return host.fingerprint(folder) if folder else None
+        return host.fingerprint_of(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint, dtype, show_groups) -> io.NodeOutput:
-        inspection = replace(core.inspect(host.checkpoint_folder(checkpoint)), model=checkpoint)
+        folder = host.checkpoint_folder(checkpoint)
+        inspection = replace(core.inspect(folder), model=folder.name if checkpoint == host.AUTOMATIC else checkpoint)
         report = core.report(inspection, dtype, tuple(show_groups.replace(",", " ").split()))
         image = host.picture_to_wire(picture(inspection))
         return io.NodeOutput(report, image, ui=ui.PreviewImage(image, cls=cls))

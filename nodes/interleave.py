@@ -10,7 +10,7 @@ from ..sensenova_core.flow import Guidance
 from ..sensenova_core.pages import FORMATS, DocumentBuilder, page, save_document
 from ..sensenova_core.pages import Document as Pages
 from ..sensenova_core.sampling import SamplingSettings
-from ..sensenova_core.sizes import INTERLEAVE_SIZES, document_size
+from ..sensenova_core.sizes import DOCUMENT_AREA, INTERLEAVE_SIZES, document_size, square_size
 from . import host
 from .decoding import decoding_input, decoding_settings
 from .sample import sampling_inputs, time_floor_input
@@ -18,7 +18,6 @@ from .size import size_input, size_of
 from .sockets import CATEGORY, Document, Images, Model, References, profile_output
 
 NORMS = ("none", "global", "channel")
-AUTOMATIC = "automatic: from the first image"
 
 
 class Interleave(io.ComfyNode):
@@ -36,7 +35,7 @@ class Interleave(io.ComfyNode):
                 Model.Input("model", tooltip="From the Loader."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What the document is about."),
                 Images.Input("images", optional=True, tooltip="From Image Condition: pictures to start from."),
-                size_input(INTERLEAVE_SIZES, AUTOMATIC),
+                size_input(INTERLEAVE_SIZES),
                 io.Boolean.Input("think", default=False, tooltip="Reason first, drawing in between."),
                 io.Int.Input("max_images", default=10, min=0, max=100, tooltip="A further picture ends the document."),
                 io.Int.Input("max_tokens", default=8192, min=1, max=65536, tooltip="Text tokens at most."),
@@ -66,7 +65,7 @@ class Interleave(io.ComfyNode):
         shift, seed, size=None, decoding=None, images=None, t_eps=0.02, system_message="",
     ) -> io.NodeOutput:  # fmt: skip
         images = images or References()
-        width, height = cls._size(size, images)
+        width, height = size_of(size, cls.hidden, INTERLEAVE_SIZES) or cls._best_size(model, images)
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
         settings = DocumentSettings(
             SamplingSettings(width, height, steps, guidance, shift, t_eps, seed),
@@ -89,12 +88,11 @@ class Interleave(io.ComfyNode):
         return io.NodeOutput(pictures, document.text, document, profile.summary(model.engine), ui=shown)
 
     @classmethod
-    def _size(cls, size: dict | None, images: References) -> tuple[int, int]:
-        if size is None or size["size"] != AUTOMATIC:
-            return size_of(size, cls.hidden, INTERLEAVE_SIZES, AUTOMATIC)
-        if not images.images:
-            raise ValueError(f"size is {AUTOMATIC!r} but no image is connected; choose a size")
-        return document_size(*images.images[0].size)
+    def _best_size(cls, model, images: References) -> tuple[int, int]:
+        best = model.engine.config.best_area
+        if images.images:
+            return document_size(*images.images[0].size, best)
+        return square_size(min(best, DOCUMENT_AREA))
 
 
 def collect(events: Iterable[Event], steps: int) -> Pages:

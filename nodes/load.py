@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core import load
+from ..sensenova_core import DEMO, load
 from ..sensenova_core.devices import DTYPES
 from ..sensenova_core.memory import MODES, UNITS
 from ..sensenova_core.model import BACKENDS
@@ -15,9 +15,11 @@ def checkpoint_input() -> io.Combo.Input:
     """The list of checkpoint folders, refreshed whenever the graph editor asks."""
     return io.Combo.Input(
         "checkpoint",
-        options=list(host.checkpoint_folders()) or [host.NOTHING_FOUND],
+        options=host.checkpoint_choices(),
+        default=host.AUTOMATIC,
         tooltip="A SenseNova-U1 or U1.5 checkpoint folder (config.json, *.safetensors, tokenizer files) inside "
-        "models/sensenova or models/diffusion_models. Press R to refresh the list.",
+        "models/sensenova or models/diffusion_models. Press R to refresh the list. automatic: the first that is there, "
+        "or else the built-in demo, a tiny model that knows simple shapes and colours.",
     )
 
 
@@ -69,15 +71,17 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, **kwargs):
-        folder = host.checkpoint_folders().get(checkpoint)
-        return host.fingerprint(folder) if folder else None
+        return host.fingerprint_of(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint, dtype, vram_mode, max_memory, attention) -> io.NodeOutput:
+        folder = host.checkpoint_folder(checkpoint)
+        if checkpoint == host.AUTOMATIC:
+            host.show_text(f"Model: {host.BUILT_IN if folder == DEMO else folder.name}")
         loading = Profile(host.torch_device())
         with loading.loading():
             engine = load(
-                host.checkpoint_folder(checkpoint),
+                folder,
                 device=host.torch_device(),
                 dtype=host.weight_dtype(dtype),
                 vram_mode=vram_mode,

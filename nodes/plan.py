@@ -7,7 +7,7 @@ from ..sensenova_core.flow import Guidance
 from ..sensenova_core.sampling import SamplingSettings
 from . import host
 from .condition import MAX_IMAGES
-from .size import side_input
+from .size import side_input, size_or_best
 from .sockets import CATEGORY, Model
 
 
@@ -25,8 +25,8 @@ class MemoryPlan(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Model.Input("model", tooltip="From the Loader, with its vram_mode and max_memory."),
-                side_input("width"),
-                side_input("height"),
+                side_input("width", automatic=True),
+                side_input("height", automatic=True),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Images drawn at once."),
                 io.Boolean.Input("guided", default=True, tooltip="Whether cfg is over 1, which needs a second pass."),
                 io.Int.Input("images", default=0, min=0, max=MAX_IMAGES, tooltip="Images to edit, or to read."),
@@ -73,6 +73,7 @@ class MemoryPlan(io.ComfyNode):
         cls, model, width, height, batch_size, guided, images, think_tokens, card,
         task="draw", max_tokens=512, prompt_tokens=needs.USUAL_PROMPT,
     ) -> io.NodeOutput:  # fmt: skip
+        width, height = size_or_best(model, width, height)
         settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
         planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
         text = model.engine.explain(settings, images, think_tokens, card, **planned)

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..sensenova_core.flow import CFG_NORMS, Guidance
 from ..sensenova_core.sampling import MAX_SEED, SamplingSettings
 from . import host
-from .size import side_input
+from .size import side_input, size_or_best
 from .sockets import CATEGORY, Conditioning, Model, profile_output
 
 
@@ -80,8 +80,8 @@ class FlowMatchSampler(io.ComfyNode):
             inputs=[
                 Model.Input("model", tooltip="From the Loader."),
                 Conditioning.Input("conditioning", tooltip="From Text Encode or Think."),
-                side_input("width"),
-                side_input("height"),
+                side_input("width", automatic=True),
+                side_input("height", automatic=True),
                 *sampling_inputs(),
                 io.Int.Input(
                     "batch_size",
@@ -107,6 +107,8 @@ class FlowMatchSampler(io.ComfyNode):
         cls, model, conditioning, width, height, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end, shift, seed,
         batch_size, t_eps=0.02, crop=False,
     ) -> io.NodeOutput:  # fmt: skip
+        edited = conditioning.images[0].size if conditioning.images else None
+        width, height = size_or_best(model, width, height, edited)
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
         settings = SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)
         steps_to_take = model.engine.denoise(conditioning, settings)

@@ -2,42 +2,63 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size
+from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size, square_size
 from .sockets import CATEGORY, Images
 
-CUSTOM = "custom"
+CUSTOM, AUTOMATIC = "custom", "automatic"
 MAX_SIDE = 8192
 FULL_RESOLUTION, SAME = "its ratio, at full resolution", "the same as the image"
 
 
-def side_input(name: str) -> io.Int.Input:
+def side_input(name: str, automatic: bool = False) -> io.Int.Input:
+    """automatic: whether 0 is allowed, which leaves the size to `size_or_best`."""
     return io.Int.Input(
         name,
-        default=2048,
-        min=32,
+        default=0 if automatic else 2048,
+        min=0 if automatic else 32,
         max=MAX_SIDE,
         step=32,
         tooltip=f"{name.capitalize()} in pixels, a multiple of 32. The models were trained at the sizes that the "
-        "Resolution node lists; others work, with weaker pictures.",
+        "Resolution node lists; others work, with weaker pictures."
+        + automatic
+        * " 0, for both: what the model draws best, and of an edit its first image's ratio.",
     )
 
 
-def size_input(sizes: dict[str, tuple[int, int]], *more: str) -> io.DynamicCombo.Input:
-    """A choice of named sizes, then of `more` names, then of a size of one's own."""
-    named = [io.DynamicCombo.Option(label, []) for label in (*sizes, *more)]
+def size_or_best(model, width: int, height: int, image: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(width, height) as they are; for 0 and 0 what the model draws best, in the ratio of `image` if there is one.
+
+    Raises SettingsError where one of the two is 0.
+    """
+    if bool(width) != bool(height):
+        raise SettingsError(f"width is {width} and height is {height}; give both, or 0 for both")
+    best = model.engine.config.best_area
+    return (width, height) if width else edit_size(*image, best) if image else square_size(best)
+
+
+def size_input(sizes: dict[str, tuple[int, int]]) -> io.DynamicCombo.Input:
+    """A choice of an automatic size, of named ones, or of a size of one's own."""
+    named = [io.DynamicCombo.Option(label, []) for label in (AUTOMATIC, *sizes)]
     return io.DynamicCombo.Input(
         "size",
         options=[*named, io.DynamicCombo.Option(CUSTOM, [side_input("width"), side_input("height")])],
-        tooltip="Ratio and width x height in pixels. custom: any multiples of 32, outside training.",
+        tooltip="Ratio and width x height in pixels. automatic: what the model draws best, in the first image's "
+        "ratio if there is one. custom: any multiples of 32, outside training.",
     )
 
 
-def size_of(size: dict | None, hidden, sizes: dict[str, tuple[int, int]], *more: str) -> tuple[int, int]:
-    """The (width, height) that a `size_input` of these sizes and names says. hidden: the node's, with its graph."""
+def size_of(size: dict | None, hidden, sizes: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
+    """The (width, height) that a `size_input` of these sizes says, None for the automatic one.
+
+    hidden: the node's, with its graph. Raises ValueError for an unknown choice.
+    """
     if size is None:  # ComfyUI leaves an unknown choice out
         given = (hidden.prompt or {}).get(hidden.unique_id, {}).get("inputs", {}).get("size")
-        choices = ", ".join(map(repr, (CUSTOM, *more, *sizes)))
+        choices = ", ".join(map(repr, (AUTOMATIC, CUSTOM, *sizes)))
         raise ValueError(f"size {given!r} is unknown; choose one of {choices}")
+    if size["size"] == AUTOMATIC:
+        return None
     return (size["width"], size["height"]) if size["size"] == CUSTOM else sizes[size["size"]]
 
 
@@ -50,7 +71,8 @@ class Resolution(io.ComfyNode):
             node_id="SenseNovaCoreResolution",
             display_name="SenseNova U1 Resolution",
             category=CATEGORY,
-            description="Width and height that the models were trained at, by ratio, or a size of your own.",
+            description="Width and height that the models were trained at, by ratio, or a size of your own. automatic "
+            "is 0 and 0, which leaves the size to the model that draws.",
             search_aliases=["size", "aspect ratio"],
             inputs=[size_input(cls.SIZES)],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -59,7 +81,7 @@ class Resolution(io.ComfyNode):
 
     @classmethod
     def execute(cls, size=None) -> io.NodeOutput:
-        return io.NodeOutput(*size_of(size, cls.hidden, cls.SIZES))
+        return io.NodeOutput(*(size_of(size, cls.hidden, cls.SIZES) or (0, 0)))
 
 
 class EditSize(io.ComfyNode):

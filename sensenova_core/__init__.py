@@ -10,8 +10,10 @@ Importing this package is cheap; torch is imported when a name is first used.
 """
 
 from importlib import import_module
+from pathlib import Path
 
 __version__ = "0.1.0"
+DEMO = Path(__file__).with_name("demo")  # a checkpoint folder: a tiny model that draws simple shapes
 
 _HOMES = {
     "load": ".engine",
@@ -33,7 +35,7 @@ _HOMES = {
     "PromptError": ".errors",
     "SettingsError": ".errors",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_HOMES, "DEMO", "__version__"]
 
 
 def __getattr__(name: str):

@@ -29,6 +29,7 @@ _DECODER_SWITCHES: dict[str, Any] = {
     "use_sliding_window": False,
 }
 NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
+BEST_AREA = 2048 * 2048  # of the published models, which name 4096 x 4096 as their max_pixels and are weaker there
 _ARCHITECTURES = {"NEOChatModel"}
 _BACKBONES = {"qwen3", "qwen3_moe"}
 
@@ -92,6 +93,7 @@ class ModelConfig:
     noise: NoiseConfig
     pixel_head: bool
     head_width: int  # inner width of the flow head; not in config.json, read from the weights where there are any
+    best_area: int = BEST_AREA  # pixels of the pictures that it draws best
 
     @property
     def token_pixels(self) -> int:
@@ -144,6 +146,7 @@ class ModelConfig:
             ),
             pixel_head=bool(raw.get("use_pixel_head", False)),
             head_width=1024 if raw.get("use_pixel_head") else 4096,
+            best_area=min(BEST_AREA, top.count("max_pixels", BEST_AREA)),
         )
         if config.pixel_head and config.vision.patch_size != 16:
             raise CheckpointError(

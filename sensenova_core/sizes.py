@@ -1,5 +1,6 @@
 """The sizes the published models were trained at, in pixels. Other multiples of a token work, but worse."""
 
+from .config import BEST_AREA
 from .images import smart_resize
 
 # label -> (width, height), for text to image and edits
@@ -38,14 +39,21 @@ INTERLEAVE_SIZES = {
 }
 
 
-def edit_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height) that an edit of such a picture is drawn at: its ratio, at the area the models know best."""
-    area = 2048 * 2048
-    rows, columns = smart_resize(height, width, 32, area, area)
+DOCUMENT_AREA = 1536 * 1536
+
+
+def edit_size(width: int, height: int, best_area: int = BEST_AREA) -> tuple[int, int]:
+    """(width, height) that an edit of such a picture is drawn at: its ratio, at the area that the model draws best."""
+    rows, columns = smart_resize(height, width, 32, best_area, best_area)
     return columns, rows
 
 
-def document_size(width: int, height: int) -> tuple[int, int]:
+def document_size(width: int, height: int, best_area: int = BEST_AREA) -> tuple[int, int]:
     """(width, height) that a document's pictures are drawn at when it starts from such a picture."""
-    rows, columns = smart_resize(height, width, 32, 512 * 512, 2_097_152)
+    rows, columns = smart_resize(height, width, 32, min(512 * 512, best_area), min(2_097_152, best_area))
     return columns, rows
+
+
+def square_size(best_area: int = BEST_AREA) -> tuple[int, int]:
+    """(width, height) of a square of the area that the model draws best."""
+    return edit_size(1, 1, best_area)

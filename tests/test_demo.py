@@ -1,6 +1,7 @@
 """The built-in demo's scenes, texts, detectors and training; what the trained checkpoint can do is measured apart."""
 
 import copy
+import json
 import random
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def made(tmp_path_factory) -> tuple[Path, dict, object]:
 def training(made) -> Training:
     torch.set_num_threads(1)
     return Training(ModelConfig.from_dict(made[1]).with_head_width(32), seed=3)
+
+
+def test_short_ideas_are_asked_about_as_the_workflow_does():
+    api = json.loads((Path(__file__).parents[1] / "workflows/api/enhance_prompt.json").read_text(encoding="utf-8"))
+    assert texts.ENHANCE in [node["inputs"].get("system_message") for node in api.values()]
 
 
 def every_task(prompts) -> list:
@@ -153,7 +159,7 @@ def test_training_sees_what_drawing_sees(made, training):
 
 def test_drawing_teaches_both_experts(made, training):
     stream = torch.Generator().manual_seed(1)
-    training.model.generation.head[-1].weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
+    training.model.generation.head.conv2.weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
     for batch in every_task(made[2]):
         training.model.zero_grad()
         drawing, writing = losses(training.model, batch, stream)
@@ -168,11 +174,10 @@ def test_drawing_teaches_both_experts(made, training):
 
 def test_training_lowers_both_losses(made, training):
     batches = [batch for batch in every_task(made[2]) if batch.task in ("picture", "think", "conversation")]
-    first = training.learn(batches, 3e-3)
-    for _ in range(30):
-        last = training.learn(batches, 3e-3)
-    assert last["picture draw"] < 0.8 * first["picture draw"]
-    assert last["conversation write"] < 0.5 * first["conversation write"]
+    found = [training.learn(batches, 3e-3) for _ in range(40)]
+    for name, fraction in (("picture draw", 0.7), ("conversation write", 0.5)):
+        first, last = (sum(one[name] for one in part) / 8 for part in (found[:8], found[-8:]))  # times differ in luck
+        assert last < fraction * first
 
 
 def test_resumed_training_is_the_same_bit_by_bit(made, training, tmp_path):

@@ -3,10 +3,18 @@
 import pytest
 import torch
 
-from sensenova_core import SettingsError
-from sensenova_core.sizes import INTERLEAVE_SIZES, TRAINED_SIZES, TRAINED_SIZES_U15, document_size, edit_size
+from sensenova_core import ModelConfig, SettingsError
+from sensenova_core.sizes import (
+    INTERLEAVE_SIZES,
+    TRAINED_SIZES,
+    TRAINED_SIZES_U15,
+    document_size,
+    edit_size,
+    square_size,
+)
 from tests.pictures import picture
 from tests.watch import SMALL
+from tools.demo.make_checkpoint import CONFIG
 
 GIB = 2**30
 
@@ -32,6 +40,12 @@ def test_automatic_sizes_keep_the_shape():
     for size in (edit_size, document_size):
         wide, tall = size(1600, 900), size(900, 1600)
         assert wide == tall[::-1] and wide[0] / wide[1] == pytest.approx(16 / 9, rel=0.03)
+
+
+def test_a_small_model_draws_at_its_own_size():
+    small = ModelConfig.from_dict(CONFIG | {"max_pixels": 128 * 128}).best_area
+    assert square_size(small) == edit_size(500, 500, small) == document_size(500, 500, small) == (128, 128)
+    assert square_size(ModelConfig.from_dict(CONFIG | {"max_pixels": 4096 * 4096}).best_area) == (2048, 2048)
 
 
 def shown(engine, width, height, images=(), **settings) -> torch.Tensor:

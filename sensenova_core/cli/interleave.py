@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ..errors import SettingsError
-from .models import add_running_options, open_engine, open_images, pick_device
+from .models import add_running_options, best_area, open_engine, open_images, pick_device
 from .options import (
     PICTURE_OPTIONS,
     add_interval_option,
@@ -72,7 +72,7 @@ def run(options) -> int:
 
 def _settings(options, images: list):
     from ..document import DocumentSettings
-    from ..sizes import INTERLEAVE_SIZES, document_size
+    from ..sizes import DOCUMENT_AREA, INTERLEAVE_SIZES, document_size, square_size
 
     if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")
@@ -80,10 +80,11 @@ def _settings(options, images: list):
         raise SettingsError("--width and --height go together; give both or neither")
     if options.width is not None:
         size = options.width, options.height
-    elif options.resolution or not images:
-        size = named_size(options.resolution or "1:1", INTERLEAVE_SIZES)
+    elif options.resolution:
+        size = named_size(options.resolution, INTERLEAVE_SIZES)
     else:
-        size = document_size(*images[0].size)
+        best = best_area(options.model)
+        size = document_size(*images[0].size, best) if images else square_size(min(best, DOCUMENT_AREA))
     values = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, "cfg_interval")}
     return DocumentSettings(
         sampling_settings(values, size),

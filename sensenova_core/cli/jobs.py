@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import SenseNovaError, SettingsError
 from .mistakes import in_user_s_words
-from .models import open_images
+from .models import best_area, open_images
 from .options import PICTURE_OPTIONS, sampling_settings
 
 DEFAULT_PROMPT = "A cute cat"
@@ -100,7 +100,7 @@ def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
             [image] = open_images([path])
             measured[path] = image.size
     sizes = tuple(measured[path] for path in paths)
-    size = _size(values["width"], values["height"], sizes, options.same_size)
+    size = _size(values["width"], values["height"], sizes, options)
     crop = options.crop or (options.same_size and bool(paths))
     prompt = DEFAULT_PROMPT if values["prompt"] is None else values["prompt"]
     return Job(source, prompt, paths, sizes, sampling_settings(values, size, values["batch_size"], crop))
@@ -117,19 +117,19 @@ def _check_images(images: int, modality: str) -> None:
         raise SettingsError(f"{images} images; give at most {MAX_IMAGES}")
 
 
-def _size(
-    width: int | None, height: int | None, images: tuple[tuple[int, int], ...], same_size: bool
-) -> tuple[int, int]:
+def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], ...], options) -> tuple[int, int]:
     from ..sizes import edit_size
 
-    automatic = (2048, 2048)
-    if images:
-        automatic = images[0] if same_size else edit_size(*images[0])
-    if images and same_size and (width, height) != (None, None):
+    if images and options.same_size and (width, height) != (None, None):
         given = f"width {width}" if height is None else f"height {height}" if width is None else f"{width} x {height}"
         raise SettingsError(f"--same-size is the first image's size, and {given} is another; give one of the two")
     if images and (width is None) != (height is None):
         raise SettingsError("an edit's width and height go together; give both or neither")
+    if width is not None and height is not None:
+        return width, height
+    if images and options.same_size:
+        return images[0]
+    automatic = edit_size(*(images[0] if images else (1, 1)), best_area(options.model))
     return automatic[0] if width is None else width, automatic[1] if height is None else height
 
 

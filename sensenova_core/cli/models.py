@@ -1,11 +1,14 @@
 """Which model a command runs, and on what."""
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
+from .. import DEMO
 from ..errors import CheckpointError, PromptError, SettingsError
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
+BUILT_IN = "demo"
 VRAM_MODES = ("auto", "full", "balanced", "low")
 
 
@@ -15,7 +18,8 @@ def add_model_option(parser) -> None:
         "--model-path",
         default=DEFAULT_MODEL,
         metavar="PATH",
-        help=f"checkpoint folder, or a hub id that has been downloaded already (default: {DEFAULT_MODEL})",
+        help="checkpoint folder; or a hub id that has been downloaded already; or demo, the tiny model that comes with "
+        f"this package (default: {DEFAULT_MODEL})",
     )
 
 
@@ -52,8 +56,13 @@ def add_memory_options(parser) -> None:
 
 
 def resolve_model(model: str) -> Path:
-    """A folder as it is; a hub id as its folder in the local hub cache. Never downloads; raises CheckpointError."""
+    """A folder as it is; "demo" as the built-in demo's; a hub id as its folder in the local hub cache.
+
+    Never downloads; raises CheckpointError.
+    """
     path = Path(model).expanduser()
+    if model == BUILT_IN and not path.exists():
+        return DEMO
     if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download
@@ -64,8 +73,19 @@ def resolve_model(model: str) -> Path:
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"{model}: no such folder, and nothing under that id in the local hub cache; "
-            f"give a folder with --model, or run: hf download {model}"
+            f"give a folder with --model, or run: hf download {model}; --model {BUILT_IN} needs no files"
         ) from error
+
+
+@cache
+def best_area(model: str) -> int:
+    """Pixels of the pictures that a model draws best; of one that cannot be read, which loading will say."""
+    from ..config import BEST_AREA, ModelConfig
+
+    try:
+        return ModelConfig.from_folder(resolve_model(model)).best_area
+    except CheckpointError:
+        return BEST_AREA
 
 
 def pick_device(name: str):

@@ -10,8 +10,8 @@ from ..errors import SettingsError
 
 # Options of one picture, also the keys of a --jsonl line: name -> (type, default, help).
 PICTURE_OPTIONS: dict[str, tuple[type, Any, str]] = {
-    "width": (int, None, "pixels (default: 2048; for an edit, from its first image)"),
-    "height": (int, None, "pixels (default: 2048; for an edit, from its first image)"),
+    "width": (int, None, "pixels (default: what the model draws best; for an edit, from its first image)"),
+    "height": (int, None, "pixels (default: what the model draws best; for an edit, from its first image)"),
     "seed": (int, 42, "random seed; the same seed draws the same picture"),
     "num_steps": (int, 50, "denoising steps"),
     "cfg_scale": (float, 4.0, "guidance by the prompt; 1 is off, and half the work"),

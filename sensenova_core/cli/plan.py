@@ -1,6 +1,6 @@
 """`sensenova plan`: what a task will take, before it is run, here or on another card."""
 
-from .models import add_device_options, add_memory_options, add_model_option, pick_device, resolve_model
+from .models import add_device_options, add_memory_options, add_model_option, best_area, pick_device, resolve_model
 from .options import warn_without_effect
 
 DRAWING = ("width", "height", "batch_size", "num_steps", "cfg_scale", "img_cfg_scale", "max_think_tokens")
@@ -18,8 +18,8 @@ def add_parser(commands) -> None:
         help="draw: a picture, or with --num-images an edit; understand: an answer; interleave: a document as far as "
         "its first picture (default: draw)",
     )
-    parser.add_argument("--width", type=int, default=2048, help="pixels (default: 2048)")
-    parser.add_argument("--height", type=int, default=2048, help="pixels (default: 2048)")
+    parser.add_argument("--width", type=int, help="pixels (default: what the model draws best)")
+    parser.add_argument("--height", type=int, help="pixels (default: what the model draws best)")
     parser.add_argument("--batch-size", type=int, default=1, help="images of each prompt (default: 1)")
     parser.add_argument("--num-steps", type=int, default=50, help="denoising steps (default: 50)")
     parser.add_argument("--cfg-scale", type=float, default=4.0, help="1 needs one pass a step, more need two")
@@ -39,10 +39,12 @@ def run(options) -> int:
     from ..engine import Engine
     from ..flow import Guidance
     from ..sampling import SamplingSettings
+    from ..sizes import square_size
 
+    best = square_size(best_area(options.model))
     settings = SamplingSettings(
-        options.width,
-        options.height,
+        best[0] if options.width is None else options.width,
+        best[1] if options.height is None else options.height,
         options.num_steps,
         Guidance(options.cfg_scale, options.img_cfg_scale),
         batch_size=options.batch_size,

@@ -71,52 +71,62 @@ def collate(task: str, rows: list[Row]) -> Batch:
     )
 
 
-def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float = 1.0) -> list[Batch]:
-    """What one step learns from: text to image always, and the other tasks in turn; by seed and step alone.
+SIMPLE, EASY = 0.45, 0.6  # parts of the training up to which scenes are so
+TASKS = ("picture", "think", "conversation", "edit", "far edit", "merge", "story", "idea")
 
-    progress: 0 .. 1 of the whole training; scenes of one shape come first. scale: of the number of rows.
-    """
+
+def tasks_of_step(seed: int, step: int, progress: float) -> list[str]:
+    """What one step learns: text to image always, and the other tasks in turn. progress: 0 .. 1 of all steps."""
     rng = random.Random(f"{seed}/{step}")
-    counts = (1.0, 0.0, 0.0) if progress < 0.1 else (0.6, 0.3, 0.1) if progress < 0.25 else (0.45, 0.35, 0.2)
-    rows = Rows(prompts, rng, counts)
+    tasks = ["picture", *rng.choices(TASKS[2:], _weights(progress))]
+    if progress > SIMPLE and rng.random() < 0.4:
+        tasks.append("think")
+    return tasks
+
+
+def batch_of(prompts, seed: int, step: int, task: str, progress: float, scale: float = 1.0) -> Batch:
+    """A task's batch at one step; by seed, step and task alone.
+
+    progress: 0 .. 1 of all steps; single shapes come first, of which all is said. scale: of the number of rows.
+    """
+    rng = random.Random(f"{seed}/{step}/{task}")
+    counts = (1.0, 0.0, 0.0) if progress < SIMPLE else (0.6, 0.3, 0.1) if progress < EASY else (0.45, 0.35, 0.2)
+    rows = Rows(prompts, rng, counts, 0.8 if progress < SIMPLE else 0.2)
 
     def many(count: float) -> range:
         return range(max(1, round(count * scale)))
 
-    size = rng.choice(SIZES) if progress > 0.1 else SIZES[0]
+    size = rng.choice(SIZES) if progress > SIMPLE else SIZES[0]
     area = size[0] * size[1] / SMALL
-    made = [rows.picture(size, 4) for _ in many(20 / area)]
-    batches = [collate("picture", [*made, rows.nothing(size, len(many(9 / area)))])]
-    if progress > 0.1 and rng.random() < 0.4:
-        made = [rows.picture(size, 4, think=True) for _ in many(10 / area)]
-        batches.append(collate("think", made))
-    if progress < 0.1 and rng.random() < 0.5:
-        return batches
-    task = rng.choices(("conversation", "edit", "far edit", "merge", "story", "idea"), _weights(progress))[0]
-    budget = SMALL if rng.random() < 0.5 else None
-    if task == "conversation":
+    budget = SMALL if rng.random() < 0.6 else None  # of references: small, or as the engine reads them without one
+    if task == "picture":
+        made = [rows.picture(size, 2) for _ in many(32 / area)] + [rows.nothing(size, len(many(7 / area)))]
+    elif task == "think":
+        made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
+    elif task == "conversation":
         made = [rows.conversation(SIZES[0], budget) for _ in many(24 if budget else 12)]
     elif task == "edit":
         made = [rows.edit(SIZES[0], 4, SMALL, rng.random() < 0.12, rng.random() < 0.1) for _ in many(16)]
     elif task == "far edit":
-        made = [rows.edit(rng.choice(SIZES[:9]), 4, None, rng.random() < 0.12, False) for _ in many(6)]
+        size = rng.choice(SIZES[:9])
+        made = [rows.edit(size, 4, None, rng.random() < 0.12, False) for _ in many(6)]
     elif task == "merge":
-        budget = SMALL if rng.random() < 0.7 else None
         made = [rows.merge(SIZES[0], 4, budget, rng.random() < 0.12) for _ in many(12 if budget else 3)]
-    elif task == "idea":
-        made = [rows.idea() for _ in many(12)]
-    else:
+    elif task == "story":
         made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
-    by_size: dict[tuple[int, ...], list[Row]] = {}
-    for row in made:
-        by_size.setdefault(tuple(row.drawn[0].picture.shape) if row.drawn else (), []).append(row)
-    return batches + [collate(task, group) for group in by_size.values()]
+    else:
+        made = [rows.idea() for _ in many(12)]
+    return collate(task, made)
+
+
+def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float = 1.0) -> list[Batch]:
+    return [batch_of(prompts, seed, step, task, progress, scale) for task in tasks_of_step(seed, step, progress)]
 
 
 def _weights(progress: float) -> tuple[float, ...]:
     """Of conversation, edit, edit with a reference at full size, merge, story, idea."""
-    if progress < 0.1:
-        return (0.8, 0.2, 0.0, 0.0, 0.0, 0.0)
-    if progress < 0.25:
+    if progress < SIMPLE:
+        return (0.6, 0.4, 0.0, 0.0, 0.0, 0.0)
+    if progress < EASY:
         return (0.42, 0.38, 0.05, 0.05, 0.05, 0.05)
     return (0.24, 0.25, 0.2, 0.11, 0.16, 0.04)

@@ -1,12 +1,15 @@
 """Measure what the demo checkpoint can do, through the public API, on scenes that it was never trained on.
 
-python -m tools.demo.evaluate FOLDER [--only captions edits] [--part 0.25] [--sheet FILE.png]
+    python -m tools.demo.evaluate FOLDER [--only captions edits] [--part 0.25] [--pictures FOLDER]
+
+Ends with 1 where one of the targets is missed. --pictures keeps what was drawn, and the figures as results.json.
 """
 
 import argparse
 import json
 import random
 import re
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -64,6 +67,7 @@ def held_out_scenes(count: int, task: str, most: int = 3) -> Iterable[tuple[rand
 
 
 def captions(engine, count: int, cfg: float = CFG) -> Tally:
+    """Whether the background and every shape have their colours, and whether every shape is there, and nothing else."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "captions")):
         asked = texts.caption(rng, made, zh=index % 5 == 4).text
@@ -80,8 +84,13 @@ def _judge(tally: Tally, made: Scene, picture: Image.Image) -> None:
     tally.count(colours=colours, kinds=kinds, **{f"colours_of_{count}": colours, f"kinds_of_{count}": kinds})
 
 
+def unguided(engine, count: int) -> Tally:
+    """The same without guidance."""
+    return captions(engine, count, cfg=1.0)
+
+
 def edits(engine, count: int) -> Tally:
-    """Whether what was asked for is there, and how much all else changed, in 0 .. 1."""
+    """Whether what was asked for is there, and how much all else changed: mean difference outside, in 0 .. 1."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "edits", most=2)):
         change = texts.edit(rng, made, held_out=True)
@@ -168,11 +177,22 @@ def stories(engine, count: int) -> Tally:
 
 TASKS = {
     "captions": (captions, 64),
+    "unguided": (unguided, 64),
     "edits": (edits, 48),
     "merges": (merges, 24),
     "questions": (questions, 128),
     "thoughts": (thoughts, 24),
     "stories": (stories, 18),
+}
+
+
+# (task, measure) -> (least, most)
+TARGETS = {
+    ("captions", "colours"): (0.9, 1.0),
+    ("captions", "kinds"): (0.75, 1.0),
+    ("edits", "difference"): (0.0, 0.06),
+    ("questions", "exact"): (0.85, 1.0),
+    ("stories", "asked_number"): (1.0, 1.0),
 }
 
 
@@ -202,27 +222,43 @@ def _font() -> ImageFont.ImageFont:
     return ImageFont.load_default(10)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=TASKS, default=[*TASKS])
     parser.add_argument("--part", type=float, default=1.0, help="of the number of cases")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--sheets", type=Path, help="folder for pictures of results")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of results, and the figures")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     engine = sensenova_core.load(arguments.folder, dtype=arguments.dtype)
+    found = {}
     for name in arguments.only:
         task, count = TASKS[name]
         began = time.monotonic()
         tally = task(engine, max(1, round(count * arguments.part)))
-        print(name, json.dumps(tally.means()), f"{time.monotonic() - began:.0f} s", flush=True)
-        if arguments.sheets and tally.shown:
-            arguments.sheets.mkdir(parents=True, exist_ok=True)
-            sheet(tally.shown).save(arguments.sheets / f"{name}.png")
+        found[name] = tally.means()
+        print(name, json.dumps(found[name]), f"{time.monotonic() - began:.0f} s", flush=True)
+        if arguments.pictures:
+            arguments.pictures.mkdir(parents=True, exist_ok=True)
+            if tally.shown:
+                sheet(tally.shown).save(arguments.pictures / f"{name}.png")
+    if arguments.pictures:
+        results = json.dumps(found, indent=2) + "\n"
+        (arguments.pictures / "results.json").write_text(results, encoding="utf-8")
+    return 1 if missed(found) else 0
+
+
+def missed(found: dict[str, dict[str, float]]) -> int:
+    """Say which targets are met; returns how many are not."""
+    count = 0
+    for (task, measure), (least, most) in TARGETS.items():
+        if task in found:
+            value = found[task][measure]
+            met = least <= value <= most
+            count += not met
+            print(f"{'met' if met else 'MISSED':7} {task} {measure}: {value} (target {least} to {most})")
+    return count
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -74,9 +74,11 @@ def pixels(picture: Image.Image) -> Tensor:
 class Rows:
     """Makes rows of one kind each. size: of what is drawn. Nothing held out is ever in them."""
 
-    def __init__(self, prompts: PromptBuilder, rng: random.Random, counts: tuple[float, float, float]):
-        """counts: how often scenes have one, two and three shapes."""
-        self.prompts, self.rng, self.counts = prompts, rng, counts
+    def __init__(
+        self, prompts: PromptBuilder, rng: random.Random, counts: tuple[float, float, float], whole: float = 0.0
+    ):
+        """counts: how often scenes have one, two and three shapes. whole: how often captions leave nothing open."""
+        self.prompts, self.rng, self.counts, self.whole = prompts, rng, counts, whole
         self.tokenizer, self.side = prompts.tokenizer, prompts.side
 
     def scene(self, most: int = 3) -> Scene:
@@ -91,7 +93,7 @@ class Rows:
     def picture(self, size: Size, draws: int, think: bool = False) -> Row:
         """Text to image: `draws` pictures that one caption, or the reasoning after it, leaves possible."""
         made, zh = self.scene(), self.zh()
-        caption = texts.caption(self.rng, made, zh)
+        caption = texts.caption(self.rng, made, zh, self.whole)
         conditioning = self.prompts.picture(caption.text)
         size_said, place_said = caption.size or think, caption.place or think
         if think:
@@ -166,7 +168,7 @@ class Rows:
         made = self.scene()
         system = [Message("system", texts.ENHANCE)] if self.rng.random() < 0.8 else []
         asked = self.prompts.conversation([*system, Message("user", texts.idea(self.rng, made))], ())
-        answer = self.tokenizer.encode([texts.described(made)]) + [self.tokenizer.ids[TURN_END]]
+        answer = [*self.tokenizer.encode([texts.described(made)]), self.tokenizer.ids[TURN_END]]
         return Row(asked.followed_by(answer), ((len(asked.ids), len(asked.ids) + len(answer)),))
 
     def story(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:

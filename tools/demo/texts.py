@@ -76,9 +76,10 @@ class Caption:
     place: bool
 
 
-def caption(rng: random.Random, scene: Scene, zh: bool = False) -> Caption:
-    """One of many ways to ask for a scene."""
-    size, place = rng.random() < 0.3, rng.random() < 0.5
+def caption(rng: random.Random, scene: Scene, zh: bool = False, whole: float = 0.0) -> Caption:
+    """One of many ways to ask for a scene. whole: how often nothing is left open."""
+    full = rng.random() < whole
+    size, place = full or rng.random() < 0.3, full or rng.random() < 0.5
     return Caption(_caption(rng, scene, zh, size, place), size, place)
 
 
@@ -293,10 +294,10 @@ def question(rng: random.Random, scene: Scene, zh: bool = False) -> Question:
     return Question(asked[0].lower() + asked[1:] if rng.random() < 0.2 else asked, answer, name)
 
 
-ENHANCE = (
-    "You turn a short idea into a prompt for an image generator. Answer with one paragraph and nothing else: what is "
-    "there, its size, its colour and its place, and what is behind it. Keep everything that the idea names, and keep its "
-    "language."
+ENHANCE = (  # as in the workflow enhance_prompt
+    "You turn a short idea into a prompt for an image generator. Answer with one paragraph of 80 to 120 "
+    "words and nothing else: the subject, what it does, the place, the light, the colours, the camera or "
+    "the medium. Keep everything the idea names, and keep its language."
 )
 
 

@@ -1,6 +1,6 @@
 """Train the demo checkpoint, both experts together, on scenes that a script draws.
 
-    python -m tools.demo.train FOLDER [--steps 12000] [--threads 2]
+    python -m tools.demo.train FOLDER [--steps 12000]
 
 FOLDER gets state.safetensors and state.json, from which the same command goes on, log.txt, and the checkpoint itself in
 FOLDER/checkpoint, written each time the state is.
@@ -10,13 +10,14 @@ import argparse
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sensenova_core.checkpoint import checkpoint_name
@@ -24,7 +25,7 @@ from sensenova_core.config import ModelConfig
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.prompt import PromptBuilder
 
-from .batches import Batch, batches_of_step
+from .batches import TASKS, Batch, batch_of, tasks_of_step
 from .learning import losses
 from .rows import RememberingTokenizer
 from .vocabulary import trained_tokenizer
@@ -39,6 +40,7 @@ CONFIG = {
     "noise_scale_mode": "resolution",
     "noise_scale": 1.0,
     "noise_scale_base_image_seq_len": 1,
+    "max_pixels": 16384,
     "noise_scale_max_value": 8.0,
     "add_noise_scale_embedding": True,
     "llm_config": {
@@ -131,28 +133,50 @@ class Training:
         self.parameters = dict(self.model.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.optimisers = optimisers(self.parameters)
+        # Gradients of all parameters and losses of all tasks, which processes add up at once.
+        sizes = [value.numel() for value in self.parameters.values()]
+        found = len(TASKS) * 2 * 2
+        self._shared = torch.zeros(sum(sizes) + found)
+        *gradients, losses_ = self._shared.split([*sizes, found])
+        pairs = zip(self.parameters.items(), gradients, strict=True)
+        self._gradients = {name: flat.view(value.shape) for (name, value), flat in pairs}
+        self._found = losses_.view(len(TASKS), 2, 2)  # (tasks, drawing and writing, sum and count)
 
     def learn(self, batches: list[Batch], learning_rate: float) -> dict[str, float]:
-        """One step over the sum of the batches' losses."""
-        stream = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-        found = {}
+        """One step over the sum of the losses of these batches, and of those that other processes have."""
+        for name, parameter in self.parameters.items():
+            parameter.grad = self._gradients[name].zero_()
+        self._found.zero_()
         for batch in batches:
+            place = TASKS.index(batch.task)
+            stream = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * len(TASKS) + place)
             drawing, writing = losses(self.model, batch, stream)
             (drawing + WRITING * writing).backward()
-            for name, loss in (("draw", drawing), ("write", writing)):
+            for kind, loss in enumerate((drawing, writing)):
                 if loss.requires_grad:
-                    found[f"{batch.task} {name}"] = float(loss.detach())
+                    self._found[place, kind] += torch.tensor([float(loss.detach()), 1.0])
+        if distributed.is_initialized():
+            distributed.all_reduce(self._shared)
         length = torch.nn.utils.clip_grad_norm_(self.parameters.values(), LONGEST_GRADIENT)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
             optimiser.step()
-            optimiser.zero_grad()
         self.step += 1
         with torch.no_grad():
             keep = min(AVERAGING, self.step / (self.step + 10))
             torch._foreach_lerp_([*self.average.values()], [*self.parameters.values()], 1 - keep)
-        return found | {"gradient": float(length)}
+        return self._losses() | {"gradient": float(length)}
+
+    def _losses(self) -> dict[str, float]:
+        """Of every task that was learnt in the last step, by name."""
+        means = self._found[..., 0] / self._found[..., 1]
+        return {
+            f"{task} {kind}": float(means[place, index])
+            for place, task in enumerate(TASKS)
+            for index, kind in enumerate(("draw", "write"))
+            if self._found[place, index, 1]
+        }
 
     def save(self, folder: Path) -> None:
         """Write the state beside the old one, then put it in its place."""
@@ -190,18 +214,20 @@ class Training:
 
 
 class Steps(Dataset):
-    """The batches of every step, made in another process."""
+    """The batches of every step that are one process's part, made in another process."""
 
-    def __init__(self, prompts: PromptBuilder, seed: int, start: int, stop: int, steps: int, scale: float):
-        self.prompts, self.seed, self.scale = prompts, seed, scale
-        self.start, self.stop, self.steps = start, stop, steps
+    def __init__(self, prompts: PromptBuilder, training: Training, stop: int, arguments: argparse.Namespace, rank: int):
+        self.prompts, self.seed, self.start, self.stop = prompts, training.seed, training.step, stop
+        self.steps, self.scale, self.rank, self.processes = arguments.steps, arguments.scale, rank, arguments.processes
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __getitem__(self, index: int) -> list[Batch]:
         step = self.start + index
-        return batches_of_step(self.prompts, self.seed, step, step / self.steps, self.scale)
+        progress = step / self.steps
+        tasks = tasks_of_step(self.seed, step, progress)[self.rank :: self.processes]
+        return [batch_of(self.prompts, self.seed, step, task, progress, self.scale) for task in tasks]
 
 
 def prepared(folder: Path, raw: dict) -> tuple[dict, PromptBuilder]:
@@ -210,29 +236,31 @@ def prepared(folder: Path, raw: dict) -> tuple[dict, PromptBuilder]:
     tokenizer = trained_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     raw = raw | {"llm_config": raw["llm_config"] | {"vocab_size": tokenizer.get_vocab_size()}}
+    return raw, prompts_of(folder, raw)
+
+
+def prompts_of(folder: Path, raw: dict) -> PromptBuilder:
     positions = raw["llm_config"]["max_position_embeddings"]
-    side = 2 * raw["vision_config"]["patch_size"]
-    return raw, PromptBuilder(RememberingTokenizer(folder), positions, side)
+    return PromptBuilder(RememberingTokenizer(folder), positions, 2 * raw["vision_config"]["patch_size"])
 
 
-def idle_cores() -> int:
-    """Cores that nobody else uses, at least one; with fewer, threads would wait for each other."""
-    others = os.getloadavg()[0] - torch.get_num_threads()
-    return max(1, min(os.cpu_count(), round(os.cpu_count() - others)))
-
-
-def train(folder: Path, arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(arguments.threads or 1)
-    raw = CONFIG | json.loads(arguments.config)
-    raw["llm_config"] = CONFIG["llm_config"] | raw["llm_config"]
-    raw, prompts = prepared(folder / "checkpoint", raw)
+def train(rank: int, folder: Path, raw: dict, arguments: argparse.Namespace, meeting: int) -> None:
+    """One of `processes` that learn together. meeting: the port where they meet."""
+    torch.set_num_threads(arguments.threads)
+    if arguments.processes > 1:
+        store = distributed.TCPStore("localhost", meeting, is_master=rank == 0)
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=arguments.processes)
     training = Training(ModelConfig.from_dict(raw).with_head_width(arguments.head_width), arguments.seed)
     if (folder / "state.json").is_file():
         training.resume(folder)
     stop = min(arguments.steps, arguments.stop or arguments.steps)
-    counted = sum(value.numel() for value in training.parameters.values())
-    data = Steps(prompts, training.seed, training.step, stop, arguments.steps, arguments.scale)
+    data = Steps(prompts_of(folder / "checkpoint", raw), training, stop, arguments, rank)
     loader = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
+    if rank:
+        for _ in _steps(training, loader, None, raw, arguments):
+            pass
+        return
+    counted = sum(value.numel() for value in training.parameters.values())
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
         _say(log, f"{counted:,} parameters, steps {training.step} to {stop} of {arguments.steps}: {vars(arguments)}")
         for line in _steps(training, loader, folder, raw, arguments):
@@ -241,14 +269,12 @@ def train(folder: Path, arguments: argparse.Namespace) -> None:
     training.export(folder / "checkpoint", raw)
 
 
-def _steps(training: Training, loader: DataLoader, folder: Path, raw: dict, arguments) -> Iterator[str]:
-    """Take all steps, with a line now and then."""
+def _steps(training: Training, loader: DataLoader, folder: Path | None, raw: dict, arguments) -> Iterator[str]:
+    """Take all steps, with a line now and then. folder: where the state is kept, by one process."""
     began, saved, waited, recent = time.monotonic(), time.monotonic(), 0.0, []
     asked = time.monotonic()
     for batches in loader:
         waited += time.monotonic() - asked
-        if not arguments.threads:
-            torch.set_num_threads(idle_cores())
         learning_rate = rate(training.step, arguments.steps, arguments.rate)
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.half):
             recent.append(training.learn(batches, learning_rate))
@@ -261,7 +287,7 @@ def _steps(training: Training, loader: DataLoader, folder: Path, raw: dict, argu
             rated = f"rate {learning_rate:.2e}, {speed}, {training.seconds:.0f} s in all"
             yield f"step {training.step}: {', '.join(means)}, {rated}"
             began, waited, recent = now, 0.0, []
-        if now - saved > arguments.save_seconds:
+        if folder and now - saved > arguments.save_seconds:
             training.save(folder)
             training.export(folder / "checkpoint", raw)
             saved = now
@@ -286,7 +312,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows in a batch")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=0, help="0 is as many as have nothing else to do")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that learn different tasks at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each process; a second one helps little")
     parser.add_argument("--every", type=int, default=50, help="steps between lines of the log")
     parser.add_argument("--save-seconds", type=float, default=300)
     parser.add_argument("--half", action="store_true", help="matrix products in bfloat16")
@@ -295,6 +322,16 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-if __name__ == "__main__":
+def main() -> None:
     chosen = parsed()
-    train(chosen.folder, chosen)
+    raw = CONFIG | json.loads(chosen.config)
+    raw["llm_config"] = CONFIG["llm_config"] | raw["llm_config"]
+    raw, _ = prepared(chosen.folder / "checkpoint", raw)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(train, (chosen.folder, raw, chosen, port), chosen.processes)
+
+
+if __name__ == "__main__":
+    main()
