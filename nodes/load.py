@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..sensenova_core import DEMO, load
 from ..sensenova_core.devices import DTYPES
-from ..sensenova_core.memory import MODES
+from ..sensenova_core.memory import MODES, UNITS
 from ..sensenova_core.model import BACKENDS
 from ..sensenova_core.profile import Profile
 from . import host
@@ -55,7 +55,7 @@ class Loader(io.ComfyNode):
                     "max_memory",
                     default="auto",
                     tooltip="What all of it may take of the card, such as 13GiB; with cpu=24GiB also of page-locked "
-                    "system memory: 0=13GiB,cpu=24GiB. auto: what ComfyUI has free.",
+                    f"system memory: 0=13GiB,cpu=24GiB. In {UNITS}. auto: what ComfyUI has free.",
                 ),
                 io.Combo.Input(
                     "attention",

@@ -72,7 +72,7 @@ def test_memory_plan_says_what_a_card_will_hold(client):
     rows = dict(re.split(r"\s*: ", line, maxsplit=1) for line in text.splitlines())
     assert rows["task"] == "a picture of 256 x 256, batch of 1, 50 steps"
     assert rows["mode"] == "auto: both experts stay, 10.00 GiB to use"
-    assert rows.keys() == {"task", "mode", "reading", "drawing", "device", "system"}
+    assert rows.keys() == {"task", "mode", "reading", "drawing", "device", "system", "assumed"}
 
 
 def test_memory_plan_with_reasoning_has_two_parts(client):
@@ -91,7 +91,21 @@ def test_memory_plan_goes_by_the_loader(client):
 
 def test_memory_plan_on_the_cpu_asks_for_a_card(client):
     [text] = client.run(_plan()).outputs["2"]["text"]
-    assert "Name a card's memory" in text
+    assert "none was named" in text and "mapped from their files" in text
+
+
+@pytest.mark.parametrize(
+    "inputs, planned",
+    [
+        ({"task": "understand", "images": 1, "max_tokens": 9}, "an answer of up to 9 tokens after 4496"),
+        ({"task": "interleave"}, "picture 1 of a document, 256 x 256"),
+    ],
+)
+def test_memory_plan_of_text(client, inputs, planned):
+    [text] = client.run(_plan(card="10GiB", **inputs)).outputs["2"]["text"]
+    assert text.startswith(f"task     : {planned}") and "assumed  : a prompt of 400 tokens" in text
+    [text] = client.run(_plan(card="10GiB", prompt_tokens=50, **inputs)).outputs["2"]["text"]
+    assert "assumed  : a prompt of 50 tokens" in text
 
 
 @pytest.mark.parametrize(
