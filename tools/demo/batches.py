@@ -71,7 +71,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
     )
 
 
-SIMPLE, EASY = 0.45, 0.6  # parts of the training up to which scenes are so
+SIMPLE, EASY = 0.31, 0.42  # parts of the training up to which scenes are so
 TASKS = ("picture", "think", "conversation", "edit", "far edit", "merge", "story", "idea")
 
 
@@ -129,4 +129,4 @@ def _weights(progress: float) -> tuple[float, ...]:
         return (0.6, 0.4, 0.0, 0.0, 0.0, 0.0)
     if progress < EASY:
         return (0.42, 0.38, 0.05, 0.05, 0.05, 0.05)
-    return (0.24, 0.25, 0.2, 0.11, 0.16, 0.04)
+    return (0.34, 0.25, 0.12, 0.1, 0.15, 0.04)
