@@ -213,7 +213,9 @@ class Engine:
         `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
-        shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
+        shown = references(
+            images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
+        )
         return self.prompts.picture(prompt, shown, think_text)
 
     def think(
@@ -305,7 +307,8 @@ class Engine:
         if isinstance(messages, str):
             messages = [Message("user", messages)]
         return self.prompts.conversation(
-            messages, references(images, self.config.token_pixels, understanding_pixel_limits(), max_pixels)
+            messages,
+            references(images, self.config.token_pixels, understanding_pixel_limits(self.config.best_area), max_pixels),
         )
 
     def understand(
@@ -344,7 +347,9 @@ class Engine:
         settings = settings or DocumentSettings()
         for index in range(max(1, len(settings.sizes))):
             settings.of_image(index).check_size(self.config)
-        shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
+        shown = references(
+            images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
+        )
         sequences = self.prompts.document(prompt, shown, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
         begun = dict.fromkeys(settings.growing, len(sequences[0].ids))

@@ -81,7 +81,7 @@ def outlook(
 ) -> list[Task]:
     """Tasks of a run that is not prepared yet, one of TASKS: a prompt with images of the largest size that is read."""
     if task == "understand":
-        read = images * (understanding_pixel_limits()[1] // config.token_pixels**2)
+        read = images * (understanding_pixel_limits(config.best_area)[1] // config.token_pixels**2)
         return [writing(config, prompt_tokens + read, max_tokens, itemsize, "an answer of")]
     prompt = usual_tokens(config, images, prompt_tokens)
     if task == "interleave":
@@ -114,7 +114,9 @@ def assumed(images: int, task: str, prompt_tokens: int) -> str:
 
 def usual_tokens(config: ModelConfig, images: int, prompt: int = USUAL_PROMPT) -> int:
     """Of a prompt with so many images, each of the largest size that is read."""
-    return prompt + (images * (edit_pixel_limits(images)[1] // config.token_pixels**2) if images else 0)
+    return prompt + (
+        images * (edit_pixel_limits(images, config.best_area)[1] // config.token_pixels**2) if images else 0
+    )
 
 
 def kv_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:

@@ -140,7 +140,7 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
     from ..images import ReferenceImage, edit_pixel_limits, size_read
 
     side = engine.config.token_pixels
-    read = size_read(size[1], size[0], side, *edit_pixel_limits(images), max_pixels)
+    read = size_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
     return ReferenceImage(torch.empty(3, *read, device="meta"), side, size)
 
 
