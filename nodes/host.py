@@ -78,14 +78,14 @@ def checkpoint_folders() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def checkpoint_folder(name: str) -> Path:
-    """The folder of a choice: automatic is the first that the user has, or else the demo.
+def checkpoint_meant(choice: str) -> str:
+    """The name of a checkpoint: for automatic the first that the user has, or else the demo."""
+    return next(iter(checkpoint_folders()), BUILT_IN) if choice == AUTOMATIC else choice
 
-    Raises FileNotFoundError that says where checkpoints belong.
-    """
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
     folders = checkpoint_folders()
-    if name == AUTOMATIC:
-        return next(iter(folders.values()), DEMO)
     if name == BUILT_IN:
         return DEMO
     if name not in folders:
@@ -97,10 +97,10 @@ def checkpoint_folder(name: str) -> Path:
     return folders[name]
 
 
-def fingerprint_of(name: str) -> tuple | None:
+def fingerprint_of(choice: str) -> tuple | None:
     """Changes when a choice means another folder, or a file of it is replaced."""
     try:
-        folder = checkpoint_folder(name)
+        folder = checkpoint_folder(checkpoint_meant(choice))
         return (str(folder), *fingerprint(folder))
     except OSError:
         return None

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core import DEMO, load
+from ..sensenova_core import load
 from ..sensenova_core.devices import DTYPES
 from ..sensenova_core.memory import MODES, UNITS
 from ..sensenova_core.model import BACKENDS
@@ -75,13 +75,13 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, dtype, vram_mode, max_memory, attention) -> io.NodeOutput:
-        folder = host.checkpoint_folder(checkpoint)
+        name = host.checkpoint_meant(checkpoint)
         if checkpoint == host.AUTOMATIC:
-            host.show_text(f"Model: {host.BUILT_IN if folder == DEMO else folder.name}")
+            host.show_text(f"Model: {name}")
         loading = Profile(host.torch_device())
         with loading.loading():
             engine = load(
-                folder,
+                host.checkpoint_folder(name),
                 device=host.torch_device(),
                 dtype=host.weight_dtype(dtype),
                 vram_mode=vram_mode,

@@ -49,20 +49,19 @@ def _inputs(node: dict):
 
 
 def test_inspect_gives_a_report_and_a_picture(client, models):
-    run = client.run(
-        {
-            "1": {
-                "class_type": PREFIX + "Inspect",
-                "inputs": {"checkpoint": "demo", "dtype": "bfloat16", "show_groups": "shared"},
-            },
-            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
-        }
-    )
+    run = client.run(_inspect("demo"))
     inspection = replace(inspect.inspect(models / "demo"), model="demo")
     assert run.outputs["2"]["text"] == [inspect.report(inspection, "bfloat16", ("shared",))]
     [picture] = client.images(run, "1")
     assert min(picture.size) > 100
     assert len(picture.getcolors(2**24)) > 2
+
+
+def test_inspect_names_what_is_automatic(client, models):
+    run = client.run(_inspect("automatic"))
+    first = min(folder.name for folder in models.iterdir())
+    inspection = replace(inspect.inspect(models / first), model=first)
+    assert run.outputs["2"]["text"] == [inspect.report(inspection, "bfloat16", ("shared",))]
 
 
 def test_memory_plan_says_what_a_card_will_hold(client):
@@ -121,6 +120,15 @@ def test_memory_plan_says_what_cannot_be(client, wrong, said):
     run = client.run(_plan(**wrong))
     assert run.error["node_id"] == "2"
     assert said in run.error["exception_message"]
+
+
+def _inspect(checkpoint: str) -> dict:
+    """An Inspect node 1, and a preview 2 of its report."""
+    inputs = {"checkpoint": checkpoint, "dtype": "bfloat16", "show_groups": "shared"}
+    return {
+        "1": {"class_type": PREFIX + "Inspect", "inputs": inputs},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
 
 
 def _plan(loader: dict | None = None, **inputs) -> dict:
