@@ -123,7 +123,7 @@ def test_a_word_is_one_token_and_a_system_message_a_few(made):
 def test_what_is_learnt_to_be_written_is_what_was_said(made):
     prompts = made[2]
     rows = Rows(prompts, random.Random(6), (0.0, 1.0, 0.0))
-    row = rows.conversation((128, 128))
+    row = rows.conversation((128, 128), turns=3)
     answers = [prompts.tokenizer.decode(row.sequence.ids[start : stop - 1].tolist()) for start, stop in row.written]
     assert len(answers) == 3 and all(answers)
     assert all(row.sequence.ids[stop - 1] == prompts.tokenizer.ids["<|im_end|>"] for _, stop in row.written)

@@ -71,7 +71,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
     )
 
 
-SIMPLE, EASY = 0.31, 0.42  # parts of the training up to which scenes are so
+SIMPLE, EASY = 0.2, 0.5  # parts of the training up to which scenes are so
 TASKS = ("picture", "think", "conversation", "edit", "merge", "story", "idea")
 
 
@@ -79,7 +79,7 @@ def tasks_of_step(seed: int, step: int, progress: float) -> list[str]:
     """What one step learns: text to image always, and the other tasks in turn. progress: 0 .. 1 of all steps."""
     rng = random.Random(f"{seed}/{step}")
     tasks = ["picture", *rng.choices(TASKS[2:], _weights(progress))]
-    if progress > SIMPLE and rng.random() < 0.4:
+    if progress > SIMPLE and rng.random() < 0.25:
         tasks.append("think")
     return tasks
 
@@ -104,7 +104,7 @@ def batch_of(prompts, seed: int, step: int, task: str, progress: float, scale: f
     elif task == "think":
         made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
     elif task == "conversation":
-        made = [rows.conversation(size) for _ in many(26)]
+        made = [rows.conversation(size) for _ in many(32)]
     elif task == "edit":
         made = [rows.edit(size, 3, rng.random() < 0.12, rng.random() < 0.1) for _ in many(20)]
     elif task == "merge":
@@ -125,5 +125,5 @@ def _weights(progress: float) -> tuple[float, ...]:
     if progress < SIMPLE:
         return (0.6, 0.4, 0.0, 0.0, 0.0)
     if progress < EASY:
-        return (0.45, 0.4, 0.05, 0.05, 0.05)
-    return (0.38, 0.33, 0.1, 0.15, 0.04)
+        return (0.47, 0.38, 0.05, 0.07, 0.03)
+    return (0.4, 0.33, 0.1, 0.14, 0.03)

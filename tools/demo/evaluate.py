@@ -215,7 +215,7 @@ def sheet(shown: list[tuple[str, list[Image.Image]]], columns: int = 4) -> Image
 def _lines(text: str, width: int, font: ImageFont.ImageFont) -> list[str]:
     """Cut where a word, or in Chinese a letter, would go beyond so many pixels."""
     lines = [""]
-    for word in re.findall(r"[\u3000-\uffff]|[^\s\u3000-\uffff]+\s*", text):
+    for word in re.findall(r"[\u3000-\uffff]|[^\s\u3000-\uffff]+ *", text):
         if font.getlength(lines[-1] + word.rstrip()) > width:
             lines.append("")
         lines[-1] += word

@@ -257,11 +257,11 @@ class Question:
     name: str
 
 
-def question(rng: random.Random, scene: Scene, zh: bool = False) -> Question:
-    """A question with one short answer that the picture settles."""
+def question(rng: random.Random, scene: Scene, zh: bool = False, name: str = "") -> Question:
+    """A question with one short answer that the picture settles. name: which kind; any, if empty."""
     shape = rng.choice(scene.shapes)
     count = len(scene.shapes)
-    name = rng.choice(("count", "colour", "kind", "ground", "there", "there", "where", "at", "describe"))
+    name = name or rng.choice(("count", "colour", "kind", "ground", "there", "there", "where", "at", "describe"))
     if name == "there":
         kind = rng.choice(KINDS) if rng.random() < 0.5 else shape.kind
         found = scene.of_kind(kind) is not None
