@@ -193,8 +193,10 @@ class Residency:
                 self._await(slot)
             unit = self.units[expert][index]
             if unit.packed or self.merge is not None:
-                with self._using(slot):  # until it is unpacked: the next copy need not wait for the layer
+                with self._using(slot):
                     module = self._unpacked(unit, slot)
+                if index + 1 < indexes.stop:  # which may come to this slot now, while the layer computes
+                    self._prefetch((expert, index + 1))
                 yield module
             else:
                 with self._using(slot):
