@@ -90,7 +90,7 @@ def opened(file: Path) -> Iterator[safe_open]:
         raise _damaged(file, error) from error
 
 
-def mapped(file: Path) -> torch.UntypedStorage:
+def map_file(file: Path) -> torch.UntypedStorage:
     """A file's bytes, mapped to memory: nothing is read before it is used. Raises CheckpointError."""
     try:
         return torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)
