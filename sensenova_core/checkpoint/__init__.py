@@ -1,7 +1,9 @@
 """Checkpoint files -> named tensors -> parameters."""
 
-from .headers import TensorHeader, read_headers
+from .gguf_file import read_gguf_headers
+from .headers import read_headers
 from .names import checkpoint_name
+from .tensors import Packed, TensorHeader
 from .weights import Weights, assign
 
-__all__ = ["TensorHeader", "Weights", "assign", "checkpoint_name", "read_headers"]
+__all__ = ["Packed", "TensorHeader", "Weights", "assign", "checkpoint_name", "read_gguf_headers", "read_headers"]

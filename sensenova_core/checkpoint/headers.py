@@ -3,37 +3,17 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
+from .scales import with_scales
+from .tensors import TensorHeader
 
 INDEX_NAME = "model.safetensors.index.json"
-# What safetensors calls the types that weights of this family are stored in.
-STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """One stored tensor: its file, its type as safetensors spells it ("BF16"), its shape, and where its bytes begin."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def itemsize(self) -> int:
-        return STORED_DTYPES[self.dtype].itemsize
-
-    @property
-    def numel(self) -> int:
-        return prod(self.shape)
 
 
 def read_headers(folder: str | Path) -> dict[str, TensorHeader]:
@@ -47,7 +27,7 @@ def read_headers(folder: str | Path) -> dict[str, TensorHeader]:
             if name in headers:
                 raise CheckpointError(f"{name} lies both in {headers[name].file.name} and in {file.name}; remove one")
             headers[name] = header
-    return headers
+    return with_scales(headers)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -100,10 +80,7 @@ def opened(file: Path) -> Iterator[safe_open]:
     try:
         stored = safe_open(file, framework="pt")
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{file} ({file.stat().st_size / 2**30:.0f} GiB) cannot be mapped to memory: {error}; use a version in "
-            "shards of a few GB, or allow larger mappings (vm.overcommit_memory = 1 on Linux)"
-        ) from error
+        raise _unmapped(file, error) from error
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error
     try:
@@ -111,6 +88,21 @@ def opened(file: Path) -> Iterator[safe_open]:
             yield stored
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error
+
+
+def map_file(file: Path) -> torch.UntypedStorage:
+    """A file's bytes, mapped to memory: nothing is read before it is used. Raises CheckpointError."""
+    try:
+        return torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)
+    except RuntimeError as error:
+        raise _unmapped(file, error) from error
+
+
+def _unmapped(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} ({file.stat().st_size / 2**30:.0f} GiB) cannot be mapped to memory: {error}; use a version in "
+        "shards of a few GB, or allow larger mappings (vm.overcommit_memory = 1 on Linux)"
+    )
 
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:
