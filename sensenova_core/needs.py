@@ -138,7 +138,8 @@ def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
     if experts is None:
         feed_forward = min(rows, ROWS) * 3 * decoder.intermediate_size * itemsize
     else:
-        feed_forward = rows * experts.per_token * 3 * experts.width * itemsize
+        gathered = decoder.hidden_size + 2 * experts.width  # of each expert that a token goes through
+        feed_forward = min(rows, ROWS) * experts.per_token * (gathered * itemsize + 6 * 8)  # and where it goes
     return rows * state_bytes(config, itemsize) + max(
         attention, feed_forward + rows * 2 * decoder.hidden_size * itemsize
     )

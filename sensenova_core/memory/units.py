@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Weights, assign, checkpoint_name
-from ..model import SenseNovaU1
+from ..model import MixtureOfExperts, SenseNovaU1
 
 READING, DRAWING = EXPERTS = ("understanding", "generation")
 _ALIGN = 256  # bytes, as CUDA's own allocations are
@@ -63,6 +63,9 @@ class Unit:
         module = copy.deepcopy(self.template)
         for part in self.parts:
             assign(module, part.leaf, part.of(buffer))
+        for part in module.modules():
+            if isinstance(part, MixtureOfExperts):
+                part.stack_up()
         return module
 
 
