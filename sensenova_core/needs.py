@@ -138,8 +138,10 @@ def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
     if experts is None:
         feed_forward = min(rows, ROWS) * 3 * decoder.intermediate_size * itemsize
     else:
-        gathered = decoder.hidden_size + 2 * experts.width  # of each expert that a token goes through
-        feed_forward = min(rows, ROWS) * experts.per_token * (gathered * itemsize + 6 * 8)  # and where it goes
+        values = (
+            decoder.hidden_size + experts.width + max(decoder.hidden_size, experts.width)
+        )  # gathered, and made of it
+        feed_forward = min(rows, ROWS) * experts.per_token * (values * itemsize + 6 * 8)  # and where each row belongs
     return rows * state_bytes(config, itemsize) + max(
         attention, feed_forward + rows * 2 * decoder.hidden_size * itemsize
     )

