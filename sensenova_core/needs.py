@@ -161,7 +161,10 @@ def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
     if experts is None:
         feed_forward = min(rows, ROWS) * 3 * decoder.intermediate_size * itemsize
     else:
-        feed_forward = rows * experts.per_token * 3 * experts.width * itemsize
+        values = (
+            decoder.hidden_size + experts.width + max(decoder.hidden_size, experts.width)
+        )  # gathered, and made of it
+        feed_forward = min(rows, ROWS) * experts.per_token * (values * itemsize + 6 * 8)  # and where each row belongs
     return rows * state_bytes(config, itemsize) + max(
         attention, feed_forward + rows * 2 * decoder.hidden_size * itemsize
     )

@@ -13,6 +13,7 @@ SMALL = {
     "text_to_image": ["--geometry", "tiny", "--width", "64", "--height", "64", "--steps", "3"],
     "simulation": ["--geometry", "tiny", "--width", "64", "--height", "64", "--copy-gb", "1", "--tflops", "1"],
     "document": ["--geometry", "tiny", "--width", "64", "--height", "64", "--images", "3"],
+    "experts": ["--sizes", "16x8", "--experts", "4", "--tokens", "9", "--seconds", "0"],
 }
 
 
@@ -27,7 +28,9 @@ def result(request, tmp_path) -> tuple[str, dict]:
 
 def test_a_benchmark_writes_machine_run_and_figures(result):
     name, written = result
-    assert {"date", "device", "torch", "cores"} <= set(written["machine"]) and written["run"]["geometry"] == "tiny"
+    assert {"date", "device", "torch", "cores"} <= set(written["machine"]) and written["run"].get(
+        "geometry", "tiny"
+    ) == "tiny"
     if name == "text_to_image":
         figures = written["figures"]
         assert figures["image_tokens"] == 4 and figures["branches"] == 2 and figures["image_s"] > figures["step_s"] > 0
@@ -35,6 +38,9 @@ def test_a_benchmark_writes_machine_run_and_figures(result):
         rows = {row["setting"]: row for row in written["rows"]}
         assert list(rows) == ["full", "27GiB", "20GiB", "13GiB", "9GiB", "7GiB", "balanced", "low"]
         assert rows["full"]["streamed"] == 0 < rows["low"]["streamed"] and written["predicted"]
+    elif name == "experts":
+        (row,) = written["rows"]
+        assert row["tokens"] == 9 and row["layer_ratio"] > 0 and row["difference"] < 1e-5
     else:
         rows = written["rows"]
         beyond = [row["tensors_mib"] - row["buffers_mib"] for row in rows]

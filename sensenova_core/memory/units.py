@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Packed, TensorHeader, Weights, assign, checkpoint_name
 from ..checkpoint.formats import PIECE, SCRATCH
-from ..model import SenseNovaU1
+from ..model import MixtureOfExperts, SenseNovaU1
 
 READING, DRAWING = EXPERTS = ("understanding", "generation")
 _ALIGN = 256  # bytes, as CUDA's own allocations are
@@ -103,6 +103,9 @@ class Unit:
         module = copy.deepcopy(self.template)
         for part in self.parts:
             assign(module, part.leaf, part.on(buffer))
+        for inner in module.modules():
+            if isinstance(inner, MixtureOfExperts):
+                inner.stack_up()
         return module
 
     def stored_in(self, buffer: Tensor) -> list[Tensor | Packed]:

@@ -1,6 +1,7 @@
 """Named tensors + tokens -> numbers."""
 
 from .attention import BACKENDS, Kernel, attention_kernel
+from .feed_forward import MixtureOfExperts
 from .unified import SenseNovaU1
 
-__all__ = ["BACKENDS", "Kernel", "SenseNovaU1", "attention_kernel"]
+__all__ = ["BACKENDS", "Kernel", "MixtureOfExperts", "SenseNovaU1", "attention_kernel"]

@@ -1,5 +1,7 @@
 """SwiGLU feed-forward layers: dense, or a mixture of experts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,10 +22,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., hidden) -> the same."""
-        parts = [self._activate(rows) for rows in x.flatten(0, -2).split(ROWS)]
+        parts = [self.at_once(rows) for rows in x.flatten(0, -2).split(ROWS)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
-    def _activate(self, x: Tensor) -> Tensor:
+    def at_once(self, x: Tensor) -> Tensor:
+        """The same for no more than `ROWS` tokens: (tokens, hidden)."""
         return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
@@ -35,24 +38,92 @@ class MixtureOfExperts(nn.Module):
         self.config = config
         self.gate = nn.Linear(hidden, config.num_experts, bias=False)
         self.experts = nn.ModuleList(FeedForward(hidden, config.width) for _ in range(config.num_experts))
+        self.stack: Stack | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, tokens, hidden) -> the same."""
-        tokens = x.flatten(0, -2)  # (tokens, hidden)
-        weights, chosen = self._route(tokens)
-        out = torch.zeros_like(tokens)
-        for index in chosen.unique().tolist():
-            token, slot = torch.where(chosen == index)
-            out.index_add_(0, token, self.experts[index](tokens[token]) * weights[token, slot, None].to(x.dtype))
-        return out.view_as(x)
+        """x: (..., hidden) -> the same."""
+        parts = [self._mix(rows) for rows in x.flatten(0, -2).split(ROWS)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
-    def _route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def stack_up(self) -> None:
+        """Take the experts' weights for three tensors, where they lie evenly in one buffer. Nothing is copied."""
+        kinds = ([getattr(expert, name).weight for expert in self.experts] for name in Stack.NAMES)
+        views = [_stacked(weights) for weights in kinds]
+        self.stack = None if any(view is None for view in views) else Stack(views)
+
+    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (float32) and indexes of each token's experts, both (tokens, per_token)."""
         likelihood = self.gate(tokens).float().softmax(-1)
         weights, chosen = likelihood.topk(self.config.per_token)
         if self.config.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
         return weights, chosen
+
+    def _mix(self, tokens: Tensor) -> Tensor:
+        """(tokens, hidden) -> the same: sorted by expert, multiplied expert by expert, and added up token by token."""
+        weights, chosen = self.route(tokens)
+        of_expert, order = chosen.flatten().sort(stable=True)  # tokens * per_token places, in the order of experts
+        experts = torch.arange(self.config.num_experts, device=tokens.device)
+        ends = torch.searchsorted(of_expert, experts, right=True, out_int32=True)  # of each expert's rows
+        rows = tokens.index_select(0, order // self.config.per_token)  # (tokens * per_token, hidden)
+        if self.stack is not None and _multiplies_groups(rows):
+            rows = self.stack(rows, ends)
+        else:
+            self._one_by_one(rows, ends)
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        # A bag's sum gathers, weighs and adds in one pass, always in the same order, with nothing in between.
+        return F.embedding_bag(place.view_as(chosen), rows, per_sample_weights=weights.to(rows.dtype), mode="sum")
+
+    def _one_by_one(self, rows: Tensor, ends: Tensor) -> None:
+        """Put each expert's rows through it, in their place; an expert without rows is not touched."""
+        counts = ends.diff(prepend=ends.new_zeros(1)).tolist()  # the one thing that a card is waited for
+        present = [index for index, count in enumerate(counts) if count]
+        for index, part in zip(present, rows.split([counts[index] for index in present]), strict=True):
+            part.copy_(self.experts[index].at_once(part))
+
+
+class Stack(nn.Module):
+    """All experts of a mixture as three products: views (experts, out, in) of the weights that lie in one buffer."""
+
+    NAMES = ("gate_proj", "up_proj", "down_proj")
+
+    def __init__(self, views: Sequence[Tensor]):
+        super().__init__()
+        for name, view in zip(self.NAMES, views, strict=True):
+            self.register_parameter(name, nn.Parameter(view, requires_grad=False))
+
+    def forward(self, rows: Tensor, ends: Tensor) -> Tensor:
+        """rows: (rows, hidden), by expert -> the same. ends: (experts,) int32, where each one's rows end."""
+        active = F.silu(_grouped(rows, self.gate_proj, ends), inplace=True).mul_(_grouped(rows, self.up_proj, ends))
+        return _grouped(active, self.down_proj, ends)
+
+
+def _grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    return F.grouped_mm(rows, weights.transpose(1, 2), offs=ends)
+
+
+def _multiplies_groups(rows: Tensor) -> bool:
+    """Whether torch has a kernel for all groups at once, for which the host need not know where they end.
+
+    Other devices and types get a loop of products there, with its own wait for the device. From Blackwell on, the
+    kernel is there or not, by torch's version and system: such cards get our loop until one has been measured.
+    """
+    if not hasattr(F, "grouped_mm") or rows.dtype != torch.bfloat16:  # torch before 2.10
+        return False
+    hopper = rows.is_cuda and torch.cuda.get_device_capability(rows.device)[0] == 9
+    return hopper or rows.is_meta  # where there are no numbers to know
+
+
+def _stacked(weights: list[Tensor]) -> Tensor | None:
+    """Equal tensors that lie at equal distances in one buffer, as one view of it: (tensors, ...)."""
+    first = weights[0]
+    starts = [weight.storage_offset() for weight in weights]
+    step = starts[1] - starts[0] if len(starts) > 1 else first.numel()
+    even = starts == [starts[0] + index * step for index in range(len(starts))]
+    buffers = {weight.untyped_storage().data_ptr() for weight in weights}
+    if not even or step < first.numel() or len(buffers) > 1 or not all(weight.is_contiguous() for weight in weights):
+        return None
+    return first.as_strided((len(weights), *first.shape), (step, *first.stride()))
 
 
 def feed_forward(hidden: int, width: int, experts: ExpertsConfig | None) -> nn.Module:
