@@ -1,7 +1,18 @@
 """Checkpoint files -> named tensors -> parameters."""
 
+from .checkpoint import Checkpoint, open_checkpoint
+from .files import locate
 from .headers import TensorHeader, read_headers
 from .names import checkpoint_name
 from .weights import Weights, assign
 
-__all__ = ["TensorHeader", "Weights", "assign", "checkpoint_name", "read_headers"]
+__all__ = [
+    "Checkpoint",
+    "TensorHeader",
+    "Weights",
+    "assign",
+    "checkpoint_name",
+    "locate",
+    "open_checkpoint",
+    "read_headers",
+]
