@@ -40,16 +40,19 @@ class Checkpoint:
         """The folder of its tokenizer. Raises CheckpointError that says how to get one."""
         folder = self.files.tokenizer
         if folder is None:
-            target = self.files.folder / "tokenizer" if self.files.is_single else self.files.folder
-            raise CheckpointError(
-                f"{self.files.path}: no tokenizer. It needs tokenizer.json, or vocab.json, merges.txt and "
-                f"tokenizer_config.json, in {target}; to fetch only these: "
-                f"sensenova download {self.published_as} --tokenizer-only --to {target}"
-            )
+            raise CheckpointError(f"{self.files.path}: no tokenizer; {self.how_to_get_a_tokenizer}")
         return folder
 
     @property
-    def published_as(self) -> str:
+    def how_to_get_a_tokenizer(self) -> str:
+        target = self.files.folder / "tokenizer" if self.files.is_single else self.files.folder
+        return (
+            "it needs tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json, in "
+            f'{target}. To fetch only these: sensenova download {self._published} --tokenizer-only --to "{target}"'
+        )
+
+    @property
+    def _published(self) -> str:
         """A published model with the same tokenizer."""
         if any(self.config.decoder.generation_experts):
             return "SenseNova/SenseNova-U1-A3B-MoT"

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
-from .files import Files, locate, shards_of
+from .files import GGUF, Files, locate, shards_of
+from .gguf_file import read_gguf
 from .safetensors_file import damaged, read_header
 
 # What safetensors calls the types that weights of this family are stored in.
@@ -34,6 +35,10 @@ class TensorHeader:
     @property
     def numel(self) -> int:
         return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.itemsize
 
 
 def read_headers(path: str | Path) -> dict[str, TensorHeader]:
@@ -63,7 +68,7 @@ def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
 
 
 def _read_file(file: Path) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
-    tensors, metadata = read_header(file)
+    tensors, metadata = (read_gguf if file.suffix.lower() == GGUF else read_header)(file)
     return {name: TensorHeader(file, *tensor) for name, tensor in tensors.items()}, metadata
 
 

@@ -62,6 +62,13 @@ def damaged(file: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{file}{size} is missing, truncated or damaged: {error}; fetch it again")
 
 
+def refuse_other_kinds(file: Path, begins: bytes | bytearray, but: bytes = b"") -> None:
+    """Raise CheckpointError for a file that begins as one of another kind does."""
+    for magic, kind in _OTHERS.items():
+        if begins.startswith(magic) and magic != but:
+            raise CheckpointError(f"{file} is {kind}")
+
+
 def _header(file: Path) -> tuple[bytes, int]:
     """The header's text, and the size of the file."""
     if not file.is_file():  # opening a pipe would wait for ever
@@ -69,9 +76,7 @@ def _header(file: Path) -> tuple[bytes, int]:
     with open(file, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         begins = stream.read(24)
-        for magic, kind in _OTHERS.items():
-            if begins.startswith(magic):
-                raise CheckpointError(f"{file} is {kind}")
+        refuse_other_kinds(file, begins)
         length = int.from_bytes(begins[:8], "little")
         if size < 8 or length > size - 8:
             raise Damage(f"its header should have {length:,} bytes, which the file has not")
