@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 
 from .checkpoint import Checkpoint, checkpoint_name, open_checkpoint
+from .checkpoint.headers import stored_bytes
 from .config import ModelConfig
 from .errors import SettingsError
 
@@ -167,7 +168,7 @@ def _counts(model: Path, checkpoint: Checkpoint | None) -> dict[str, int]:
 def _stored(checkpoint: Checkpoint) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for header in checkpoint.headers.values():
-        stored[header.dtype] = stored.get(header.dtype, Stored()) + Stored(1, header.numel, header.nbytes)
+        stored[header.dtype] = stored.get(header.dtype, Stored()) + Stored(1, header.numel, stored_bytes(header))
     return stored
 
 

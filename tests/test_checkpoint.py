@@ -133,10 +133,10 @@ print(loaded - before, anonymous() - before)
 
 @pytest.fixture
 def no_weight_is_read(monkeypatch):
-    def opened(*_, **__):
+    def mapped(*_, **__):
         raise AssertionError("a weight was read from a checkpoint that does not fit")
 
-    monkeypatch.setattr(weights, "opened", opened)
+    monkeypatch.setattr(weights, "mapped", mapped)
 
 
 def test_all_mismatches_in_one_error_and_nothing_read(copy_of, no_weight_is_read):

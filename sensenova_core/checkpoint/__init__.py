@@ -2,12 +2,14 @@
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .files import locate
-from .headers import TensorHeader, read_headers
+from .headers import read_headers
 from .names import checkpoint_name
+from .tensors import Packed, TensorHeader
 from .weights import Weights, assign
 
 __all__ = [
     "Checkpoint",
+    "Packed",
     "TensorHeader",
     "Weights",
     "assign",

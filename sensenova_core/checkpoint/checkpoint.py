@@ -11,7 +11,9 @@ from ..errors import CheckpointError
 from .dialect import published_names
 from .files import Files, locate, read_json
 from .geometry import LAYERS, config_from_shapes, counts, head_width
-from .headers import TensorHeader, read_files
+from .headers import read_files
+from .scales import check_scales
+from .tensors import TensorHeader
 
 FAMILY = "NEOChatModel"
 CONFIG_JSON = "config.json"
@@ -71,6 +73,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         headers = {published: stored[name] for name, published in names.items()}
         config, config_from, assumed = _config(files, headers, metadata)
         _check_counts(config, headers, config_from)
+        check_scales(headers)
     except CheckpointError as error:
         raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from error
     return Checkpoint(files, config, headers, config_from, assumed, tuple(ignored))

@@ -31,6 +31,7 @@ _TYPES = {
     **{18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82)},
     **{23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)},
 }
+BLOCKS = {name: (block, size) for name, block, size in _TYPES.values()}  # numbers in a block, and its bytes
 
 
 def read_gguf(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:

@@ -1,44 +1,17 @@
 """Which tensors a checkpoint holds and where they lie, from file headers alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from .files import GGUF, Files, locate, shards_of
-from .gguf_file import read_gguf
-from .safetensors_file import damaged, read_header
-
-# What safetensors calls the types that weights of this family are stored in.
-STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """One stored tensor: its file, its type as safetensors spells it ("BF16"), its shape, and where its bytes begin."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def itemsize(self) -> int:
-        return STORED_DTYPES[self.dtype].itemsize
-
-    @property
-    def numel(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * self.itemsize
+from .formats import FORMATS
+from .gguf_file import BLOCKS, read_gguf
+from .safetensors_file import BITS, read_header
+from .scales import with_scales
+from .tensors import TensorHeader
 
 
 def read_headers(path: str | Path) -> dict[str, TensorHeader]:
@@ -64,7 +37,15 @@ def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
             headers[name] = header
     if files.index:
         _check_index(files.index, headers)
-    return headers, metadata
+    return with_scales(headers), metadata
+
+
+def stored_bytes(header: TensorHeader) -> int:
+    """What a tensor takes in its file, also in a type that cannot be read here."""
+    if header.dtype in FORMATS:
+        return header.nbytes
+    numbers, size = BLOCKS.get(header.dtype) or (8, BITS[header.dtype])
+    return -(-header.numel // numbers) * size
 
 
 def _read_file(file: Path) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
@@ -83,20 +64,16 @@ def _check_index(index: Path, headers: dict[str, TensorHeader]) -> None:
         )
 
 
-@contextmanager
-def opened(file: Path) -> Iterator[safe_open]:
-    """A memory-mapped safetensors file. Raises CheckpointError if it is not there or not whole."""
+def mapped(file: Path) -> torch.UntypedStorage:
+    """A file's bytes, mapped to memory: nothing is read before it is used. Raises CheckpointError."""
     try:
-        stored = safe_open(file, framework="pt")
+        return torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{file} ({file.stat().st_size / 2**30:.0f} GiB) cannot be mapped to memory: {error}; use a version in "
-            "shards of a few GB, or allow larger mappings (vm.overcommit_memory = 1 on Linux)"
-        ) from error
-    except (SafetensorError, OSError) as error:
-        raise damaged(file, error) from error
-    try:
-        with stored:
-            yield stored
-    except (SafetensorError, OSError) as error:
-        raise damaged(file, error) from error
+        raise _unmapped(file, error) from error
+
+
+def _unmapped(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} ({file.stat().st_size / 2**30:.0f} GiB) cannot be mapped to memory: {error}; use a version in "
+        "shards of a few GB, or allow larger mappings (vm.overcommit_memory = 1 on Linux)"
+    )

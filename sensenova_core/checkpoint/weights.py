@@ -2,17 +2,19 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .headers import STORED_DTYPES, TensorHeader, opened
+from .formats import FORMATS
+from .headers import mapped
 from .names import checkpoint_name
+from .tensors import Packed, TensorHeader
 
 _SHOWN = 8  # names listed of each kind of mismatch
 _CHUNK = 2**25  # bytes that one thread reads at a time
@@ -30,15 +32,29 @@ def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]
         if name in headers and headers[name].shape != shape
     ]
     foreign = [
-        f"{name} is {header.dtype}, readable are {', '.join(STORED_DTYPES)}"
+        f"{name} is {header.dtype}, readable are {', '.join(FORMATS)}"
         for name, header in headers.items()
-        if header.dtype not in STORED_DTYPES
+        if header.dtype not in FORMATS
+    ]
+    known = {name: header for name, header in headers.items() if name in expected and header.dtype in FORMATS}
+    torn = [
+        f"{name} is {header.dtype} in rows of {header.width}, not in whole blocks of {header.format.block}"
+        for name, header in known.items()
+        if header.width % header.format.block
+    ]
+    misscaled = [
+        f"{name} is {list(header.shape)}, its scale {header.scale.dtype} {list(header.scale.shape)}; readable are one "
+        "number, one for each row, or one for each 128 x 128"
+        for name, header in known.items()
+        if not header.scale_fits
     ]
     kinds = {
         "missing": missing,
         "not part of the model": extra,
         "of another shape": misshapen,
         "of another type": foreign,
+        "torn": torn,
+        "of an unknown scale": misscaled,
     }
     problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
     if problems:
@@ -54,51 +70,75 @@ class Weights:
     def __init__(self, model: nn.Module, headers: Mapping[str, TensorHeader], dtype: torch.dtype | None):
         """Give a model on the meta device the types that it will run in. Reads no weight.
 
-        dtype None runs in the prevailing stored type, and keeps norms as they are stored. Raises CheckpointError unless
-        the stored tensors are exactly the model's.
+        dtype None runs in the prevailing stored type, or in bfloat16 where some are packed, and keeps norms as they are
+        stored. Raises CheckpointError unless the stored tensors are exactly the model's.
         """
         check_names_and_shapes(model, headers)
         self.headers = headers
         self.compute_dtype = dtype or _prevailing_dtype(headers)
         self.keep_norms = dtype is None
-        self._files = {file: _state(file) for file in {header.file for header in headers.values()}}
+        scales = [header.scale for header in headers.values() if header.scale is not None]
+        self._files = {file: _state(file) for file in {header.file for header in (*headers.values(), *scales)}}
         for name, value in list(model.named_parameters()):
             assign(model, name, value.to(self.dtype(checkpoint_name(name))))
         self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="sensenova-read")
 
     @property
     def nbytes(self) -> int:
-        """What all of them take in the types that they run in."""
-        return sum(header.numel * self.dtype(name).itemsize for name, header in self.headers.items())
+        """What all of them take in the types that they run in, or as they are stored where that is packed."""
+        return sum(
+            header.nbytes if header.packed else header.numel * self.dtype(name).itemsize
+            for name, header in self.headers.items()
+        )
 
     def dtype(self, name: str) -> torch.dtype:
         """What a tensor runs in."""
-        stored = STORED_DTYPES[self.headers[name].dtype]
-        return stored if self.keep_norms and "norm" in name else self.compute_dtype
+        header = self.headers[name]
+        as_stored = self.keep_norms and "norm" in name and not header.packed
+        return header.format.dtype if as_stored else self.compute_dtype
 
-    def mapped(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    def mapped(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor | Packed]]:
         """(name, tensor) of each, in its stored type: the file itself, mapped to memory, of which nothing is copied."""
-        by_file: dict[Path, list[str]] = {}
-        for name in names:
-            by_file.setdefault(self.headers[name].file, []).append(name)
-        for file, inside in by_file.items():
-            self._check_unchanged(file)
-            with opened(file) as stored:
-                for name in inside:
-                    yield name, stored.get_tensor(name)
+        files: dict[Path, torch.UntypedStorage] = {}
 
-    def read(self, name: str, into: Tensor, first_row: int = 0) -> list:
+        def stored(header: TensorHeader) -> Tensor:
+            """Its bytes."""
+            if header.file not in files:
+                self._check_unchanged(header.file)
+                files[header.file] = mapped(header.file)
+            size = header.format.nbytes(header.numel)
+            return torch.asarray(files[header.file][header.start : header.start + size], dtype=torch.uint8)
+
+        for name in names:
+            header = self.headers[name]
+            if not header.packed:
+                yield name, stored(header).view(header.format.dtype).view(header.shape)
+                continue
+            packed = Packed(header.format, header.shape, stored(header).view(header.rows, -1))
+            if header.scale is not None:
+                scale = stored(header.scale).view(header.scale.format.dtype).float().view(header.scale_shape)
+                packed = replace(packed, scale=scale, tile=header.tile)
+            yield name, packed
+
+    def read(self, name: str, into: Tensor | Packed, first_row: int = 0) -> list:
         """Begin to fill a CPU tensor in the type it has, from a stored tensor's rows on; several threads do it.
 
         Returns futures whose `result()` must be awaited, and raises what went wrong. Reads the file and does not map
         it, so that its pages are never counted as this process's own.
         """
         header = self.headers[name]
-        stored = STORED_DTYPES[header.dtype]
-        start = header.start + first_row * prod(header.shape[1:]) * stored.itemsize
+        start = header.start + first_row * header.format.nbytes(header.width)
+        if not isinstance(into, Packed):
+            return self._begin(header.file, start, header.format.dtype, into)
+        reads = self._begin(header.file, start, torch.uint8, into.bytes)
+        if into.scale is not None:
+            reads += self._begin(header.scale.file, header.scale.start, header.scale.format.dtype, into.scale)
+        return reads
+
+    def _begin(self, file: Path, start: int, stored: torch.dtype, into: Tensor) -> list:
         flat, step = into.reshape(-1), _CHUNK // stored.itemsize
         return [
-            self._readers.submit(self._read, header.file, start + begin * stored.itemsize, stored, part)
+            self._readers.submit(self._read, file, start + begin * stored.itemsize, stored, part)
             for begin, part in zip(range(0, flat.numel(), step), flat.split(step), strict=True)
         ]
 
@@ -138,11 +178,13 @@ def _state(file: Path) -> tuple[int, int] | None:
 
 
 def _prevailing_dtype(headers: Mapping[str, TensorHeader]) -> torch.dtype:
-    """The type that most bytes are stored in."""
+    """The type that most bytes are stored in; bfloat16, as this family was published, where some are packed."""
     totals = Counter()
     for header in headers.values():
-        totals[header.dtype] += header.numel * header.itemsize
-    return STORED_DTYPES[totals.most_common(1)[0][0]]
+        if header.packed:
+            return torch.bfloat16
+        totals[header.format.dtype] += header.nbytes
+    return totals.most_common(1)[0][0]
 
 
 def _listed(names: list[str]) -> str:

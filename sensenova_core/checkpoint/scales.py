@@ -1,0 +1,47 @@
+"""Scales that FP8 checkpoints keep beside their weights, found by name and put in their weights' headers."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from ..errors import CheckpointError
+from .formats import FORMATS
+from .tensors import TensorHeader
+
+# What a layer's scale is called beside "weight": by ComfyUI, by most others, and where a scale is of 128 x 128 numbers.
+# All of them are factors, also the one that is called an inverse.
+SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
+# Of inputs, which are not rounded here; what ComfyUI says of a layer that its types say too; its mark of a whole file.
+IGNORED, MARK = ("scale_input", "input_scale", "comfy_quant"), "scaled_fp8"
+
+
+def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
+    """The weights alone, each with its scale if it has one. What belongs to no weight is left as it is."""
+    weights = dict(headers)
+    for name, header in headers.items():
+        layer, _, leaf = name.rpartition(".")
+        weight = weights.get(f"{layer}.weight")
+        if leaf == MARK:
+            del weights[name]
+        elif weight is not None and leaf in SCALES:
+            weights[f"{layer}.weight"] = replace(weight, scale=header)
+            del weights[name]
+        elif weight is not None and leaf in IGNORED and weight.dtype.startswith("F8"):
+            del weights[name]
+    return weights
+
+
+def check_scales(headers: Mapping[str, TensorHeader]) -> None:
+    """Raise CheckpointError for a scale that is no finite number: what it is for would be none either."""
+    scaled = [(name, header.scale) for name, header in headers.items() if header.scale is not None]
+    readable = [(name, scale) for name, scale in scaled if scale.dtype in FORMATS and not scale.packed and scale.numel]
+    for file in {scale.file for _, scale in readable}:
+        with open(file, "rb") as stream:
+            for name, scale in readable:
+                if scale.file != file:
+                    continue
+                stream.seek(scale.start)
+                raw = bytearray(stream.read(scale.nbytes))
+                if not torch.frombuffer(raw, dtype=scale.format.dtype).isfinite().all():
+                    raise CheckpointError(f"{file}: the scale of {name} is not a finite number; fetch the file again")

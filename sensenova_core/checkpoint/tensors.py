@@ -1,0 +1,152 @@
+"""One stored tensor: where it lies, and, where it is packed, its bytes on the way to the numbers they stand for."""
+
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .formats import FORMATS, Format, piece_on
+
+SCALED = 128  # rows and columns that a number of a block-wise scale is for
+_ALIGN = 16  # bytes, between a tensor's own and its scale's
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """A stored tensor: its file, its type as safetensors or GGUF spells it ("BF16"), its shape, where its bytes begin.
+
+    scale: the factor that belongs to it, if it is FP8 for the most part: one number, one for each row, or for each
+    128 x 128.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    scale: "TensorHeader | None" = None
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.dtype]
+
+    @property
+    def packed(self) -> bool:
+        """Whether it has to be unpacked before it runs."""
+        return self.format.dtype is None or self.scale is not None
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.format.nbytes(self.numel) + (0 if self.scale is None else self.scale.nbytes)
+
+    @property
+    def rows(self) -> int:
+        return _rows(self.shape)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return prod(self.shape[1:]) if len(self.shape) > 1 else self.numel
+
+    @property
+    def scale_shape(self) -> tuple[int, int]:
+        return (*self.scale.shape, 1, 1)[:2] if len(self.scale.shape) < 3 else (0, 0)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns that a number of the scale is for."""
+        if self.scale_shape == (1, 1):
+            return self.rows, self.width
+        return (1, self.width) if self.scale_shape == (self.rows, 1) else (SCALED, SCALED)
+
+    @property
+    def scale_fits(self) -> bool:
+        if self.scale is None:
+            return True
+        plain = self.scale.dtype in FORMATS and not self.scale.packed
+        rows, columns = self.tile
+        return plain and self.scale_shape == (-(-self.rows // rows), -(-self.width // columns))
+
+    def held_bytes(self, shape: tuple[int, ...]) -> int:
+        """What it takes in memory, or as many rows of it as `shape` has: packed, with the whole scale behind them."""
+        return self._scale_start(_rows(shape)) + (0 if self.scale is None else 4 * self.scale.numel)
+
+    def held_in(self, buffer: Tensor, shape: tuple[int, ...], first_row: int = 0) -> "Packed":
+        """It, or its rows from the first one on, in a uint8 buffer of `held_bytes`."""
+        rows = _rows(shape)
+        raw = buffer[: self.format.nbytes(rows * self.width)].view(rows, -1)
+        if self.scale is None:
+            return Packed(self.format, shape, raw)
+        scale = buffer[self._scale_start(rows) :].view(torch.float32).view(self.scale_shape)
+        return Packed(self.format, shape, raw, scale, self.tile, first_row)
+
+    def _scale_start(self, rows: int) -> int:
+        size = self.format.nbytes(rows * self.width)
+        return size if self.scale is None else -(-size // _ALIGN) * _ALIGN
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A packed tensor, or rows of one. shape: as it runs. bytes: uint8 (rows, bytes of a row).
+
+    scale: float32, of the whole tensor; each of its numbers is for a tile of so many rows and columns. first_row: the
+    place of these rows in the whole tensor.
+    """
+
+    format: Format
+    shape: tuple[int, ...]
+    bytes: Tensor
+    scale: Tensor | None = None
+    tile: tuple[int, int] = (1, 1)
+    first_row: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.bytes.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def rows(self, first: int, count: int) -> "Packed":
+        """Some rows. They are whole blocks, so nothing is unpacked for it."""
+        shape = (count, *self.shape[1:])
+        return replace(self, shape=shape, bytes=self.bytes[first : first + count], first_row=self.first_row + first)
+
+    def at(self, indexes: Tensor) -> "Packed":
+        """The rows of these indexes, copied."""
+        shape, raw = (len(indexes), *self.shape[1:]), self.bytes[indexes]
+        if self.scale is None:
+            return replace(self, shape=shape, bytes=raw)
+        scale = self.scale[(self.first_row + indexes) // self.tile[0]]
+        return replace(self, shape=shape, bytes=raw, scale=scale, tile=(1, self.tile[1]), first_row=0)
+
+    def unpack(self, into: Tensor) -> None:
+        """Write the numbers to a contiguous tensor of this shape, of any floating type, on the same device."""
+        self.format.unpack(self.bytes.reshape(-1), into.view(-1))
+        if self.scale is not None:
+            self._multiply(into.view(len(self.bytes), -1))
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        into = torch.empty(self.shape, dtype=dtype, device=self.bytes.device)
+        self.unpack(into)
+        return into
+
+    def _multiply(self, numbers: Tensor) -> None:
+        """numbers: (rows, width). FP8 fits in every type it is unpacked to, so that they are rounded once, here."""
+        rows, columns = self.tile
+        height = max(1, piece_on(numbers.device) // numbers.shape[1])
+        whole = numbers.shape[1] // columns * columns
+        for start, part in zip(range(0, len(numbers), height), numbers.split(height), strict=True):
+            first = self.first_row + start
+            scale = self.scale[torch.arange(first, first + len(part), device=part.device) // rows]
+            if whole:
+                tiles = part[:, :whole].unflatten(1, (-1, columns))
+                torch.mul(tiles, scale[:, : whole // columns, None], out=tiles)
+            if whole < part.shape[1]:
+                torch.mul(part[:, whole:], scale[:, -1:], out=part[:, whole:])
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) > 1 else 1
