@@ -19,8 +19,10 @@ def published_names(names: Iterable[str], where: str) -> tuple[dict[str, str], l
     Raises CheckpointError, naming them, for prefixes that are mixed or doubled and for tensors of other models.
     """
     split = {name: _split(name) for name in names}
+    ignored = [name for name in split if name.endswith(_IGNORED)]
+    for name in ignored:
+        del split[name]
     foreign = [name for name, (_, bare) in split.items() if bare is None]
-    ignored = [name for name in foreign if name.endswith(_IGNORED)]
     ours = {name: part for name, part in split.items() if part[1] is not None}
     if any(mark in name for name in split for mark in _LORA):
         raise CheckpointError(f"{where} is a LoRA, which goes on top of a checkpoint; give the one it was made for")
@@ -29,8 +31,8 @@ def published_names(names: Iterable[str], where: str) -> tuple[dict[str, str], l
             f"{where} holds no tensor of a SenseNova-U1 model, whose names begin with {', '.join(OURS)}; it has "
             f"{_listed(foreign) or 'none'}"
         )
-    if len(foreign) > len(ignored):
-        others = Counter(name.split(".")[0] for name in foreign if name not in set(ignored))
+    if foreign:
+        others = Counter(name.split(".")[0] for name in foreign)
         groups = ", ".join(f"{name}.* ({count})" for name, count in others.most_common(_SHOWN))
         raise CheckpointError(
             f"{where} also holds {sum(others.values())} tensors of something else: {groups}; this model needs neither "

@@ -103,13 +103,10 @@ def is_hub_repository(folder: Path) -> bool:
 def snapshot_of(repository: Path) -> Path:
     """The snapshot in the hub's cache that `refs/main` names, or the only one there is. Raises CheckpointError."""
     main = repository / "refs" / "main"
-    if main.is_file() and main.stat().st_size < 200:
-        snapshot = repository / "snapshots" / Path(main.read_text(encoding="utf-8", errors="replace").strip()).name
-        if snapshot.is_dir() and snapshot.parent.name == "snapshots":
-            return snapshot
-    found = sorted(path for path in (repository / "snapshots").iterdir() if path.is_dir())
-    if len(found) == 1:
-        return found[0]
+    named = main.read_bytes()[:100].strip() if main.is_file() else b""
+    found = {path.name.encode(): path for path in (repository / "snapshots").iterdir() if path.is_dir()}
+    if named in found or len(found) == 1:
+        return found.get(named) or next(iter(found.values()))
     raise CheckpointError(
         f"{repository}: refs/main names no snapshot that is there, and there are {len(found)}; give one of the folders "
         "in snapshots, or download the model again"
