@@ -1,7 +1,7 @@
 """`config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,7 +182,7 @@ class _Section:
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number over 0."""
         value = self._value(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise CheckpointError(f"{self.where}{key} is {value!r}, expected a number over 0; fetch the file again")
         return float(value)
 

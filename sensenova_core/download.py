@@ -6,6 +6,7 @@ HF_HUB_OFFLINE) hold here too.
 
 import glob
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,12 +93,20 @@ def downloading(repo: str, to: Path, revision: str | None = None) -> Iterator[tu
     yield sum(sizes.values()), sum(sizes.values())
 
 
+def check_name(repo: str) -> str:
+    """The NAME of OWNER/NAME. Raises CheckpointError for anything else, which must not become a path."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.ASCII):
+        raise CheckpointError(f"{repo!r} names no repository; give it as OWNER/NAME")
+    return repo.split("/")[1]
+
+
 def files_of(
     repo: str, revision: str | None = None, tokenizer_only: bool = False, file: str | None = None
 ) -> dict[str, int]:
     """Name -> bytes of the files of a repository that `download` fetches. Asks the hub. Raises CheckpointError."""
     from huggingface_hub import HfApi
 
+    check_name(repo)
     with _hub_errors(repo, revision):
         siblings = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=20).siblings or []
     sizes = {each.rfilename: each.size or 0 for each in siblings if "/" not in each.rfilename}

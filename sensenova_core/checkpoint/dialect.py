@@ -29,7 +29,7 @@ def published_names(names: Iterable[str], where: str) -> tuple[dict[str, str], l
     if not ours:
         raise CheckpointError(
             f"{where} holds no tensor of a SenseNova-U1 model, whose names begin with {', '.join(OURS)}; it has "
-            f"{_listed(foreign) or 'none'}"
+            f"{_listed(foreign) or 'none'}; give a checkpoint of this family"
         )
     if foreign:
         others = Counter(name.split(".")[0] for name in foreign)

@@ -14,6 +14,8 @@ SAFETENSORS, GGUF = ".safetensors", ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
 MAX_JSON = 2**24  # bytes of an index or a config
+MARK, LORA = b"fm_modules.", (b".lora_down.", b".lora_A.")  # in the names of a model's tensors, and of a LoRA's
+LOOK = 2**23  # bytes of a GGUF file that hold all names, after a vocabulary if there is one
 _SHARD = re.compile(r"-\d{5,}-of-\d{5,}$")  # ends the stem of a part of a checkpoint
 _HUB = "models--"  # begins the folder of a repository in the hub's cache
 
@@ -93,6 +95,20 @@ def locate(path: str | Path) -> Files:
 def is_shard(file: Path) -> bool:
     """Whether a file is a part of a checkpoint in several, by its name."""
     return file.suffix == SAFETENSORS and _SHARD.search(file.stem) is not None
+
+
+def is_of_family(file: Path) -> bool:
+    """Whether a single file looks like a checkpoint of this family, by the beginning of its header alone."""
+    try:
+        if not file.is_file():
+            return False
+        with open(file, "rb") as stream:
+            begins = stream.read(8)
+            length = LOOK if begins.startswith(b"GGUF") else min(int.from_bytes(begins, "little"), MAX_JSON)
+            names = stream.read(length)
+    except OSError:
+        return False
+    return MARK in names and not any(lora in names for lora in LORA)
 
 
 def is_hub_repository(folder: Path) -> bool:

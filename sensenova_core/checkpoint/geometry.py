@@ -46,7 +46,9 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dic
         found = shapes.get(name)
         if found is None or len(found) != axes:
             state = "missing" if found is None else f"of shape {list(found)}"
-            raise CheckpointError(f"{name} is {state}, and without a config.json the model's size is read from it")
+            raise CheckpointError(
+                f"{name} is {state}, and without a config.json the model's size is read from it; fetch the file again"
+            )
         return found
 
     def in_layer(name: str, axes: int = 2, layer: int = 0) -> Shape:

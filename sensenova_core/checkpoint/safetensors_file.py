@@ -100,7 +100,7 @@ def _entry(name: str, entry: Any, room: int) -> tuple[str, tuple[int, ...], int,
     if not isinstance(entry, dict):
         raise Damage(f"tensor {name[:100]!r} is not described")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise Damage(f"tensor {name[:100]!r} is of type {str(dtype)[:20]!r}, which safetensors does not have")
     if not _counts(shape, MAX_AXES) or not _counts(offsets, 2) or len(offsets) != 2:
         raise Damage(f"tensor {name[:100]!r} has a shape or a place that is none")

@@ -31,9 +31,11 @@ def run(options) -> int:
 
 
 def _target(options) -> Path | None:
+    from ..download import check_name
+
     if options.to is not None:
         return options.to.expanduser()
     if not os.environ.get("COMFYUI_PATH"):
         return None
-    name = "tokenizer" if options.tokenizer_only else options.repo.split("/")[-1]
+    name = "tokenizer" if options.tokenizer_only else check_name(options.repo)
     return Path(os.environ["COMFYUI_PATH"]).expanduser() / COMFYUI_MODELS / name

@@ -69,16 +69,17 @@ def resolve_model(model: str) -> Path:
     comfyui = os.environ.get("COMFYUI_PATH")
     if comfyui and (folder := Path(comfyui).expanduser() / COMFYUI_MODELS / path.name / "config.json").is_file():
         return folder.parent
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(
-            f"{model}: no such folder, and nothing under that id in the local hub cache; "
-            f"give a path with --model, or run: sensenova download {model}; --model {BUILT_IN} needs no files"
-        ) from error
+    from ..checkpoint.files import is_hub_repository, snapshot_of
+
+    repository = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    if is_hub_repository(repository):
+        return snapshot_of(repository)
+    raise CheckpointError(
+        f"{model}: no such folder, and nothing under that id in the local hub cache; "
+        f"give a path with --model, or run: sensenova download {model}; --model {BUILT_IN} needs no files"
+    )
 
 
 @cache
