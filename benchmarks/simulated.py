@@ -120,12 +120,12 @@ class SimulatedLane:
 
 
 class UnreadWeights(Weights):
-    """The tensors of a checkpoint in bfloat16 that does not exist. rate: bytes a second at which files are read."""
+    """The tensors of a checkpoint that does not exist, stored in one type. rate: bytes a second files are read at."""
 
-    def __init__(self, model: SenseNovaU1, clocks: Clocks, rate: float):
+    def __init__(self, model: SenseNovaU1, clocks: Clocks, rate: float, stored: str):
         shapes = {checkpoint_name(name): tuple(value.shape) for name, value in model.named_parameters()}
         super().__init__(
-            model, {name: TensorHeader(Path("nowhere"), "BF16", shape, 0) for name, shape in shapes.items()}, None
+            model, {name: TensorHeader(Path("nowhere"), stored, shape, 0) for name, shape in shapes.items()}, None
         )
         self.clocks, self.rate = clocks, rate
 
@@ -135,11 +135,14 @@ class UnreadWeights(Weights):
 
 
 class SimulatedResidency(Residency):
-    """A model's residency on a card that copies `copy_rate` bytes a second and reads files at `read_rate`."""
+    """A model's residency on a card that copies `copy_rate` bytes a second and reads files at `read_rate`.
 
-    def __init__(self, config: ModelConfig, copy_rate: float, read_rate: float):
+    stored: the type of its weights. Unpacking takes no time here.
+    """
+
+    def __init__(self, config: ModelConfig, copy_rate: float, read_rate: float, stored: str = "BF16"):
         model, self.clocks = SenseNovaU1.on_meta(config), Clocks()
-        weights = UnreadWeights(model, self.clocks, read_rate)
+        weights = UnreadWeights(model, self.clocks, read_rate, stored)
         units, fixed = units_of(model, weights), Fixed(model, weights)
         sizes = Sizes.of(units, config.decoder.num_layers, fixed.nbytes, weights.nbytes)
         lane = SimulatedLane(self.clocks, copy_rate)

@@ -38,7 +38,9 @@ def bench():
 def residency_on(bench):
     """(bytes a second to the card, bytes a second out of files) -> a small model on simulated clocks."""
     config = bench.geometry.model_config("tiny", LAYERS)
-    return lambda copy_rate, read_rate=math.inf: bench.simulated.SimulatedResidency(config, copy_rate, read_rate)
+    return lambda copy_rate, read_rate=math.inf, stored="BF16": bench.simulated.SimulatedResidency(
+        config, copy_rate, read_rate, stored
+    )
 
 
 def plan_of(residency, limits: Limits, host: int = 100 * GIB) -> Plan:
@@ -81,6 +83,20 @@ def test_fast_copies_take_no_time_but_the_first(bench, residency_on, mode):
     drawn = bench.simulated.draw(residency, plan_of(residency, Limits(mode)), (), LAYER_SECONDS, STEPS)
     assert drawn.seconds == pytest.approx(layer_bytes(residency) / rate + STEPS * LAYERS * LAYER_SECONDS, rel=1e-9)
     assert drawn.step.hidden == 1
+
+
+@pytest.mark.parametrize("mode, ring", [("balanced", 2), ("low", 1)])
+@pytest.mark.parametrize("part", [0.9, 3])
+def test_copies_of_packed_layers_hide_behind_computing_with_a_buffer_less(bench, residency_on, mode, ring, part):
+    """For a layer computes elsewhere, and its slot is filled meanwhile. part: of a layer's time that a copy takes."""
+    size = residency_on(1.0).units[DRAWING][0].running_bytes / 2  # FP8: half of bfloat16
+    residency = residency_on(size / (part * LAYER_SECONDS), stored="F8_E4M3")
+    plan = plan_of(residency, Limits(mode))
+    drawn = bench.simulated.draw(residency, plan, (), LAYER_SECONDS, STEPS)
+    assert plan.phases[DRAWING].ring == ring
+    assert drawn.step.copied == pytest.approx(LAYERS * size, rel=0.05)
+    expected = max(LAYER_SECONDS, drawn.step.copied / LAYERS / residency.lane.rate)
+    assert drawn.step.seconds == pytest.approx(LAYERS * expected, rel=1e-6)
 
 
 def test_half_the_layers_on_the_card_hide_copies_of_twice_the_time(bench, residency_on):

@@ -43,7 +43,10 @@ class Case:
     def smallest(self) -> int:
         """The least budget: one buffer, and whatever cannot move."""
         works = self.task.works.items()
-        return self.sizes.fixed + max(work.reserved + self.sizes.slot_of(expert) for expert, work in works)
+        sizes = self.sizes
+        return sizes.fixed + max(
+            work.reserved + sizes.unpacking(expert) + sizes.slot_of(expert) for expert, work in works
+        )
 
     @property
     def everything(self) -> int:
@@ -53,11 +56,16 @@ class Case:
     def room(self, expert: str) -> int:
         """Bytes for buffers beside everything else in an expert's phase."""
         limits, room, slot = self.limits, self.everything, max(self.sizes.units[expert])
+        outside = self.sizes.fixed + self.sizes.unpacking(expert)
         if limits.weights is not None:
-            room = min(room, max(RING[limits.mode] * slot, limits.weights - self.sizes.fixed))
+            room = min(room, max(self.ring(expert) * slot, limits.weights - outside))
         if limits.device is not None:
-            room = min(room, limits.device - self.sizes.fixed - self.task.works[expert].reserved)
+            room = min(room, limits.device - outside - self.task.works[expert].reserved)
         return room
+
+    def ring(self, expert: str, mode: str | None = None) -> int:
+        """One less where units compute in the working buffer."""
+        return RING[mode or self.limits.mode] - bool(self.sizes.working[expert])
 
     def plan(self, **limits) -> Plan:
         return make_plan(self.sizes, self.task, replace(self.limits, **limits), self.host_free)
@@ -97,6 +105,10 @@ def case(seed: int) -> Case:
     device = made.smallest + draw.randint(0, draw.choice([depth, made.units + 3])) * sizes.slot + draw.randint(0, 255)
     weights = sizes.fixed + draw.randint(0, made.units + 3) * sizes.slot
     device, weights = draw.choice([None, device, device]), draw.choice([None, None, None, weights])
+    if draw.random() < 0.3:
+        working = {expert: draw.choice([0, 4, 8]) * max(units) for expert, units in sizes.units.items()}
+        made = replace(made, sizes=replace(sizes, working=working, scratch=draw.randint(0, largest)))
+        device = None if device is None else device + max(map(made.sizes.unpacking, working))
     return replace(made, limits=replace(made.limits, device=device, weights=weights))
 
 
@@ -124,15 +136,16 @@ def test_never_above_the_budget():
             other = sizes.units[READING if expert == DRAWING else DRAWING]
             own = len(phase.resident) + phase.ring
             assert phase.buffer_bytes == own * max(sizes.units[expert]) + phase.kept * max(other)
-            assert phase.device_bytes == sizes.fixed + phase.buffer_bytes + work.reserved
+            assert phase.unpacking_bytes == sizes.unpacking(expert)
+            assert phase.device_bytes == sizes.fixed + phase.unpacking_bytes + phase.buffer_bytes + work.reserved
             assert phase.buffer_bytes <= case.room(expert), case
 
 
 def test_somebody_elses_wish_is_kept_but_for_a_ring():
-    for case, _, _, phase in PHASES:
+    for case, _, expert, phase in PHASES:
         if case.limits.weights is not None:
-            taken = case.sizes.fixed + phase.buffer_bytes
-            assert taken <= case.limits.weights or phase.slots <= RING[case.limits.mode], case
+            taken = case.sizes.fixed + phase.unpacking_bytes + phase.buffer_bytes
+            assert taken <= case.limits.weights or phase.slots <= case.ring(expert), case
 
 
 def test_every_unit_stays_or_streams():
@@ -152,7 +165,7 @@ def test_buffers_to_stream_through_are_as_many_as_the_mode_says_or_as_fit():
     for case, _, expert, phase in PHASES:
         fitting = case.room(expert) // phase.slot_bytes
         if phase.streamed:
-            assert phase.ring == min(RING[case.limits.mode], fitting, len(phase.unit_bytes)), case
+            assert phase.ring == min(case.ring(expert), fitting, len(phase.unit_bytes)), case
         assert phase.slots == len(phase.resident) + phase.ring + phase.kept
         assert 0 <= phase.kept <= case.units - len(case.sizes.units[expert])
         assert not (phase.kept and phase.streamed and phase.name != "reading"), "what streams has no room to spare"
@@ -165,10 +178,10 @@ def test_all_room_is_used_while_something_streams():
 
 
 def test_the_smaller_modes_keep_no_layer():
-    for case, _, _, phase in PHASES:
+    for case, _, expert, phase in PHASES:
         if case.limits.mode in ("balanced", "low"):
-            assert phase.slots <= RING[case.limits.mode]
-            assert not phase.resident or len(phase.unit_bytes) <= RING[case.limits.mode], case
+            assert phase.slots <= case.ring(expert)
+            assert not phase.resident or len(phase.unit_bytes) <= case.ring(expert), case
 
 
 def test_what_streams_is_evenly_spread():
@@ -254,8 +267,8 @@ def test_a_host_that_allows_next_to_nothing_still_gets_a_plan():
     for case in CASES:
         for weights in (0, 1, case.sizes.fixed):
             plan = case.plan(weights=weights, device=MUCH)
-            ring = RING[case.limits.mode]
-            assert all(phase.slots and phase.buffer_bytes <= ring * phase.slot_bytes for phase in plan.phases.values())
+            for expert, phase in plan.phases.items():
+                assert phase.slots > 0 and phase.buffer_bytes <= case.ring(expert) * phase.slot_bytes
 
 
 def test_auto_keeps_both_experts_where_there_is_room_and_full_keeps_one():
@@ -270,7 +283,9 @@ def test_auto_keeps_both_experts_where_there_is_room_and_full_keeps_one():
 
 def test_one_byte_too_little_for_both_experts_keeps_one():
     for case in CASES[:100]:
-        enough = case.sizes.fixed + case.task.most_working + case.everything
+        works = case.task.works.items()
+        outside = max(work.reserved + case.sizes.unpacking(expert) for expert, work in works)
+        enough = case.sizes.fixed + outside + case.everything
         free = {"mode": "auto", "weights": None}
         assert "both" in case.plan(**free, device=enough).mode
         assert "both" not in case.plan(**free, device=enough - 1).mode
@@ -286,7 +301,9 @@ def test_a_plan_explains_itself():
         rows = dict(re.split(r"\s+: ", line, maxsplit=1) for line in plan.explain().splitlines())
         assert set(rows) == {"task", "mode", "device", "system", *(phase.name for phase in plan.phases.values())}
         assert rows["task"] == case.task.name and rows["mode"].startswith(case.limits.mode)
-        assert rows["device"] == f"{plan.device_bytes / GIB:.2f} GiB at most"
+        unpacking = any(phase.unpacking_bytes for phase in plan.phases.values())
+        assert rows["device"].startswith(f"{plan.device_bytes / GIB:.2f} GiB at most")
+        assert ("to unpack one layer at a time" in rows["device"]) == unpacking
         assert f"{plan.host_free / GIB:.1f} GiB free" in rows["system"]
         if case.limits.device is not None:
             assert f"{case.limits.device / GIB:.2f} GiB to use" in rows["mode"]
@@ -311,6 +328,17 @@ def sizes_8b() -> Sizes:
         checkpoint_name(name): TensorHeader(Path("x"), "BF16", tuple(value.shape), 0)
         for name, value in model.named_parameters()
     }
+    weights = Weights(model, headers, None)
+    return Sizes.of(units_of(model, weights), config().decoder.num_layers, Fixed(model, weights).nbytes, weights.nbytes)
+
+
+@cache
+def sizes_packed(kind: str) -> Sizes:
+    """Of the 8B models with their matrices packed, and vectors in float32, as GGUF files have them."""
+    model = SenseNovaU1.on_meta(config())
+    shapes = {checkpoint_name(name): tuple(value.shape) for name, value in model.named_parameters()}
+    types = {name: kind if len(shape) == 2 else "F32" if len(shape) == 1 else "F16" for name, shape in shapes.items()}
+    headers = {name: TensorHeader(Path("x"), types[name], shape, 0) for name, shape in shapes.items()}
     weights = Weights(model, headers, None)
     return Sizes.of(units_of(model, weights), config().decoder.num_layers, Fixed(model, weights).nbytes, weights.nbytes)
 
@@ -372,6 +400,25 @@ def test_text_of_the_8b_models_streams_the_head_too():
     phase = plan.phases[READING]
     assert phase.name == "writing" and len(phase.streamed) == 46 and plan.streams
     assert "0.70 s a token" in plan.explain()
+
+
+@pytest.mark.parametrize("kind, bits", [("Q4_K", 4.5), ("Q8_0", 8.5), ("F8_E4M3", 8)])
+def test_the_8b_models_packed(kind, bits):
+    """All but the working buffer, of one layer, is planned in the bits that are stored."""
+    sizes, plain = sizes_packed(kind), sizes_8b()
+    assert sizes.slot == pytest.approx(plain.slot * bits / 16, rel=1e-3) and sizes.scratch == 48 * MIB
+    assert set(sizes.working.values()) == {plain.slot} or sizes.working[DRAWING] == pytest.approx(plain.slot, rel=1e-3)
+    assert sizes.stored == pytest.approx(plain.stored * bits / 16, rel=0.01)
+    task = needs.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+    full, plans = make_plan(sizes, task, Limits("full"), 48 * GIB), {}
+    layers = 42 * sizes.slot
+    assert full.phases[DRAWING].device_bytes == (
+        sizes.fixed + layers + sizes.working[DRAWING] + sizes.scratch + task.drawing.reserved
+    )
+    assert f"{(sizes.working[DRAWING] + sizes.scratch) / GIB:.2f} of it to unpack one layer" in full.explain()
+    plans = {mode: make_plan(sizes, task, Limits(mode), 48 * GIB) for mode in ("balanced", "low")}
+    assert all(plan.phases[DRAWING].streamed_bytes == layers for plan in plans.values())
+    assert plans["low"].device_bytes < plan_8b("low").device_bytes
 
 
 # What users write.
@@ -451,7 +498,7 @@ def test_two_gibibytes_of_system_memory_are_left_to_others():
 def test_what_a_mode_asks_for():
     for case in CASES[:50]:
         wanted = {mode: case.sizes.wanted(mode) for mode in MODES}
-        fixed, slot = case.sizes.fixed, case.sizes.slot
+        fixed, slot = case.sizes.fixed + max(map(case.sizes.unpacking, case.sizes.units)), case.sizes.slot
         largest = max(len(units) * max(units) for units in case.sizes.units.values())
         assert wanted["auto"] == wanted["full"] == fixed + largest
         assert wanted["low"] <= wanted["balanced"] <= fixed + 3 * slot

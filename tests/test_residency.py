@@ -448,7 +448,8 @@ def peaks_of_two_runs(engine: Engine, draw: random.Random):
     prompts = [short(engine, "a red circle"), short(engine, "a blue square " * draw.randint(1, 6))]
     sizes = engine.memory.sizes
     works = [work for prompt in prompts for work in engine.drawing_task(prompt, settings).works.values()]
-    budget = sizes.fixed + max(work.reserved for work in works) + draw.choice([1, 2, draw.randint(1, 20)]) * sizes.slot
+    outside = sizes.fixed + max(map(sizes.unpacking, sizes.units))
+    budget = outside + max(work.reserved for work in works) + draw.choice([1, 2, draw.randint(1, 20)]) * sizes.slot
     mode = draw.choice(["auto", "full", "balanced", "low"])
     engine.release()
     engine.memory.limits = replace(engine.memory.limits, mode=mode, device=budget)
@@ -817,7 +818,7 @@ def fp8_units(count: int) -> tuple[tuple[Unit, ...], Bytes]:
     for index in range(count):
         parts, start = [], 0
         for leaf, (shape, dtype) in shapes.items():
-            parts.append(Part(leaf, f"{index}.{leaf}", dtype, shape, start))
+            parts.append(Part(leaf, f"{index}.{leaf}", dtype, shape, start, start))
             start += -(-parts[-1].nbytes // 256) * 256
             raw = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), generator=generator)
             stored[parts[-1].stored] = raw.to(torch.uint8).view(dtype)

@@ -1,25 +1,60 @@
 """Weights on the CPU as they lie in their files, mapped to memory: nothing moves, and nothing is read twice."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from ..checkpoint import Weights, assign, checkpoint_name
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Packed, Weights, assign
 from ..model import SenseNovaU1
-from .plan import Plan
+from .lane import DirectLane
+from .plan import Plan, Sizes
+from .residency import Slot
+from .units import EXPERTS, READING, Fixed, Merge, Part, Unit, fill
+
+CPU = torch.device("cpu")
 
 
 class Mapped:
-    """All weights of one model, or none. In their stored type they *are* the page cache; cast, they are copies."""
+    """All weights of one model, or none. In their stored type they *are* the page cache; cast, they are copies.
 
-    def __init__(self, model: SenseNovaU1, weights: Weights):
-        self.weights = weights
-        self._names: Mapping[str, str] = {checkpoint_name(name): name for name, _ in model.named_parameters()}
-        self._model = model
+    Units with packed tensors stay packed, and are unpacked one at a time to a buffer that all of them run in.
+    """
+
+    def __init__(
+        self,
+        model: SenseNovaU1,
+        weights: Weights,
+        units: dict[str, tuple[Unit, ...]],
+        fixed: Fixed,
+        sizes: Sizes,
+        merge: Merge | None = None,
+    ):
+        self.weights, self.fixed, self.sizes, self.merge = weights, fixed, sizes, merge
         self.placed, self.times_dropped = False, 0
+        self._owners: dict[str, tuple[nn.Module, str]] = {}  # of tensors that run where they lie
+        self._others: dict[str, Tensor | Packed | None] = {}  # those that do not, once they are mapped
+        self._working: Slot | None = None
+        layers, understanding = model.config.decoder.num_layers, model.understanding
+        for expert in EXPERTS:
+            for unit in units[expert]:
+                module = unit.template if unit.index < layers else understanding.lm_head
+                for part in unit.parts:
+                    if self._moves(unit):
+                        self._others[part.stored] = None
+                    else:
+                        self._owners[part.stored] = (module, part.leaf)
+            if any(map(self._moves, units[expert][:layers])):  # bound to parts of the model alone: else a circle
+                getattr(model, expert).decoder.source = partial(self._pass, units[expert][:layers])
+        if any(map(self._moves, units[READING][layers:])):
+            understanding.head_source = partial(self._pass, units[READING][layers:])
 
     @property
     def nbytes(self) -> int:
         """In use now."""
-        return self.weights.nbytes if self.placed else 0
+        working = 0 if self._working is None else self._working.buffer.nbytes
+        return (self.weights.nbytes if self.placed else 0) + working
 
     @property
     def host_bytes(self) -> int:
@@ -31,9 +66,10 @@ class Mapped:
         if self.placed:
             return
         try:
-            for name, value in self.weights.mapped([*self._names]):
-                table = ".embed_tokens." in self._names[name]  # cast row by row
-                assign(self._model, self._names[name], value if table else value.to(self.weights.dtype(name)))
+            self.fixed.place(self.weights, CPU)
+            for name, value in self.weights.mapped(self._owners):
+                assign(*self._owners[name], value.to(self.weights.dtype(name)))
+            self._others.update(self.weights.mapped(self._others))
         except BaseException:
             self.drop()
             raise
@@ -49,11 +85,37 @@ class Mapped:
         """Put every parameter back on the meta device, giving up the memory it held."""
         self.placed = False
         self.times_dropped += 1
-        for name, value in list(self._model.named_parameters()):
-            assign(self._model, name, value.to("meta"))
+        self.fixed.drop()
+        for module, leaf in self._owners.values():
+            assign(module, leaf, module.get_parameter(leaf).to("meta"))
+        self._others = dict.fromkeys(self._others)
+        if self._working is not None:
+            self._working.drop()
+            self._working = None
 
     def shrink(self, size: int) -> int:
         """Give back all there is; returns how many bytes that were."""
         before = self.nbytes
         self.drop()
         return before
+
+    def _moves(self, unit: Unit) -> bool:
+        return unit.packed or self.merge is not None
+
+    def _pass(self, units: Sequence[Unit]) -> Iterator[nn.Module]:
+        for unit in units:
+            if not self._moves(unit):
+                yield unit.template
+                continue
+            if self._working is None:
+                self._working = Slot(max(self.sizes.working.values()), CPU, DirectLane())
+            fill(unit, [self._stored(part) for part in unit.parts], self._working.buffer, self.merge)
+            yield self._working.module(unit)
+
+    def _stored(self, part: Part) -> Tensor | Packed:
+        whole = self._others[part.stored]
+        if whole.shape == part.shape:
+            return whole
+        if isinstance(whole, Packed):
+            return whole.rows(part.first_row, part.shape[0])
+        return whole[part.first_row : part.first_row + part.shape[0]]

@@ -17,7 +17,7 @@ from .lane import Clock, lane_to
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
 from .residency import Residency
-from .units import DRAWING, READING, Fixed, units_of
+from .units import DRAWING, READING, Fixed, Merge, units_of
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out
@@ -34,17 +34,21 @@ class Placement:
     clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
     """
 
-    def __init__(self, model: SenseNovaU1, weights: Weights, device: torch.device, limits: Limits):
+    def __init__(
+        self, model: SenseNovaU1, weights: Weights, device: torch.device, limits: Limits, merge: Merge | None = None
+    ):
+        """merge: changes layers' tensors before they run, each time."""
         self.device, self.limits = device, limits
         units, fixed = units_of(model, weights), Fixed(model, weights)
-        self.sizes = Sizes.of(units, model.config.decoder.num_layers, fixed.nbytes, weights.nbytes)
+        layers = model.config.decoder.num_layers
+        self.sizes = Sizes.of(units, layers, fixed.nbytes, weights.nbytes, merging=merge is not None)
         in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
         lane = lane_to(device)
         self.clock = Clock(lane)
         self.weights: Mapped | Residency = (
-            Mapped(model, weights)
+            Mapped(model, weights, units, fixed, self.sizes, merge)
             if in_place
-            else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock)
+            else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock, merge)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
@@ -143,7 +147,7 @@ class Placement:
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
             raise SenseNovaError(_advice(plan, reason))
         self.forget()
-        self.weights.shrink(self.weights.nbytes - self.sizes.fixed - fewer)
+        self.weights.shrink(self.weights.buffer_bytes - fewer)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         limits = replace(plan.limits, buffers=fewer)

@@ -5,14 +5,14 @@ token), the generation expert draws (a pass for every step). In a phase only its
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from ..errors import SettingsError
 from .budget import GIB, Limits
-from .units import DRAWING, READING, Unit
+from .units import DRAWING, EXPERTS, READING, Unit
 
-RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers to stream through: one computes, the others fill
+RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
 FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
 USUAL_BANDWIDTH = 25e9  # bytes a second over PCIe 4 x16
 STAGING = 2  # page-locked buffers through which files are read
@@ -20,18 +20,32 @@ STAGING = 2  # page-locked buffers through which files are read
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a model as it runs. units: of each expert's, in order; the understanding expert's last `head_pieces` are
-    the output head's. fixed: small tensors that never move. stored: the whole model, embeddings too."""
+    """Bytes of a model. units: of each expert's, in order, as they lie and move; the understanding expert's last
+    `head_pieces` are the output head's. fixed: small tensors that never move. stored: the whole model, embeddings too.
+    working: of the buffer that an expert's units are unpacked to before they run; scratch: what that takes beside it.
+    """
 
     units: dict[str, tuple[int, ...]]
     head_pieces: int
     fixed: int
     stored: int
+    working: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EXPERTS, 0))
+    scratch: int = 0
 
     @classmethod
-    def of(cls, units: dict[str, tuple[Unit, ...]], layers: int, fixed: int, stored: int) -> "Sizes":
+    def of(
+        cls, units: dict[str, tuple[Unit, ...]], layers: int, fixed: int, stored: int, merging: bool = False
+    ) -> "Sizes":
+        """merging: plain units run in the working buffer too."""
         sizes = {expert: tuple(unit.nbytes for unit in found) for expert, found in units.items()}
-        return cls(sizes, len(sizes[READING]) - layers, fixed, stored)
+        moved = {expert: [unit for unit in found if unit.packed or merging] for expert, found in units.items()}
+        working = {expert: max((unit.running_bytes for unit in found), default=0) for expert, found in moved.items()}
+        scratch = max(unit.scratch for found in units.values() for unit in found)
+        return cls(sizes, len(sizes[READING]) - layers, fixed, stored, working, scratch)
+
+    def unpacking(self, expert: str) -> int:
+        """What units of an expert are unpacked in: nothing where they run as they lie."""
+        return self.working[expert] + (self.scratch if self.working[expert] else 0)
 
     def slot_of(self, expert: str) -> int:
         """A buffer that any unit of an expert fits in. The experts of a mixture may differ much."""
@@ -47,16 +61,21 @@ class Sizes:
         """The buffers that files are read through."""
         return STAGING * self.slot
 
+    def ring(self, mode: str, expert: str) -> int:
+        """Buffers to stream through. One computes while the others fill, but where units compute in the working buffer,
+        all of them fill."""
+        return RING[mode] - (self.working[expert] > 0)
+
     def buffers(self, mode: str) -> int:
         """All that a mode has a use for: both experts for "auto", else the larger one, or its ring."""
         slots = {expert: len(sizes) for expert, sizes in self.units.items()}
         if mode in ("balanced", "low"):
-            slots = {expert: min(RING[mode], count) for expert, count in slots.items()}
+            slots = {expert: min(self.ring(mode, expert), count) for expert, count in slots.items()}
         return (sum if mode == "auto" else max)(count * self.slot_of(expert) for expert, count in slots.items())
 
     def wanted(self, mode: str) -> int:
         """Most bytes of weights that a mode asks for at one time: of one expert, though "auto" keeps both if it may."""
-        return self.fixed + self.buffers("full" if mode == "auto" else mode)
+        return self.fixed + max(map(self.unpacking, self.units)) + self.buffers("full" if mode == "auto" else mode)
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ class Phase:
 
     resident, pinned: indexes of units that stay on the card; and of those streamed whose bytes stay in page-locked
     memory, because every pass wants them. ring: buffers that streamed units pass through. kept: units of the other
-    expert that may stay where they are.
+    expert that may stay where they are. unpacking_bytes: of what units are unpacked in.
     """
 
     name: str
@@ -111,6 +130,7 @@ class Phase:
     ring: int
     kept: int
     pinned: tuple[int, ...] = ()
+    unpacking_bytes: int = 0
 
     @property
     def streamed(self) -> tuple[int, ...]:
@@ -137,7 +157,7 @@ class Phase:
 
     @property
     def device_bytes(self) -> int:
-        return self.fixed_bytes + self.buffer_bytes + self.working_bytes
+        return self.fixed_bytes + self.unpacking_bytes + self.buffer_bytes + self.working_bytes
 
 
 @dataclass(frozen=True)
@@ -195,6 +215,8 @@ class Plan:
         rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {limit / GIB:.2f} GiB to use")}
         rows |= {phase.name: _explained(phase, self.limits) for phase in self.phases.values()}
         rows["device"] = f"{self.device_bytes / GIB:.2f} GiB at most"
+        if unpacking := max(phase.unpacking_bytes for phase in self.phases.values()):
+            rows["device"] += f", {unpacking / GIB:.2f} of it to unpack one layer at a time"
         rows["system"] = (
             f"{self.pinned_bytes / GIB:.2f} GiB page-locked of {self.host_free / GIB:.1f} GiB free; "
             f"{self.stored / GIB:.2f} GiB stay in their files"
@@ -217,20 +239,21 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
 
 def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
     """Bytes for buffers on the card beside everything else in an expert's phase: one buffer or more."""
-    room, slot = sizes.buffers("auto"), sizes.slot_of(expert)
+    room, slot, outside = sizes.buffers("auto"), sizes.slot_of(expert), sizes.fixed + sizes.unpacking(expert)
     if limits.weights is not None:  # without a ring no copy hides behind computing
-        room = min(room, max(RING[limits.mode] * slot, limits.weights - sizes.fixed))
+        room = min(room, max(sizes.ring(limits.mode, expert) * slot, limits.weights - outside))
     if limits.buffers is not None:
         room = min(room, max(slot, limits.buffers))
     if limits.device is not None:
-        room = min(room, limits.device - task.works[expert].reserved - sizes.fixed)
+        room = min(room, limits.device - task.works[expert].reserved - outside)
     return room
 
 
 def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
     """Raise SettingsError unless every phase has room for one buffer."""
     needed, work = max(
-        (work.reserved + sizes.fixed + sizes.slot_of(expert), work.reserved) for expert, work in task.works.items()
+        (work.reserved + sizes.fixed + sizes.unpacking(expert) + sizes.slot_of(expert), work.reserved)
+        for expert, work in task.works.items()
     )
     if limits.device is not None and limits.device < needed:
         smallest = ceil(needed / GIB * 100) / 100  # rounded up, so that it works
@@ -247,10 +270,10 @@ def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, bot
     if name == "reading":
         units = units[: len(units) - sizes.head_pieces]
     other = next(each for each in sizes.units if each != expert)
-    slots = min(room // slot, len(units))
+    slots, most = min(room // slot, len(units)), sizes.ring(limits.mode, expert)
     if limits.mode in ("balanced", "low"):
-        slots = min(slots, RING[limits.mode])
-    ring, resident, kept = min(RING[limits.mode], slots), (), 0
+        slots = min(slots, most)
+    ring, resident, kept = min(most, slots), (), 0
     if both:  # while reading, the output head stays too, though no pass asks for it
         resident, ring, kept = tuple(range(len(sizes.units[expert]))), 0, len(sizes.units[other])
     elif name == "reading":  # a single pass gains nothing from staying; what the next phase wants may
@@ -277,6 +300,7 @@ def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, bot
         ring,
         kept,
         tuple(pinned),
+        sizes.unpacking(expert),
     )
 
 

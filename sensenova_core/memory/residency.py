@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 
@@ -14,11 +15,11 @@ from ..model import SenseNovaU1
 from .lane import Clock, Lane, Mark
 from .plan import Phase, Plan, Sizes
 from .store import Key, Store
-from .units import DRAWING, EXPERTS, READING, Fixed, Unit
+from .units import DRAWING, EXPERTS, READING, Fixed, Merge, Unit, fill
 
 
 class Slot:
-    """A buffer on the device that any unit of an expert fits in.
+    """A buffer on the device that any unit of an expert fits in, or that any of them is unpacked to.
 
     ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
     """
@@ -61,19 +62,21 @@ class Residency:
         device: torch.device,
         lane: Lane,
         clock: Clock,
+        merge: Merge | None = None,
     ):
         """The model's decoders and output head get their weights from here from now on.
 
-        clock: counts how long computing stands still for copies, as "waiting".
+        clock: counts how long computing stands still for copies, as "waiting". merge: changes tensors before they run.
         """
         self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
-        self.lane, self.clock = lane, clock
+        self.lane, self.clock, self.merge = lane, clock, merge
         self.store = Store(weights, units, sizes, self.lane, direct=device.type == "cpu")
         self.copies: Counter[Key] = Counter()
         self.placed, self.times_dropped, self.most_bytes = False, 0, 0
         self.plan: Plan | None = None
         self._slots: dict[Key, Slot] = {}  # that hold a unit, or will when a copy has ended
         self._free: list[Slot] = []
+        self._working: Slot | None = None  # where what does not run in its own buffer runs
         self._active, self._left, self._settled = "", None, False
         self._phases: dict[str, Phase] = {}
         self._residents: dict[str, frozenset[int]] = {}
@@ -87,10 +90,12 @@ class Residency:
     @property
     def nbytes(self) -> int:
         """On the device now."""
-        return (self.sizes.fixed if self.placed else 0) + self._buffer_bytes
+        working = 0 if self._working is None else self._working.buffer.nbytes
+        return (self.sizes.fixed if self.placed else 0) + working + self.buffer_bytes
 
     @property
-    def _buffer_bytes(self) -> int:
+    def buffer_bytes(self) -> int:
+        """Of buffers that units lie in."""
         return sum(slot.buffer.nbytes for slot in (*self._slots.values(), *self._free))
 
     @property
@@ -130,8 +135,10 @@ class Residency:
         own = sorted(key for key in self._slots if key[0] == expert and not self._stays(key))
         for key in own[phase.ring :]:
             self._evict(key)
-        while self._free and self._buffer_bytes > phase.buffer_bytes:
+        while self._free and self.buffer_bytes > phase.buffer_bytes:
             self._free.pop().drop()
+        if self._working is not None and self._working.buffer.nbytes != self.sizes.working[expert]:
+            self._drop_working()
         self._kept.result()
         self._kept = self._worker.submit(self.store.keep, self._pinned(phase, expert))
 
@@ -143,6 +150,7 @@ class Residency:
             self._evict(key)
         while self._free:
             self._free.pop().drop()
+        self._drop_working()
         self._worker.submit(self.store.release).result()
         self.fixed.drop()
 
@@ -160,6 +168,7 @@ class Residency:
             self._evict(key)
             self._free.pop().drop()
         if not self._slots:  # nobody is about to want what is page-locked either
+            self._drop_working()
             self._worker.submit(self.store.release).result()
         self._active = ""
         return before - self.nbytes
@@ -182,10 +191,35 @@ class Residency:
             slot = self._slots[key]
             if slot.ready is not None:
                 self._await(slot)
-            try:
-                yield slot.module(self.units[expert][index])
-            finally:  # a pass that is broken off may have begun to use it
-                slot.free = None if self._settled else self.lane.mark()
+            unit = self.units[expert][index]
+            if unit.packed or self.merge is not None:
+                with self._using(slot):
+                    module = self._unpacked(unit, slot)
+                if index + 1 < indexes.stop:  # which may come to this slot now, while the layer computes
+                    self._prefetch((expert, index + 1))
+                yield module
+            else:
+                with self._using(slot):
+                    yield slot.module(unit)
+
+    @contextmanager
+    def _using(self, slot: Slot) -> Iterator[None]:
+        try:
+            yield
+        finally:  # a pass that is broken off may have begun to use it
+            slot.free = None if self._settled else self.lane.mark()
+
+    def _unpacked(self, unit: Unit, slot: Slot) -> nn.Module:
+        """The module that computes with a unit, once it is unpacked from the slot that it lies in."""
+        if self._working is None:
+            self._working = self._new_buffer(self.sizes.working[unit.expert])
+        fill(unit, unit.stored_in(slot.buffer), self._working.buffer, self.merge)
+        return self._working.module(unit)
+
+    def _drop_working(self) -> None:
+        if self._working is not None:
+            self._working.drop()
+            self._working = None
 
     def _await(self, slot: Slot) -> None:
         try:
@@ -262,12 +296,15 @@ class Residency:
             if slot.buffer.nbytes == size:
                 self._free.remove(slot)
                 return slot
-        while self._free and self._buffer_bytes + size > phase.buffer_bytes:
+        while self._free and self.buffer_bytes + size > phase.buffer_bytes:
             self._free.pop().drop()
-        return self._new_slot(key) if self._buffer_bytes + size <= phase.buffer_bytes else None
+        return self._new_slot(key) if self.buffer_bytes + size <= phase.buffer_bytes else None
 
     def _new_slot(self, key: Key) -> Slot:
-        slot = Slot(self.sizes.slot_of(key[0]), self.device, self.lane)
+        return self._new_buffer(self.sizes.slot_of(key[0]))
+
+    def _new_buffer(self, size: int) -> Slot:
+        slot = Slot(size, self.device, self.lane)
         self.most_bytes = max(self.most_bytes, self.nbytes + slot.buffer.nbytes)
         return slot
 

@@ -24,11 +24,14 @@ class Understanding(nn.Module):
         self.embed_tokens = nn.Embedding(decoder.vocab_size, decoder.hidden_size)
         self.decoder = Decoder(decoder, decoder.understanding_experts)
         self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
+        self.embed_source: Callable[[Tensor], Tensor] | None = None  # ids -> rows of a table that is not in place
         self.head_rows = self._head_rows()
         self.head_source: Callable[[], Iterable[nn.Linear]] | None = None  # where the pieces of lm_head come from
 
     def embed(self, ids: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Token ids (tokens,) -> (tokens, hidden). The table stays where it lies: a few rows are all that moves."""
+        if self.embed_source is not None:
+            return self.embed_source(ids).to(device, dtype)
         return F.embedding(ids.to(self.embed_tokens.weight.device), self.embed_tokens.weight).to(device, dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
