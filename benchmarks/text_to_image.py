@@ -19,9 +19,10 @@ from machine import machine
 
 import sensenova_core
 from sensenova_core.flow import Guidance
+from sensenova_core.memory.budget import GIB
 from sensenova_core.model import SenseNovaU1, attention_kernel
 from sensenova_core.prefix import Prefix
-from sensenova_core.profile import GIB, Peak
+from sensenova_core.profile import Peak
 from sensenova_core.prompt import Sequence, text_positions
 from sensenova_core.reader import Reader
 from sensenova_core.sampling import Denoiser, SamplingSettings

@@ -83,14 +83,14 @@ def checkpoints() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: (item[1].is_file(), item[0])))
 
 
-def checkpoint_path(name: str) -> Path:
-    """The folder or file of a choice: automatic is the first that the user has, or else the demo.
+def checkpoint_meant(choice: str) -> str:
+    """The name of a checkpoint: for automatic the first that the user has, or else the demo."""
+    return next(iter(checkpoints()), BUILT_IN) if choice == AUTOMATIC else choice
 
-    Raises FileNotFoundError that says where checkpoints belong.
-    """
+
+def checkpoint_path(name: str) -> Path:
+    """The folder or file of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
     found = checkpoints()
-    if name == AUTOMATIC:
-        return next(iter(found.values()), DEMO)
     if name == BUILT_IN:
         return DEMO
     if name not in found:
@@ -132,10 +132,10 @@ def download(repo: str) -> Path:
     return folder
 
 
-def fingerprint_of(name: str) -> tuple | None:
-    """Changes when a choice means another checkpoint, or a file of it is replaced; what inputs say is no part of it."""
+def fingerprint_of(choice: str) -> tuple | None:
+    """Changes when a choice means another checkpoint, or a file of it is replaced."""
     try:
-        path = checkpoint_path(name)
+        path = checkpoint_path(checkpoint_meant(choice))
         return (str(path), *fingerprint(locate(path).all))
     except (OSError, CheckpointError):
         return None

@@ -80,6 +80,7 @@ class Interleave(io.ComfyNode):
         with profile.generating(model.engine):
             document = collect(events, steps)
         profile.drew(len(document.images), settings.of_image(0).tokens(model.engine.config))
+        profile.wrote(document.tokens)
         picture = page(document)
         host.show_picture(picture)
         shown = ui.PreviewImage(host.picture_to_wire(picture), cls=cls)

@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core import DEMO, load
+from ..sensenova_core import load
 from ..sensenova_core.cli.models import DEFAULT_MODEL
 from ..sensenova_core.devices import DTYPES
-from ..sensenova_core.memory import MODES
+from ..sensenova_core.memory import MODES, UNITS
 from ..sensenova_core.model import BACKENDS
 from ..sensenova_core.profile import Profile
 from . import host
@@ -57,7 +57,7 @@ class Loader(io.ComfyNode):
                     "max_memory",
                     default="auto",
                     tooltip="What all of it may take of the card, such as 13GiB; with cpu=24GiB also of page-locked "
-                    "system memory: 0=13GiB,cpu=24GiB. auto: what ComfyUI has free.",
+                    f"system memory: 0=13GiB,cpu=24GiB. In {UNITS}. auto: what ComfyUI has free.",
                 ),
                 io.Combo.Input(
                     "attention",
@@ -102,10 +102,10 @@ class Loader(io.ComfyNode):
     def execute(
         cls, checkpoint, dtype, vram_mode, max_memory, attention, download=False, repo=DEFAULT_MODEL
     ) -> io.NodeOutput:
-        wanted = download and not host.is_there(checkpoint)
-        path = host.download(repo) if wanted else host.checkpoint_path(checkpoint)
+        name = host.checkpoint_meant(checkpoint)
+        path = host.download(repo) if download and not host.is_there(checkpoint) else host.checkpoint_path(name)
         if checkpoint == host.AUTOMATIC:
-            host.show_text(f"Model: {host.BUILT_IN if path == DEMO else path.name}")
+            host.show_text(f"Model: {path.name if download and name == host.BUILT_IN else name}")
         loading = Profile(host.torch_device())
         with loading.loading():
             engine = load(

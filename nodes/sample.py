@@ -107,7 +107,7 @@ class FlowMatchSampler(io.ComfyNode):
         cls, model, conditioning, width, height, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end, shift, seed,
         batch_size, t_eps=0.02, crop=False,
     ) -> io.NodeOutput:  # fmt: skip
-        edited = conditioning.images[0].size if conditioning.images else None
+        edited = conditioning.images[0].original if conditioning.images else None
         width, height = size_or_best(model, width, height, edited)
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
         settings = SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)

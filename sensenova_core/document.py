@@ -68,9 +68,10 @@ class DocumentSettings:
 
 @dataclass(frozen=True)
 class Text:
-    """The next piece of text."""
+    """The next piece of text. tokens: how many were written for it."""
 
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +123,22 @@ class Writer:
     def events(self) -> Iterator[Event]:
         """Text, drawing steps, and the end, as they come."""
         ids, chosen, images, stream = self.tokenizer.ids, [], 0, TextStream(self.tokenizer.decode)
+        told = 0  # of the chosen tokens
+
+        def left() -> Iterator[Text]:
+            nonlocal told
+            if text := stream.rest():
+                yield Text(text, len(chosen) - told)
+                told = len(chosen)
+
         while len(chosen) < self.settings.decoding.max_tokens and self._has_room(1):
             token = self.choose(self.reader.logits(self.hidden), chosen)
             if token == ids[TURN_END]:
-                yield from _left(stream)
+                yield from left()
                 yield End("end")
                 return
             if token == ids[IMAGE_START]:
-                yield from _left(stream)
+                yield from left()
                 if images == self.settings.max_images:
                     yield End("max_images")
                     return
@@ -143,8 +152,9 @@ class Writer:
             chosen.append(token)
             self.hidden = self.reader.feed([self.full], [token])[0]
             if text := stream.push(token):
-                yield Text(text)
-        yield from _left(stream)
+                yield Text(text, len(chosen) - told)
+                told = len(chosen)
+        yield from left()
         yield End("max_tokens" if len(chosen) == self.settings.decoding.max_tokens else "context")
 
     def _has_room(self, tokens: int) -> bool:
@@ -181,8 +191,3 @@ class Writer:
         embedded = self.reader.embed_drawn(pixels)[0]
         contexts = [*self.contexts.values()]
         self.hidden = self.reader.feed_image(contexts, embedded, rows, columns, [self.tokenizer.ids[IMAGE_END]])[0]
-
-
-def _left(stream: TextStream) -> Iterator[Text]:
-    if text := stream.rest():
-        yield Text(text)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakMethod
@@ -18,7 +19,7 @@ from .document import DocumentSettings, Event, Writer
 from .errors import SenseNovaError, SettingsError, check_count
 from .flow import Guidance
 from .images import MAX_IMAGES, edit_pixel_limits, references, understanding_pixel_limits
-from .memory import Placement, Plan, Task, limits_of, parse_size
+from .memory import Limits, Placement, Plan, Task, in_rows, in_words, limits_of, make_plan, parse_size
 from .model import SenseNovaU1, attention_kernel
 from .prefix import PREFIX_CACHE_BYTES, Context
 from .prompt import Conditioning, Message, PromptBuilder
@@ -108,23 +109,59 @@ class Engine:
         return needs.document(self.config, settings, written, 0, self._itemsize)
 
     def explain(
-        self, settings: SamplingSettings, images: int = 0, think_tokens: int = 0, card: str = "", ram: str = ""
+        self,
+        settings: SamplingSettings,
+        images: int = 0,
+        think_tokens: int = 0,
+        card: str = "",
+        ram: str = "",
+        task: str = "draw",
+        max_tokens: int = 512,
+        prompt_tokens: int = needs.USUAL_PROMPT,
     ) -> str:
-        """What a picture will take, before there is a prompt for it: plans in words.
+        """What a task will take, before there is a prompt for it: plans in words.
 
-        images: how many are edited. think_tokens: of reasoning before. card, ram: sizes such as "11GiB" of free memory
-        to plan for, in place of what is free here. Raises SettingsError where it cannot fit.
+        task: one of needs.TASKS: a picture, an answer, or a document as far as its first picture. images: how many are
+        edited or read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the
+        system message. card, ram: sizes such as "11GiB" of free memory to plan for, in place of what is free here.
+        Raises SettingsError where it cannot fit.
         """
+        if task not in needs.TASKS:
+            raise SettingsError(f"task {task!r} is unknown; choose one of {', '.join(needs.TASKS)}")
         settings.check_size(self.config)
         check_count("images", images, 0, MAX_IMAGES)
         check_count("think_tokens", think_tokens, 0)
-        if self.memory.in_place and not card:
-            return (
-                "On the CPU weights run where they lie, mapped from their files. Name a card's memory to plan for it."
-            )
-        tasks = needs.outlook(self.config, settings, images, think_tokens, self._itemsize)
+        check_count("max_tokens", max_tokens, 1)
+        check_count("prompt_tokens", prompt_tokens, 1, self.prompts.max_tokens)
         sizes = parse_size("card", card), parse_size("ram", ram)
-        return "\n\n".join(self.plan(task, *sizes).explain() for task in tasks)
+        tasks = needs.outlook(
+            self.config, settings, images, think_tokens, self._itemsize, task, max_tokens, prompt_tokens
+        )
+        more = {"assumed": needs.assumed(images, task, prompt_tokens)}
+        if self.device.type == "cpu" and not card:
+            more["card"] = self._cards_for(tasks)
+        in_place = self.memory.in_place and not card
+        plans = (self._in_place(task) if in_place else self.plan(task, *sizes).rows() for task in tasks)
+        return "\n\n".join(in_rows(rows | more) for rows in plans)
+
+    def _in_place(self, task: Task) -> dict[str, str]:
+        """What a plan's rows say where nothing is planned."""
+        stored = in_words(self.memory.sizes.stored)
+        return {
+            "task": task.name,
+            "mode": "weights run where they lie, mapped from their files",
+            "system": f"{in_words(task.most_working)} for the task itself; {stored} stay in their files",
+        }
+
+    def _cards_for(self, tasks: list[Task]) -> str:
+        """What to know about cards where none was named."""
+        sizes = self.memory.sizes
+        least = max(sizes.smallest(task)[0] for task in tasks)
+        most = max(make_plan(sizes, task, Limits("full"), 0).device_bytes for task in tasks)
+        return (
+            f"none was named; {in_words(least, ceil)} is the least that works, with {in_words(most, ceil)} all layers "
+            "of the expert in use stay. To plan for one, give its free memory as card (--card), such as 11GiB"
+        )
 
     def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
@@ -172,7 +209,9 @@ class Engine:
         `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
-        shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
+        shown = references(
+            images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
+        )
         return self.prompts.picture(prompt, shown, think_text)
 
     def think(
@@ -264,7 +303,8 @@ class Engine:
         if isinstance(messages, str):
             messages = [Message("user", messages)]
         return self.prompts.conversation(
-            messages, references(images, self.config.token_pixels, understanding_pixel_limits(), max_pixels)
+            messages,
+            references(images, self.config.token_pixels, understanding_pixel_limits(self.config.best_area), max_pixels),
         )
 
     def understand(
@@ -303,7 +343,9 @@ class Engine:
         settings = settings or DocumentSettings()
         for index in range(max(1, len(settings.sizes))):
             settings.of_image(index).check_size(self.config)
-        shown = references(images, self.config.token_pixels, edit_pixel_limits(len(images)), max_pixels)
+        shown = references(
+            images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
+        )
         sequences = self.prompts.document(prompt, shown, settings.system_text, settings.think)
         unconditional = self.prompts.unconditional()
         begun = dict.fromkeys(settings.growing, len(sequences[0].ids))

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .config import BEST_AREA
 from .errors import PromptError, check_count
 from .png import METADATA_KEY
 
@@ -94,14 +95,18 @@ def _is_sampler(node: dict) -> bool:
     return node.get("class_type") in ("SenseNovaCoreFlowMatchSampler", "SenseNovaCoreInterleave")
 
 
-def edit_pixel_limits(images: int) -> tuple[int, int]:
-    """(min_pixels, max_pixels) of each of `images` references of an edit or a document."""
-    return EDIT_MIN_PIXELS, min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1))
+def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:
+    """(min_pixels, max_pixels) of each of `images` references of an edit or a document.
+
+    best_area: pixels of the pictures that the model draws best; it reads none that is larger.
+    """
+    most = min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1), best_area)
+    return min(EDIT_MIN_PIXELS, best_area), most
 
 
-def understanding_pixel_limits() -> tuple[int, int]:
+def understanding_pixel_limits(best_area: int = BEST_AREA) -> tuple[int, int]:
     """(min_pixels, max_pixels) of each image that is asked about."""
-    return UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS
+    return min(UNDERSTAND_MIN_PIXELS, best_area), min(UNDERSTAND_MAX_PIXELS, best_area)
 
 
 def flattened(image: Image.Image) -> Image.Image:

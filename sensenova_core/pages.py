@@ -25,10 +25,11 @@ _WIDTH, _MARGIN, _TEXT, _LINE = 768, 32, 20, 30
 
 @dataclass(frozen=True)
 class Document:
-    """Texts and RGB pictures in order, and why it ended ("end", "max_tokens", "max_images")."""
+    """Texts and RGB pictures in order, and why it ended ("end", "max_tokens", "max_images"). tokens: of its text."""
 
     parts: tuple[str | Image.Image, ...]
     ended: str = "end"
+    tokens: int = 0
 
     @property
     def images(self) -> list[Image.Image]:
@@ -45,10 +46,11 @@ class DocumentBuilder:
 
     def __init__(self):
         self._parts: list[str | Image.Image] = []
-        self._ended = "end"
+        self._ended, self._tokens = "end", 0
 
     def add(self, event: Event) -> None:
         if isinstance(event, Text):
+            self._tokens += event.tokens
             if self._parts and isinstance(self._parts[-1], str):
                 self._parts[-1] += event.text
             else:
@@ -60,7 +62,7 @@ class DocumentBuilder:
 
     def document(self) -> Document:
         """As far as it has come."""
-        return Document(tuple(self._parts), self._ended)
+        return Document(tuple(self._parts), self._ended, self._tokens)
 
 
 def save_document(document: Document, folder: Path, form: str) -> Path:

@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from .engine import Engine
+from .memory import in_words
 
-GIB = 2**30
 WIDTH = 64
 
 
@@ -31,8 +31,8 @@ class Peak:
 
     def __str__(self) -> str:
         return (
-            f"allocated {self.allocated / GIB:.2f} GiB, reserved {self.reserved / GIB:.2f} GiB, "
-            f"cpu RSS {self.resident / GIB:.2f} GiB"
+            f"allocated {in_words(self.allocated)}, reserved {in_words(self.reserved)}, "
+            f"cpu RSS {in_words(self.resident)}"
         )
 
 
@@ -79,23 +79,18 @@ class Profile:
         self.generation_peak.update(self.device)
 
     def summary(self, engine: Engine) -> str:
-        """The rows and units of the reference implementation's profile; beneath them where the time went, and the plan
-        of the last run."""
+        """The rows and units of the reference implementation's profile, those of images only where there are any;
+        beneath them where the time went, and the plan of the last run."""
         images = len(self.image_tokens)
-        average = self.generation_seconds / images if images else 0.0
-        tokens = sum(self.image_tokens)
-        sizes = ", ".join(map(str, sorted(set(self.image_tokens))))
         dtype = str(engine.weights.compute_dtype).removeprefix("torch.")
         backend = "sdpa" if engine.attention == "auto" else engine.attention
-        side = engine.config.token_pixels
         rows = {
             "config": f"vram_mode={engine.memory.limits.mode}, attn_backend={backend}, dtype={dtype}",
             "model load": f"{self.load_seconds:.3f} s",
             "load peak memory": self.load_peak,
-            "generations": f"{self.calls} call(s), {images} image(s) total, {self.generation_seconds:.3f} s wall",
-            "avg per image": f"{average:.3f} s",
-            "image tokens": f"patch_size={side}, avg {tokens / max(images, 1):.0f} tok/image ({sizes})",
-            "throughput": f"{tokens / self.generation_seconds if images else 0:.2f} tok/s",
+            "generations": f"{self.calls} call(s), {f'{images} image(s) total, ' if images else ''}"
+            f"{self.generation_seconds:.3f} s wall",
+            **(self._drawn(engine.config.token_pixels) if images else {}),
             "generation peak mem": self.generation_peak,
         }
         if self.text_tokens:
@@ -105,17 +100,22 @@ class Profile:
         shown = [f"{name:<19} : {row}" for name, row in rows.items()]
         return "\n".join([line, "Profile summary", line, *shown, line, self._where(), *_plan(engine), line])
 
-    def _where(self) -> str:
-        """Thinking is writing text; waiting for copies happens during all three."""
-        waiting = self.spent["waiting"]
-        busy = sum(self.spent[kind] for kind in ("reading", "writing", "drawing"))
-        rows = {
-            "reading": self.spent["reading"],
-            "thinking": self.spent["writing"],
-            "drawing": self.spent["drawing"],
-            "transfer waits": waiting,
-            "compute": max(0.0, busy - waiting),
+    def _drawn(self, side: int) -> dict[str, str]:
+        """side: pixels that a token covers."""
+        images, tokens = len(self.image_tokens), sum(self.image_tokens)
+        sizes = ", ".join(map(str, sorted(set(self.image_tokens))))
+        return {
+            "avg per image": f"{self.generation_seconds / images:.3f} s",
+            "image tokens": f"patch_size={side}, avg {tokens / images:.0f} tok/image ({sizes})",
+            "throughput": f"{tokens / self.generation_seconds:.2f} tok/s",
         }
+
+    def _where(self) -> str:
+        """By the phases of plans, of which reading is in every run; waiting for copies happens during all of them."""
+        waiting = self.spent["waiting"]
+        phases = {kind: self.spent[kind] for kind in ("reading", "writing", "drawing")}
+        rows = {kind: seconds for kind, seconds in phases.items() if seconds or kind == "reading"}
+        rows |= {"transfer waits": waiting, "compute": max(0.0, sum(phases.values()) - waiting)}
         return "\n".join(f"{name:<19} : {seconds:.3f} s" for name, seconds in rows.items())
 
     def _start(self) -> float:

@@ -191,7 +191,14 @@ def test_out_of_memory_says_what_to_make_smaller(model, tmp_path, capsys, monkey
     assert main(["generate", "--model", model, *SMALL, "--output", str(tmp_path)]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("sensenova: error: out of memory; ") and len(printed.splitlines()) == 1
-    assert "try smaller --width, --height, --batch-size, --max-pixels" in printed
+    assert printed.endswith("try smaller --width, --height, --batch-size, --max-pixels\n")
+
+
+@pytest.mark.parametrize("command", [["generate", "--modality", "text2text"], ["chat", "--prompt", "a"]])
+def test_out_of_memory_of_an_answer_names_no_pixels_to_draw(model, capsys, monkeypatch, command):
+    monkeypatch.setattr(Engine, "understand", failing(MemoryError()))
+    assert main([*command, "--model", model]) == 1
+    assert capsys.readouterr().err.endswith("try smaller --max-pixels, --max-tokens\n")
 
 
 def test_another_error_of_torch_is_not_hidden(model, monkeypatch):

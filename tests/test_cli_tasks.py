@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,16 @@ def test_the_size_of_an_edit(model, photo, tmp_path):
     with pytest.raises(SystemExit):
         main(["generate", "--model", model, "--image"])
     assert main(["generate", "--model", model, "--image", photo, "--width", "64"]) == 1
+
+
+def test_a_size_and_same_size_exclude_each_other(model, photo, tmp_path, capsys):
+    arguments = ["generate", "--model", model, "--same-size"]
+    assert main([*arguments, "--image", photo, *SMALL]) == 1
+    assert "--same-size is the first image's size, and 64 x 64 is another" in capsys.readouterr().err
+    lines = tmp_path / "edits.jsonl"
+    lines.write_text(json.dumps({"prompt": "blue", "image": photo, "width": 64}))
+    assert main([*arguments, "--jsonl", str(lines)]) == 1
+    assert "line 1: --same-size is the first image's size, and width 64 is another" in capsys.readouterr().err
 
 
 def test_a_size_is_cropped(model, tmp_path):
@@ -157,6 +168,40 @@ def test_one_question_ends_with_its_interruption(model, monkeypatch):
 
     monkeypatch.setattr(Engine, "understand", interrupted)
     assert main(["chat", "--model", model, "--prompt", "a"]) == 130
+
+
+def profiled(capsys, *arguments: str) -> dict[str, str]:
+    """The rows of the profile of a command."""
+    assert main([*arguments, "--profile"]) == 0
+    summary = capsys.readouterr().out.split("Profile summary")[1]
+    return dict(re.split(r"\s+: ", line, maxsplit=1) for line in summary.splitlines() if " : " in line)
+
+
+IMAGE_ROWS = {"avg per image", "image tokens", "throughput", "drawing"}
+
+
+def test_the_profile_of_an_answer_is_of_text(model, capsys):
+    rows = profiled(capsys, "chat", "--model", model, "--prompt", "a", "--max-tokens", "4")
+    assert not IMAGE_ROWS & rows.keys() and "thinking" not in rows
+    assert re.match(r"[1-4] \(", rows["text tokens"]) and "writing" in rows
+    assert "image" not in rows["generations"]
+
+
+def test_the_profile_of_a_picture_has_no_text(model, tmp_path, capsys):
+    rows = profiled(capsys, "generate", "--model", model, *SMALL, "--output", str(tmp_path))
+    assert rows.keys() >= IMAGE_ROWS and not {"writing", "text tokens"} & rows.keys()
+
+
+def test_the_profile_of_reasoning_counts_its_tokens(model, tmp_path, capsys):
+    thinking = ["--think", "--max-think-tokens", "3", "--output", str(tmp_path)]
+    rows = profiled(capsys, "generate", "--model", model, *SMALL, *thinking)
+    assert rows["text tokens"].startswith("3 (") and {"writing", "drawing"} <= rows.keys()
+
+
+def test_the_profile_of_a_document_counts_its_text(model, tmp_path, capsys):
+    arguments = ["interleave", "--model", model, "--prompt", "a", *SMALL, "--max-tokens", "12"]
+    rows = profiled(capsys, *arguments, "--output", str(tmp_path))
+    assert rows["text tokens"].startswith("12 (") and "writing" in rows
 
 
 def many_edits(tmp_path, *names: str) -> list[str]:

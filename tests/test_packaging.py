@@ -1,5 +1,6 @@
 """The promises that installing makes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def test_the_pack_s_door_imports_nothing():
     script += "print(sorted(set(sys.modules) - before))"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_demo_checkpoint_without_layers_is_refused(tmp_path):
+    command = [sys.executable, "tools/demo/make_checkpoint.py", str(tmp_path / "demo"), "--layers", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 2 and "error: --layers is 0; give a whole number from 1" in ran.stderr
+    assert "Traceback" not in ran.stderr and not list(tmp_path.iterdir())
 
 
 def test_the_package_holds_every_module_and_the_protocol():

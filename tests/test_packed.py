@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import sensenova_core
 from sensenova_core import CheckpointError, DecodingSettings, Engine
 from sensenova_core import engine as engines
-from sensenova_core.checkpoint import Packed, read_gguf_headers, read_headers
+from sensenova_core.checkpoint import Packed, read_headers
 from sensenova_core.memory import Placement
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.lane import DirectLane
@@ -53,17 +53,6 @@ SCALINGS = ["plain", "scale_weight", "weight_scale", "rows", "weight_scale_inv"]
 @pytest.fixture(autouse=True)
 def few_instructions(monkeypatch):
     monkeypatch.setattr("sensenova_core.prompt.system_message", lambda kind: kind)
-
-
-@pytest.fixture(autouse=True)
-def gguf_files(monkeypatch):
-    """Folders may hold model.gguf, under the names of safetensors files."""
-
-    def read(folder: Path):
-        file = folder / "model.gguf"
-        return read_gguf_headers(file) if file.is_file() else read_headers(folder)
-
-    monkeypatch.setattr(engines, "read_headers", read)
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +363,8 @@ def test_what_cannot_be_unpacked_is_refused(made, monkeypatch, changes, said):
     headers = read_headers(made("plain")[0])
     if "scale" in changes:
         changes = {"scale": replace(headers[Q_PROJ], dtype="F32", shape=changes["scale"])}
-    monkeypatch.setattr(engines, "read_headers", lambda path: headers | {Q_PROJ: replace(headers[Q_PROJ], **changes)})
+    changed = headers | {Q_PROJ: replace(headers[Q_PROJ], **changes)}
+    monkeypatch.setattr("sensenova_core.checkpoint.checkpoint.read_files", lambda files: (changed, {}))
     with pytest.raises(CheckpointError, match=said):
         sensenova_core.load(made("plain")[0])
 

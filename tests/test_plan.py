@@ -13,8 +13,10 @@ import torch
 from sensenova_core import SamplingSettings, SettingsError, needs
 from sensenova_core.checkpoint import Weights, checkpoint_name
 from sensenova_core.checkpoint.headers import TensorHeader
+from sensenova_core.cli import main
+from sensenova_core.document import DocumentSettings
 from sensenova_core.memory import Limits, Plan, Sizes, Task, Work, limits_of, make_plan
-from sensenova_core.memory.budget import HOST_RESERVE, MODES, parse_max_memory
+from sensenova_core.memory.budget import HOST_RESERVE, MODES, UNITS, in_words, parse_max_memory
 from sensenova_core.memory.plan import RING, STAGING, Phase
 from sensenova_core.memory.units import DRAWING, READING, Fixed, units_of
 from sensenova_core.model import SenseNovaU1
@@ -239,16 +241,16 @@ def refusal(case: Case, budget: int) -> tuple[str, int]:
     """What is said of a budget too small, and the smallest that it names."""
     with pytest.raises(SettingsError) as refused:
         case.plan(device=budget)
-    named = re.search(r"smallest that works is ([\d.]+) GiB", str(refused.value)).group(1)
-    return str(refused.value), int(float(named) * GIB)
+    named = re.search(r"smallest that works is ([\d.]+ [GM]iB)", str(refused.value)).group(1)
+    return str(refused.value), parse_max_memory(named)[0]
 
 
 def test_a_budget_too_small_is_refused_with_what_would_help():
     for case in CASES:
         for budget in (1, case.smallest // 2, case.smallest - 1):
             said, _ = refusal(case, budget)
-            assert case.task.name in said and f"{budget / GIB:.2f} GiB" in said
-            assert "max_memory" in said and "fewer pixels" in said
+            assert case.task.name in said and in_words(budget) in said
+            assert "max_memory" in said and ("fewer pixels" in said) == (case.task.drawing is not None)
 
 
 def test_the_smallest_that_is_named_is_of_all_phases():
@@ -302,11 +304,11 @@ def test_a_plan_explains_itself():
         assert set(rows) == {"task", "mode", "device", "system", *(phase.name for phase in plan.phases.values())}
         assert rows["task"] == case.task.name and rows["mode"].startswith(case.limits.mode)
         unpacking = any(phase.unpacking_bytes for phase in plan.phases.values())
-        assert rows["device"].startswith(f"{plan.device_bytes / GIB:.2f} GiB at most")
+        assert rows["device"].startswith(f"{in_words(plan.device_bytes)} at most")
         assert ("to unpack one layer at a time" in rows["device"]) == unpacking
-        assert f"{plan.host_free / GIB:.1f} GiB free" in rows["system"]
+        assert f"{in_words(plan.host_free)} free" in rows["system"]
         if case.limits.device is not None:
-            assert f"{case.limits.device / GIB:.2f} GiB to use" in rows["mode"]
+            assert f"{in_words(case.limits.device)} to use" in rows["mode"]
         for phase in plan.phases.values():
             told, streamed = rows[phase.name], len(phase.streamed)
             total = len(phase.unit_bytes)
@@ -415,10 +417,19 @@ def test_the_8b_models_packed(kind, bits):
     assert full.phases[DRAWING].device_bytes == (
         sizes.fixed + layers + sizes.working[DRAWING] + sizes.scratch + task.drawing.reserved
     )
-    assert f"{(sizes.working[DRAWING] + sizes.scratch) / GIB:.2f} of it to unpack one layer" in full.explain()
+    assert f"{in_words(sizes.working[DRAWING] + sizes.scratch)} of it to unpack one layer" in full.explain()
     plans = {mode: make_plan(sizes, task, Limits(mode), 48 * GIB) for mode in ("balanced", "low")}
     assert all(plan.phases[DRAWING].streamed_bytes == layers for plan in plans.values())
     assert plans["low"].device_bytes < plan_8b("low").device_bytes
+
+
+def test_what_would_take_less_is_said_of_the_task():
+    picture = needs.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+    document = needs.document(config(), DocumentSettings(), {"condition": 400, "images_only": 400}, 0, 2)
+    text = needs.writing(config(), 400, 1000, 2, "text of")
+    assert picture.smaller == "fewer pixels, a batch of 1, fewer or smaller images, less text"
+    assert document.smaller == "fewer pixels, fewer or smaller images, less text"
+    assert text.smaller == "fewer or smaller images to read, a shorter text to go on from, fewer tokens"
 
 
 # What users write.
@@ -439,6 +450,8 @@ FIRST, SECOND, UNNUMBERED = map(torch.device, ("cuda:0", "cuda:1", "cuda"))
         (" 0 = 13GiB , cpu = 64GiB ", {0: 13 * GIB, "cpu": 64 * GIB}),
         ("cpu=64GiB", {"cpu": 64 * GIB}),
         ("0=13GiB,1=7GiB", {0: 13 * GIB, 1: 7 * GIB}),
+        ("cuda:0=13GiB,CPU=64GiB", {0: 13 * GIB, "cpu": 64 * GIB}),
+        ("CUDA:1=13GiB", {1: 13 * GIB}),
     ],
 )
 def test_max_memory_is_spelled_as_accelerate_does(text, expected):
@@ -449,6 +462,26 @@ def test_max_memory_is_spelled_as_accelerate_does(text, expected):
 def test_max_memory_that_cannot_be_read(text):
     with pytest.raises(SettingsError, match=r"max_memory.*such as 13GiB"):
         parse_max_memory(text)
+
+
+@pytest.mark.parametrize("text", ["13G", "13", "13Gi", "0=13G"])
+def test_a_size_without_a_known_unit_is_told_which_there_are(text):
+    with pytest.raises(SettingsError, match=r"cannot read.*Units are GiB, MiB and KiB \(of 1024\), GB, MB and KB"):
+        parse_max_memory(text)
+
+
+@pytest.mark.parametrize(
+    "text, device", [("0=1GiB,0=2GiB", 0), ("13GiB,cuda:0=1GiB", 0), ("cpu=1GiB,CPU=1GiB", "cpu"), ("1GiB,2GiB", 0)]
+)
+def test_max_memory_names_a_device_once(text, device):
+    with pytest.raises(SettingsError, match=f"gives device {device} two sizes; leave one out"):
+        parse_max_memory(text)
+
+
+def test_help_lists_the_units_of_sizes(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert UNITS in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("value", [13, 13.0, {"0": "13GiB"}])
@@ -466,7 +499,8 @@ def test_max_memory_that_is_no_text(value):
         ("13GiB", UNNUMBERED, (13 * GIB, None)),
         ("13GiB", SECOND, (13 * GIB, None)),  # a size alone is for the device the model runs on
         ("0=13GiB,cpu=64GiB", FIRST, (13 * GIB, 64 * GIB)),
-        ("0=13GiB,1=7GiB", SECOND, (7 * GIB, None)),
+        ("cuda:1=7GiB", SECOND, (7 * GIB, None)),
+        ("7GiB,cpu=1GiB", SECOND, (7 * GIB, GIB)),
         ("1=7GiB,cpu=1GiB", SECOND, (7 * GIB, GIB)),
         ("cpu=64GiB", SECOND, (None, 64 * GIB)),
     ],
@@ -480,6 +514,14 @@ def test_limits_are_those_of_the_device(text, device, expected):
 @pytest.mark.parametrize("text, device, missing", [("0=13GiB", SECOND, "1="), ("1=7GiB,cpu=1GiB", FIRST, "0=")])
 def test_a_device_that_is_not_named_is_asked_for(text, device, missing):
     with pytest.raises(SettingsError, match=f"says nothing of device {missing[0]}.*add {missing}"):
+        limits_of("auto", text, device)
+
+
+@pytest.mark.parametrize(
+    "text, device, other", [("0=13GiB,1=7GiB", FIRST, 1), ("0=13GiB,1=7GiB", SECOND, 0), ("7GiB,2=1GiB", UNNUMBERED, 2)]
+)
+def test_a_device_that_is_not_used_is_refused(text, device, other):
+    with pytest.raises(SettingsError, match=f"gives device {other} a size.*alone; leave {other}= out"):
         limits_of("auto", text, device)
 
 
@@ -508,6 +550,25 @@ def test_reading_once_has_no_weights_to_keep_and_lets_the_other_expert_stay():
     """Between two prompts: what the next picture needs is not thrown away for a single pass."""
     phase: Phase = plan_8b("auto", 20).phases[READING]
     assert (phase.name, phase.resident, phase.ring, phase.kept) == ("reading", (), 3, 42)
+
+
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        (0, "0.00 GiB"),
+        (1, "0.00 MiB"),
+        (1_900_000, "1.81 MiB"),
+        (102 * MIB, "102.00 MiB"),
+        (103 * MIB, "0.10 GiB"),
+        (13 * GIB, "13.00 GiB"),
+    ],
+)
+def test_small_amounts_are_in_mebibytes(size, words):
+    assert in_words(size) == words
+
+
+def test_amounts_can_be_rounded_up():
+    assert in_words(MIB + 1, ceil) == "1.01 MiB" and in_words(13 * GIB + 1, ceil) == "13.01 GiB"
 
 
 def test_a_size_in_small_letters_is_of_bytes():

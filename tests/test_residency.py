@@ -673,6 +673,14 @@ def test_memory_that_nothing_can_be_given_back_of(load, settings):
         draw_short(engine)
 
 
+def test_memory_that_runs_out_for_text_is_advised_of_text(load):
+    engine = load("dense", "auto")
+    watch_attention(engine, Failing({3}, out_of_memory))
+    with pytest.raises(SenseNovaError, match=r"device memory ran out.*smaller images to read") as advised:
+        list(engine.understand("what?"))
+    assert "pixels" not in str(advised.value)
+
+
 def test_memory_that_runs_out_between_reading_and_drawing_is_mended(load, monkeypatch):
     engine = load("dense", "auto", 8, max_memory="64GiB")
     expected = draw_short(engine)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sensenova_core import ModelConfig, SettingsError
+from sensenova_core.images import edit_pixel_limits, smart_resize, understanding_pixel_limits
 from sensenova_core.sizes import (
     INTERLEAVE_SIZES,
     TRAINED_SIZES,
@@ -46,6 +47,14 @@ def test_a_small_model_draws_at_its_own_size():
     small = ModelConfig.from_dict(CONFIG | {"max_pixels": 128 * 128}).best_area
     assert square_size(small) == edit_size(500, 500, small) == document_size(500, 500, small) == (128, 128)
     assert square_size(ModelConfig.from_dict(CONFIG | {"max_pixels": 4096 * 4096}).best_area) == (2048, 2048)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (480, 288), (300, 200), (96, 4000), (40, 40)])
+def test_a_small_model_reads_references_at_the_size_it_draws(size):
+    area = 128 * 128
+    for limits in (edit_pixel_limits(1, area), edit_pixel_limits(10, area), understanding_pixel_limits(area)):
+        height, width = smart_resize(size[1], size[0], 32, *limits)
+        assert (width, height) == edit_size(*size, area)
 
 
 def shown(engine, width, height, images=(), **settings) -> torch.Tensor:

@@ -138,12 +138,14 @@ class Weights:
     def _begin(self, file: Path, start: int, stored: torch.dtype, into: Tensor) -> list:
         flat, step = into.reshape(-1), _CHUNK // stored.itemsize
         return [
-            self._readers.submit(self._read, file, start + begin * stored.itemsize, stored, part)
+            self._readers.submit(self._read, file, start + begin * stored.itemsize, stored, [part])
             for begin, part in zip(range(0, flat.numel(), step), flat.split(step), strict=True)
         ]
 
     @torch.inference_mode()
-    def _read(self, file: Path, start: int, stored: torch.dtype, into: Tensor) -> None:
+    def _read(self, file: Path, start: int, stored: torch.dtype, holder: list[Tensor]) -> None:
+        """holder: of the tensor to fill, which nothing in the pool holds any longer when this has ended."""
+        into = holder.pop()
         raw = into if into.dtype == stored else torch.empty(into.numel(), dtype=stored)
         view = memoryview(raw.view(torch.uint8).numpy())
         self._check_unchanged(file)

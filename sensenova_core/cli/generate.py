@@ -129,27 +129,32 @@ def numbered(output: Path, images: int) -> list[Path]:
 def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
     """Nothing of one job's images is left when the next begins."""
     with profile.generating(engine):
-        conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think)
+        conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think, profile)
         image = _drawn(engine, conditioning, job, profile)
     profile.drew(job.settings.batch_size, job.settings.tokens(engine.config))
     for path in save(image, job, conditioning.think_text, Path(options.output), options.model):
         print(path)
 
 
-def _thought(engine, conditioning, reasoning, shown: bool):
+def _thought(engine, conditioning, reasoning, shown: bool, profile):
     """The conditioning with reasoning by these settings inside; as it is for None."""
     if reasoning is None:
         return conditioning
-    conditioning = engine.think(conditioning, reasoning, write if shown else lambda piece: None)
+    pieces = []
+
+    def show(piece: str) -> None:
+        pieces.append(piece)
+        profile.tick()
+        if shown:
+            print(piece, end="", flush=True)
+
+    conditioning = engine.think(conditioning, reasoning, show)
+    profile.wrote(len(pieces) - 1)  # the last piece is what was left of the others, and no token
     if shown:
         print()
     if not conditioning.think_text.endswith(THINK_END):
         log.warning("the reasoning stopped without its end; raise --max-think-tokens for more")
     return conditioning
-
-
-def write(piece: str) -> None:
-    print(piece, end="", flush=True)
 
 
 def _drawn(engine, conditioning, job: Job, profile):

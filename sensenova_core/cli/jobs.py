@@ -120,6 +120,9 @@ def _check_images(images: int, modality: str) -> None:
 def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], ...], options) -> tuple[int, int]:
     from ..sizes import edit_size
 
+    if images and options.same_size and (width, height) != (None, None):
+        given = f"width {width}" if height is None else f"height {height}" if width is None else f"{width} x {height}"
+        raise SettingsError(f"--same-size is the first image's size, and {given} is another; give one of the two")
     if images and (width is None) != (height is None):
         raise SettingsError("an edit's width and height go together; give both or neither")
     if width is not None and height is not None:
@@ -137,7 +140,7 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
     from ..images import ReferenceImage, edit_pixel_limits, size_read
 
     side = engine.config.token_pixels
-    read = size_read(size[1], size[0], side, *edit_pixel_limits(images), max_pixels)
+    read = size_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
     return ReferenceImage(torch.empty(3, *read, device="meta"), side, size)
 
 

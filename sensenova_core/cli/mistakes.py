@@ -8,8 +8,14 @@ from .options import flag
 
 # A setting's name in the engine -> the option's.
 ENGINE_NAMES = {"steps": "num_steps", "cfg": "cfg_scale", "img_cfg": "img_cfg_scale", "shift": "timestep_shift"}
+ENGINE_NAMES |= {"images": "num_images", "think_tokens": "max_think_tokens"}  # of a plan
 CROP_HINT = re.compile("; with crop (.*)")
-TAKES_MEMORY = ("width", "height", "batch_size", "max_images", "max_pixels", "max_tokens")
+# Options that memory goes by: of `generate` as it draws and as it answers, and of the other commands.
+TAKE_MEMORY = {
+    "pictures": ("width", "height", "batch_size", "max_pixels"),
+    "text": ("max_pixels", "max_tokens"),
+    "others": ("width", "height", "max_images", "max_pixels", "max_tokens"),
+}
 
 
 def in_user_s_words(error: SettingsError, options, keys: Container[str] = ()) -> str:
@@ -28,5 +34,6 @@ def in_user_s_words(error: SettingsError, options, keys: Container[str] = ()) ->
 
 def smaller(options) -> str:
     """What to try where memory runs out."""
-    flags = [flag(name) for name in TAKES_MEMORY if hasattr(options, name)]
-    return f"try smaller {', '.join(flags)}"
+    modality = getattr(options, "modality", None)
+    kind = "others" if modality is None else "text" if modality.endswith("2text") else "pictures"
+    return f"try smaller {', '.join(flag(name) for name in TAKE_MEMORY[kind] if hasattr(options, name))}"

@@ -52,7 +52,8 @@ def add_memory_options(parser) -> None:
         "--max-memory",
         default="auto",
         metavar="SIZE",
-        help="of the card for everything, such as 13GiB, or 0=13GiB,cpu=24GiB (default: auto, what is free)",
+        help="of the card for everything, such as 13GiB, or 0=13GiB,cpu=24GiB; in GiB, MiB and KiB (of 1024), GB, MB "
+        "and KB (of 1000) (default: auto, what is free)",
     )
 
 

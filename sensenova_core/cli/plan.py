@@ -1,32 +1,41 @@
-"""`sensenova plan`: what a picture will take, before it is drawn, here or on another card."""
+"""`sensenova plan`: what a task will take, before it is run, here or on another card."""
 
-from ..errors import check_count
 from .models import add_device_options, add_memory_options, add_model_option, best_area, pick_device, resolve_model
+from .options import warn_without_effect
+
+DRAWING = ("width", "height", "batch_size", "num_steps", "cfg_scale", "img_cfg_scale", "max_think_tokens")
 
 
 def add_parser(commands) -> None:
-    parser = commands.add_parser("plan", help="say what a picture will need of memory; reads no weight")
+    parser = commands.add_parser("plan", help="say what a task will need of memory; reads no weight")
     add_model_option(parser)
     add_device_options(parser)
     add_memory_options(parser)
+    parser.add_argument(
+        "--task",
+        choices=("draw", "understand", "interleave"),
+        default="draw",
+        help="draw: a picture, or with --num-images an edit; understand: an answer; interleave: a document as far as "
+        "its first picture (default: draw)",
+    )
     parser.add_argument("--width", type=int, help="pixels (default: what the model draws best)")
     parser.add_argument("--height", type=int, help="pixels (default: what the model draws best)")
     parser.add_argument("--batch-size", type=int, default=1, help="images of each prompt (default: 1)")
     parser.add_argument("--num-steps", type=int, default=50, help="denoising steps (default: 50)")
     parser.add_argument("--cfg-scale", type=float, default=4.0, help="1 needs one pass a step, more need two")
     parser.add_argument("--img-cfg-scale", type=float, default=1.0, help="for an edit; other than 1 needs three passes")
-    parser.add_argument("--num-images", type=int, default=0, help="images to edit, 0 to 10 (default: 0)")
+    parser.add_argument("--num-images", type=int, default=0, help="images to edit or read, 0 to 10 (default: 0)")
     parser.add_argument("--max-think-tokens", type=int, default=0, help="of reasoning before drawing (default: none)")
+    parser.add_argument("--max-tokens", type=int, default=512, help="of an answer (default: 512)")
+    parser.add_argument("--prompt-tokens", type=int, default=400, help="with the system message (default: 400)")
     parser.add_argument("--card", default="", metavar="SIZE", help="plan for a card with so much free, such as 11GiB")
     parser.add_argument("--ram", default="", metavar="SIZE", help="plan for so much free system memory, such as 24GiB")
     parser.set_defaults(run=run, default=parser.get_default)
 
 
 def run(options) -> int:
-    from ..images import MAX_IMAGES
-
-    check_count("num_images", options.num_images, 0, MAX_IMAGES)
-    check_count("max_think_tokens", options.max_think_tokens, 0)
+    useless = DRAWING if options.task == "understand" else ("max_tokens",)
+    warn_without_effect(options, useless, f"with --task {options.task}")
     from ..engine import Engine
     from ..flow import Guidance
     from ..sampling import SamplingSettings
@@ -48,5 +57,16 @@ def run(options) -> int:
         options.vram_mode,
         options.max_memory,
     )
-    print(engine.explain(settings, options.num_images, options.max_think_tokens, options.card, options.ram))
+    print(
+        engine.explain(
+            settings,
+            options.num_images,
+            options.max_think_tokens,
+            options.card,
+            options.ram,
+            options.task,
+            options.max_tokens,
+            options.prompt_tokens,
+        )
+    )
     return 0

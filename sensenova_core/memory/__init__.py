@@ -1,17 +1,20 @@
 """Where weights live: what a user allows, the plan that follows from it, and what carries it out."""
 
-from .budget import MODES, Limits, parse_size
+from .budget import MODES, UNITS, Limits, in_words, parse_size
 from .placement import Placement, limits_of
-from .plan import Plan, Sizes, Task, Work, make_plan
+from .plan import Plan, Sizes, Task, Work, in_rows, make_plan
 
 __all__ = [
     "MODES",
+    "UNITS",
     "Limits",
     "Placement",
     "Plan",
     "Sizes",
     "Task",
     "Work",
+    "in_rows",
+    "in_words",
     "limits_of",
     "make_plan",
     "parse_size",

@@ -1,12 +1,14 @@
 """How a user says how much memory may be used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import SettingsError
 
 MODES = ("auto", "full", "balanced", "low")
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 HOST_RESERVE = 2 * GIB  # of system memory, left to everybody else
+UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class Limits:
         return spare if self.host is None else min(self.host, spare)
 
 
-def parse_max_memory(text: str | None, name: str = "max_memory") -> dict[str | int, int]:
+def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -> dict[str | int, int]:
     """Bytes by device, in accelerate's spelling: "13GiB", or "0=13GiB,cpu=64GiB"; "", "auto" and None mean none.
 
-    A size alone is for device 0. Raises SettingsError that calls it `name`, with the part that cannot be read.
+    A size alone is for device `own`; cuda:0 is 0. Raises SettingsError that calls it `name`, with the part that cannot
+    be read or that says again what another part has said.
     """
     if text is not None and not isinstance(text, str):
         raise SettingsError(f"{name} is {text!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB")
@@ -48,18 +51,28 @@ def parse_max_memory(text: str | None, name: str = "max_memory") -> dict[str | i
     budgets: dict[str | int, int] = {}
     for part in text.split(","):
         device, _, size = part.rpartition("=")
-        device = device.strip() or "0"
+        device = device.strip().lower().removeprefix("cuda:") or own
         try:
             if device != "cpu":
                 device = int(device)
-            budgets[device] = convert_file_size_to_int(size.strip().upper())  # it would read gb as bits
+            allowed = convert_file_size_to_int(size.strip().upper())  # it would read gb as bits
         except (ValueError, OverflowError) as error:
             raise SettingsError(
-                f"{name} {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB"
+                f"{name} {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB. "
+                f"Units are {UNITS}"
             ) from error
-        if budgets[device] <= 0:
+        if allowed <= 0:
             raise SettingsError(f"{name} {text!r}: {part.strip()!r} is not over 0; write a size such as 13GiB")
+        if device in budgets:
+            raise SettingsError(f"{name} {text!r} gives device {device} two sizes; leave one out")
+        budgets[device] = allowed
     return budgets
+
+
+def in_words(size: int, rounded: Callable[[float], int] = round) -> str:
+    """Bytes for the user: "13.00 GiB", or under 0.1 GiB "81.50 MiB". rounded: ceil where less would not do."""
+    unit, name = (MIB, "MiB") if 0 < size < GIB / 10 else (GIB, "GiB")
+    return f"{rounded(100 * size / unit) / 100:.2f} {name}"
 
 
 def parse_size(name: str, text: str) -> int | None:

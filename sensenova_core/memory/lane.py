@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .budget import in_words
+
 log = logging.getLogger(__name__)
 
 Mark = Any  # a point in a queue of device work; None where work is done when the call returns
@@ -116,7 +118,7 @@ class CudaLane:
         with torch.cuda.device(self.device):
             error = int(torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
         if error:
-            log.warning("page-locking %.2f GiB of system memory failed (CUDA error %d)", buffer.nbytes / 2**30, error)
+            log.warning("page-locking %s of system memory failed (CUDA error %d)", in_words(buffer.nbytes), error)
         return not error
 
     def unpin(self, buffer: Tensor) -> None:

@@ -12,7 +12,7 @@ from ..checkpoint import Weights
 from ..errors import SenseNovaError, SettingsError, out_of_memory
 from ..model import SenseNovaU1
 from . import host
-from .budget import GIB, Limits, parse_max_memory
+from .budget import GIB, Limits, in_words, parse_max_memory
 from .lane import Clock, lane_to
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
@@ -128,7 +128,7 @@ class Placement:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise SenseNovaError(_advice(self.last_plan, str(error).splitlines()[0])) from None
+            raise self._given_up(str(error).splitlines()[0]) from None
 
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
@@ -141,11 +141,11 @@ class Placement:
     def _mend(self, reason: str) -> None:
         plan = self.last_plan
         if self._mended or self.in_place or plan is None:
-            raise SenseNovaError(_advice(plan, reason))
+            raise self._given_up(reason)
         self._mended = True
         fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
-            raise SenseNovaError(_advice(plan, reason))
+            raise self._given_up(reason)
         self.forget()
         self.weights.shrink(self.weights.buffer_bytes - fewer)
         if self.device.type == "cuda":
@@ -153,20 +153,34 @@ class Placement:
         limits = replace(plan.limits, buffers=fewer)
         self._carry_out(make_plan(self.sizes, self.task, limits, plan.host_free))
         self.tell(
-            f"device memory ran out; going on from the last step with {fewer / GIB:.2f} GiB for layers, "
+            f"device memory ran out; going on from the last step with {in_words(fewer)} for layers, "
             "slower. Set max_memory lower to avoid this."
+        )
+
+    def _given_up(self, reason: str) -> SenseNovaError:
+        """Memory ran out for good; with advice."""
+        plan = self.last_plan
+        planned = "" if plan is None else f" after a plan for {in_words(plan.device_bytes)}"
+        smaller = "" if self.task is None else f", or ask for {self.task.smaller}"
+        return SenseNovaError(
+            f"device memory ran out{planned} ({reason}); free the card, set a smaller max_memory or vram_mode low"
+            + smaller
         )
 
 
 def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits:
     """The limits that a user's settings are for a model on `device`. Raises SettingsError."""
-    budgets = parse_max_memory(max_memory)
     own = device.index or 0
-    named = {number: size for number, size in budgets.items() if number != "cpu"}
-    bare = bool(named) and any("=" not in part for part in max_memory.split(","))  # a size alone is for any device
-    if named and own not in named and not bare:
+    budgets = parse_max_memory(max_memory, own=own)
+    others = [name for name in budgets if name not in (own, "cpu")]
+    if others and own not in budgets:
         raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
-    return Limits(mode, device=named.get(own, next(iter(named.values()), None)), host=budgets.get("cpu"))
+    if others:
+        raise SettingsError(
+            f"max_memory {max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone; "
+            f"leave {others[0]}= out"
+        )
+    return Limits(mode, device=budgets.get(own), host=budgets.get("cpu"))
 
 
 def _free_on(device: torch.device) -> int:
@@ -175,11 +189,3 @@ def _free_on(device: torch.device) -> int:
         return host.available_bytes()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
-
-
-def _advice(plan: Plan | None, reason: str) -> str:
-    needed = "" if plan is None else f" after a plan for {plan.device_bytes / GIB:.2f} GiB"
-    return (
-        f"device memory ran out{needed} ({reason}); free the card, set a smaller max_memory or vram_mode low, "
-        "or ask for fewer pixels, a batch of 1, fewer images"
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from ..errors import SettingsError
-from .budget import GIB, Limits
+from .budget import Limits, in_words
 from .units import DRAWING, EXPERTS, READING, Unit
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
@@ -77,6 +77,13 @@ class Sizes:
         """Most bytes of weights that a mode asks for at one time: of one expert, though "auto" keeps both if it may."""
         return self.fixed + max(map(self.unpacking, self.units)) + self.buffers("full" if mode == "auto" else mode)
 
+    def smallest(self, task: "Task") -> tuple[int, int]:
+        """Bytes of the smallest budget for a task, and those of them that are beside the weights."""
+        return max(
+            (work.reserved + self.fixed + self.unpacking(expert) + self.slot_of(expert), work.reserved)
+            for expert, work in task.works.items()
+        )
+
 
 @dataclass(frozen=True)
 class Work:
@@ -98,6 +105,13 @@ class Task:
     reading: Work
     writes: bool = False
     drawing: Work | None = None
+
+    @property
+    def smaller(self) -> str:
+        """What would take less."""
+        if self.drawing is None:
+            return "fewer or smaller images to read, a shorter text to go on from, fewer tokens"
+        return f"fewer pixels, {'' if self.writes else 'a batch of 1, '}fewer or smaller images, less text"
 
     @property
     def most_working(self) -> int:
@@ -202,26 +216,30 @@ class Plan:
 
     def brief(self) -> str:
         """In one line: what the mode comes to, and what it takes."""
-        limit = "" if self.limits.device is None else f" of {self.limits.device / GIB:.2f}"
-        return f"memory {self.mode}; {self.task} takes up to {self.device_bytes / GIB:.2f}{limit} GiB"
+        limit = "" if self.limits.device is None else f" of {in_words(self.limits.device)}"
+        return f"memory {self.mode}; {self.task} takes up to {in_words(self.device_bytes)}{limit}"
 
     def explain(self) -> str:
         """For the user: what the run will take, and why."""
-        return "\n".join(f"{name:<8} : {row}" for name, row in self.rows().items())
+        return in_rows(self.rows())
 
     def rows(self) -> dict[str, str]:
         """What `explain` says, by subject."""
         limit = self.limits.device
-        rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {limit / GIB:.2f} GiB to use")}
+        rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {in_words(limit)} to use")}
         rows |= {phase.name: _explained(phase, self.limits) for phase in self.phases.values()}
-        rows["device"] = f"{self.device_bytes / GIB:.2f} GiB at most"
+        rows["device"] = f"{in_words(self.device_bytes)} at most"
         if unpacking := max(phase.unpacking_bytes for phase in self.phases.values()):
-            rows["device"] += f", {unpacking / GIB:.2f} of it to unpack one layer at a time"
+            rows["device"] += f", {in_words(unpacking)} of it to unpack one layer at a time"
         rows["system"] = (
-            f"{self.pinned_bytes / GIB:.2f} GiB page-locked of {self.host_free / GIB:.1f} GiB free; "
-            f"{self.stored / GIB:.2f} GiB stay in their files"
+            f"{in_words(self.pinned_bytes)} page-locked of {in_words(self.host_free)} free; "
+            f"{in_words(self.stored)} stay in their files"
         )
         return rows
+
+
+def in_rows(rows: dict[str, str]) -> str:
+    return "\n".join(f"{name:<8} : {row}" for name, row in rows.items())
 
 
 def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
@@ -251,16 +269,12 @@ def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
 
 def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
     """Raise SettingsError unless every phase has room for one buffer."""
-    needed, work = max(
-        (work.reserved + sizes.fixed + sizes.unpacking(expert) + sizes.slot_of(expert), work.reserved)
-        for expert, work in task.works.items()
-    )
+    needed, work = sizes.smallest(task)
     if limits.device is not None and limits.device < needed:
-        smallest = ceil(needed / GIB * 100) / 100  # rounded up, so that it works
         raise SettingsError(
-            f"{task.name} does not fit in {limits.device / GIB:.2f} GiB of device memory: the smallest that works "
-            f"is {smallest:.2f} GiB, {work / GIB:.2f} of it for the picture or text itself; raise max_memory, free "
-            "the card, or ask for fewer pixels, a batch of 1, fewer or smaller images, less text"
+            f"{task.name} does not fit in {in_words(limits.device)} of device memory: the smallest that works "
+            f"is {in_words(needed, ceil)}, {in_words(work)} of it for the picture or text itself; raise max_memory, "
+            f"free the card, or ask for {task.smaller}"
         )
 
 
@@ -312,11 +326,9 @@ def _spread(indexes: Sequence[int], count: int) -> list[int]:
 def _explained(phase: Phase, limits: Limits) -> str:
     units, streamed = len(phase.unit_bytes), len(phase.streamed)
     if not streamed:
-        return f"all {units} parts stay on the card ({sum(phase.unit_bytes) / GIB:.2f} GiB)"
+        return f"all {units} parts stay on the card ({in_words(sum(phase.unit_bytes))})"
     often = "once" if phase.name == "reading" else "for every token" if phase.name == "writing" else "every step"
-    text = (
-        f"{streamed} of {units} parts stream through {phase.ring} buffers, {phase.streamed_bytes / GIB:.2f} GiB {often}"
-    )
+    text = f"{streamed} of {units} parts stream through {phase.ring} buffers, {in_words(phase.streamed_bytes)} {often}"
     again = phase.name != "reading" and phase.passes != 1
     if again and len(phase.pinned) < streamed and limits.host != 0:
         text += f"; system memory holds only {len(phase.pinned)} of them page-locked, the others are read anew: slower"

@@ -1,5 +1,6 @@
 """Tiny checkpoints that behave as a test needs, made from other tiny ones by weighing the words they choose from."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,13 @@ LETTERS = set("abcdefghijklmnopqrstuvwxyz.Ġ")  # Ġ is a space
 def talkative(source: Path, folder: Path) -> None:
     """Writes letters only, never ends by itself, and likes to draw in between."""
     _weigh(source, folder, lambda word: 2.3 if word == "<img>" else float(set(word) <= LETTERS))
+
+
+def modest(source: Path, folder: Path, side: int) -> None:
+    """Draws best at `side` x `side`."""
+    shutil.copytree(source, folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_pixels": side * side}))
 
 
 def brief(source: Path, folder: Path) -> None:

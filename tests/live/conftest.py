@@ -10,7 +10,7 @@ import pytest
 
 from tests.live import browser, checkpoints, comfyui, pictures
 from tests.live.client import Client, Run
-from tests.live.workflows import text_to_image
+from tests.live.workflows import SIDE, text_to_image
 
 GOLDEN = comfyui.REPOSITORY / "tests/golden/checkpoints/tiny-u15"
 
@@ -31,11 +31,12 @@ def installation() -> comfyui.Installation:
 
 @pytest.fixture(scope="session")
 def models(installation: comfyui.Installation, base: Path) -> Path:
-    """The server's models/sensenova: demo; tiny-u15, which has the other kind of head, and two like it; deep."""
+    """The server's models/sensenova: demo; tiny-u15, which has the other kind of head, and three like it; deep."""
     folder = base / "models/sensenova"
     comfyui.run_python(installation, "tools/demo/make_checkpoint.py", folder / "demo")
     shutil.copytree(GOLDEN, folder / GOLDEN.name)
     checkpoints.talkative(GOLDEN, folder / "talkative")
+    checkpoints.modest(folder / "talkative", folder / "modest", SIDE)
     checkpoints.brief(GOLDEN, folder / "brief")
     checkpoints.deep(folder / "deep")
     return folder

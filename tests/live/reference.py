@@ -23,7 +23,7 @@ from sensenova_core.document import DocumentSettings, Drawing, Text
 from sensenova_core.flow import Guidance
 from sensenova_core.prompt import Message
 from sensenova_core.sampling import SamplingSettings
-from sensenova_core.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
+from sensenova_core.sizes import DOCUMENT_AREA, INTERLEAVE_SIZES, TRAINED_SIZES, document_size, edit_size, square_size
 
 MODELS, INPUT = map(Path, sys.argv[1:3])
 NO_IMAGES = ([], None)
@@ -31,7 +31,8 @@ NO_IMAGES = ([], None)
 
 @cache
 def engine(checkpoint: str, dtype: str) -> sensenova_core.Engine:
-    return sensenova_core.load(MODELS / checkpoint, dtype=dtype)
+    folder = sensenova_core.DEMO if checkpoint == "built-in demo" else MODELS / checkpoint
+    return sensenova_core.load(folder, dtype=dtype)
 
 
 def loader(checkpoint, dtype, **_):
@@ -57,16 +58,22 @@ def think(model, conditioning, max_tokens, **decoding):
 
 
 def resolution(size, **custom):
+    if size == "automatic":
+        return 0, 0
     return TRAINED_SIZES.get(size) or (custom["size.width"], custom["size.height"])
 
 
-def edit_size(images, mode):
+def size_of_first(images, mode):
     assert mode == "the same as the image"
     return images[0][0].size
 
 
-def sampler(model, conditioning, cfg_start, cfg_end, **settings):
-    *_, last = model.sample(conditioning, cfg_interval=(cfg_start, cfg_end), **settings)
+def sampler(model, conditioning, width, height, cfg_start, cfg_end, **settings):
+    if (width, height) == (0, 0):
+        sides, best = [image.original for image in conditioning.images[:1]], model.config.best_area
+        width, height = edit_size(*sides[0], best) if sides else square_size(best)
+    interval = (cfg_start, cfg_end)
+    *_, last = model.sample(conditioning, width=width, height=height, cfg_interval=interval, **settings)
     return (last.image(),)
 
 
@@ -87,7 +94,10 @@ def interleave(
     model, prompt, size, think, max_images, max_tokens, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end,
     shift, seed, t_eps, system_message, images=NO_IMAGES, **widgets,
 ):  # fmt: skip
-    sides = INTERLEAVE_SIZES.get(size) or (widgets.pop("size.width"), widgets.pop("size.height"))
+    sides = INTERLEAVE_SIZES.get(size, (widgets.pop("size.width", None), widgets.pop("size.height", None)))
+    if size == "automatic":
+        best = model.config.best_area
+        sides = document_size(*images[0][0].size, best) if images[0] else square_size(min(best, DOCUMENT_AREA))
     guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
     drawn = SamplingSettings(*sides, steps, guidance, shift, t_eps, seed)
     settings = DocumentSettings(drawn, (sides,), written(max_tokens, **widgets), max_images, think)
@@ -108,9 +118,9 @@ def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> Decoding
     return DecodingSettings(max_tokens, decoding == "sample", repetition_penalty=repetition_penalty, **named)
 
 
-def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card):
+def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card, **planned):
     settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-    return (model.explain(settings, images, think_tokens, card),)
+    return (model.explain(settings, images, think_tokens, card, **planned),)
 
 
 def primitive(value):
@@ -123,7 +133,7 @@ NODES = {
     "SenseNovaCoreTextEncode": text_encode,
     "SenseNovaCoreThink": think,
     "SenseNovaCoreResolution": resolution,
-    "SenseNovaCoreEditSize": edit_size,
+    "SenseNovaCoreEditSize": size_of_first,
     "SenseNovaCoreFlowMatchSampler": sampler,
     "SenseNovaCoreUnderstand": understand,
     "SenseNovaCoreInterleave": interleave,

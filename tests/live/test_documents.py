@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.live.client import Client, Run
-from tests.live.workflows import changed, node_id, sampled, tiny
+from tests.live.workflows import AUTOMATIC, SIDE, changed, node_id, sampled, tiny
 
 STEPS, PICTURES = 3, 3
 WRITE = sampled(seed=1) | {"steps": STEPS, "max_images": PICTURES}
@@ -16,7 +16,7 @@ DOCUMENT = tiny("interleave", Loader={"checkpoint": "talkative"}, Interleave=WRI
 INTERLEAVE, SAVE_DOCUMENT, SAVE_IMAGE, TEXT = (
     node_id(DOCUMENT, name) for name in ("Interleave", "SaveDocument", "SaveImage", "PreviewAny")
 )
-SIZE = (256, 256)
+SIZE = (SIDE, SIDE)
 PAGE_WIDTH = 768
 STOPS_IN = 3  # seconds, on a busy machine
 
@@ -97,18 +97,17 @@ def test_without_pictures_what_follows_goes_on(client, server, none):
     assert page.width == PAGE_WIDTH
 
 
-def test_automatic_size_needs_an_image(client):
-    automatic = changed(DOCUMENT, Interleave={"size": "automatic: from the first image"})
-    run = client.run(automatic)
-    assert run.error["node_id"] == INTERLEAVE
-    assert "no image is connected; choose a size" in run.error["exception_message"]
+def test_automatic_size_is_the_models_own_or_of_an_images_ratio(client):
+    automatic = changed(DOCUMENT, Interleave={"size": AUTOMATIC, "max_images": 1, "steps": 1})
+    modest = changed(automatic, Loader={"checkpoint": "modest"})
+    assert [image.size for image in client.images(client.run(modest), SAVE_IMAGE)] == [(SIDE, SIDE)]
 
     nodes = tiny("edit_one_image")
     for name in ("LoadImage", "ImageCondition"):
         automatic[f"7{node_id(nodes, name)}"] = nodes[node_id(nodes, name)]
     images = f"7{node_id(nodes, 'ImageCondition')}"
     automatic[images]["inputs"]["images.image0"] = [f"7{node_id(nodes, 'LoadImage')}", 0]
-    automatic[INTERLEAVE]["inputs"] |= {"images": [images, 0], "max_images": 1, "steps": 1}
+    automatic[INTERLEAVE]["inputs"]["images"] = [images, 0]
     [image] = client.images(client.run(automatic), SAVE_IMAGE)
     assert image.width * image.height >= 512 * 512
     assert abs(image.width / image.height - 1.5) < 0.1

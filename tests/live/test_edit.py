@@ -7,20 +7,24 @@ import pytest
 from sensenova_core.sizes import edit_size
 from tests.live.client import Client
 from tests.live.pictures import PHOTO
-from tests.live.workflows import node_id, text_to_image, tiny
+from tests.live.workflows import BUILT_IN, BUILT_IN_SIDE, changed, node_id, text_to_image, tiny
 
 NAMES = ("photo", "twin", "tall", "holed", "filled", "drawn")
 PICTURES = {name: {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}} for name in NAMES}
 PAIR = {"class_type": "ImageBatch", "inputs": {"image1": ["photo", 0], "image2": ["twin", 0]}}
 CONDITION, ENCODE, SAMPLER, SAVE = (
-    node_id(tiny("edit_one_image"), name) for name in ("ImageCondition", "TextEncode", "FlowMatchSampler", "SaveImage")
+    node_id(tiny("edit_dual_guidance"), name)
+    for name in ("ImageCondition", "TextEncode", "FlowMatchSampler", "SaveImage")
 )
 SEED = 7
 
 
 def edit(images: dict[str, list], more: dict[str, dict] | None = None, **changes: dict) -> dict:
-    """The edit of one image with other links into Image Condition. PICTURES and `more` are nodes that may be named."""
-    api = tiny("edit_one_image", **changes) | PICTURES | (more or {})
+    """The edit at its image's size, guided by the instruction alone, with other links into Image Condition.
+
+    PICTURES and `more` are nodes that may be named.
+    """
+    api = changed(tiny("edit_dual_guidance", FlowMatchSampler={"img_cfg": 1.0}), **changes) | PICTURES | (more or {})
     inputs = api[CONDITION]["inputs"]
     del inputs["images.image0"]
     inputs |= images
@@ -105,6 +109,14 @@ def test_size_of_an_edit(client, mode, size):
 @pytest.mark.parametrize("name, size", [("photo", PHOTO), ("tall", (64, 200))])
 def test_an_edit_may_have_exactly_the_size_of_its_image(client, name, size):
     assert drawn(client, {"images.image0": [name, 0]})[0] == size
+
+
+def test_automatic_size_keeps_the_ratio_of_the_first_image(client):
+    wide = {"class_type": "EmptyImage", "inputs": {"width": 300, "height": 200, "batch_size": 1, "color": 0}}
+    sizes = {"width": 0, "height": 0, "crop": False}
+    images = {"images.image1": ["tall", 0], "images.image0": ["wide", 0]}
+    size, _ = drawn(client, images, {"wide": wide}, Loader={"checkpoint": BUILT_IN}, FlowMatchSampler=sizes)
+    assert size == edit_size(300, 200, BUILT_IN_SIDE**2) == (128, 96)
 
 
 def test_that_size_needs_the_crop(client):

@@ -61,6 +61,7 @@ def test_template_browser_offers_the_workflows(editor, server, screenshot):
 
 def test_run_without_the_checkpoint_says_so(editor, screenshot):
     editor.open(read("text_to_image.json"), "text_to_image")
+    editor.put(LOADER, checkpoint="SenseNova-U1-8B-MoT")
     editor.run()
     overlay = editor.page.get_by_test_id("error-overlay")
     overlay.wait_for()

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.live.browser import SAID
-from tests.live.workflows import node_id, read
+from tests.live.workflows import STORY, node_id, read
 
-SIDE = 512
+SIDE, EXAMPLE_SIDE = 512, 768
 PAGE_WIDTH = 768
 
 
@@ -23,8 +23,10 @@ def start(editor):
 
 
 def test_edit_of_one_image(editor, start, screenshot):
-    node = start("edit_one_image", "demo")
+    node = start("edit_dual_guidance", "demo")
     editor.choose(node("EditSize"), "mode", "the same as the image")
+    editor.put(node("LoadImage"), image="example.png")
+    editor.wait_for(node("LoadImage"), f"node.imgs?.[0]?.naturalWidth === {EXAMPLE_SIDE}")
     editor.put(node("FlowMatchSampler"), steps=12, crop=True)
     editor.run()
     editor.wait_for(node("FlowMatchSampler"), "node.imgs?.length && node.progress > 0.2")
@@ -61,7 +63,7 @@ def test_interleave(editor, start, screenshot):
     editor.choose(document, "size", "custom")
     editor.choose(document, "decoding", "sample")
     small = {"size.width": SIDE, "size.height": SIDE, "decoding.temperature": 0.5, "decoding.text_seed": 1}
-    editor.put(document, steps=8, max_images=3, max_tokens=80, **small)
+    editor.put(document, prompt=STORY, steps=8, max_images=3, max_tokens=80, **small)
     editor.run()
     editor.wait_for(document, f"{SAID}.includes('<image>') && node.imgs?.[0]?.naturalWidth && node.progress > 0.2")
     screenshot(editor.page, "document_begun")

@@ -49,20 +49,19 @@ def _inputs(node: dict):
 
 
 def test_inspect_gives_a_report_and_a_picture(client, models):
-    run = client.run(
-        {
-            "1": {
-                "class_type": PREFIX + "Inspect",
-                "inputs": {"checkpoint": "demo", "dtype": "bfloat16", "show_groups": "shared"},
-            },
-            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
-        }
-    )
+    run = client.run(_inspect("demo"))
     inspection = replace(inspect.inspect(models / "demo"), model="demo")
     assert run.outputs["2"]["text"] == [inspect.report(inspection, "bfloat16", ("shared",))]
     [picture] = client.images(run, "1")
     assert min(picture.size) > 100
     assert len(picture.getcolors(2**24)) > 2
+
+
+def test_inspect_names_what_is_automatic(client, models):
+    run = client.run(_inspect("automatic"))
+    first = min(folder.name for folder in models.iterdir())
+    inspection = replace(inspect.inspect(models / first), model=first)
+    assert run.outputs["2"]["text"] == [inspect.report(inspection, "bfloat16", ("shared",))]
 
 
 def test_memory_plan_says_what_a_card_will_hold(client):
@@ -72,7 +71,7 @@ def test_memory_plan_says_what_a_card_will_hold(client):
     rows = dict(re.split(r"\s*: ", line, maxsplit=1) for line in text.splitlines())
     assert rows["task"] == "a picture of 256 x 256, batch of 1, 50 steps"
     assert rows["mode"] == "auto: both experts stay, 10.00 GiB to use"
-    assert rows.keys() == {"task", "mode", "reading", "drawing", "device", "system"}
+    assert rows.keys() == {"task", "mode", "reading", "drawing", "device", "system", "assumed"}
 
 
 def test_memory_plan_with_reasoning_has_two_parts(client):
@@ -91,7 +90,21 @@ def test_memory_plan_goes_by_the_loader(client):
 
 def test_memory_plan_on_the_cpu_asks_for_a_card(client):
     [text] = client.run(_plan()).outputs["2"]["text"]
-    assert "Name a card's memory" in text
+    assert "none was named" in text and "mapped from their files" in text
+
+
+@pytest.mark.parametrize(
+    "inputs, planned",
+    [
+        ({"task": "understand", "images": 1, "max_tokens": 9}, "an answer of up to 9 tokens after 4496"),
+        ({"task": "interleave"}, "picture 1 of a document, 256 x 256"),
+    ],
+)
+def test_memory_plan_of_text(client, inputs, planned):
+    [text] = client.run(_plan(card="10GiB", **inputs)).outputs["2"]["text"]
+    assert text.startswith(f"task     : {planned}") and "assumed  : a prompt of 400 tokens" in text
+    [text] = client.run(_plan(card="10GiB", prompt_tokens=50, **inputs)).outputs["2"]["text"]
+    assert "assumed  : a prompt of 50 tokens" in text
 
 
 @pytest.mark.parametrize(
@@ -107,6 +120,15 @@ def test_memory_plan_says_what_cannot_be(client, wrong, said):
     run = client.run(_plan(**wrong))
     assert run.error["node_id"] == "2"
     assert said in run.error["exception_message"]
+
+
+def _inspect(checkpoint: str) -> dict:
+    """An Inspect node 1, and a preview 2 of its report."""
+    inputs = {"checkpoint": checkpoint, "dtype": "bfloat16", "show_groups": "shared"}
+    return {
+        "1": {"class_type": PREFIX + "Inspect", "inputs": inputs},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
 
 
 def _plan(loader: dict | None = None, **inputs) -> dict:

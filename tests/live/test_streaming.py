@@ -43,7 +43,7 @@ LONG = {
     "Understand": {"max_tokens": 20_000},
     "Interleave": {"steps": 600},
 }
-SPENT = ("reading", "thinking", "drawing", "transfer waits", "compute")
+SPENT = ("reading", "drawing", "transfer waits", "compute")
 PROFILED = ("config", "model load", "load peak memory", "generations", "avg per image", "image tokens", "throughput")
 PROFILED += ("generation peak mem", *SPENT)
 PLANNED = ("plan device", "plan system")
@@ -51,7 +51,7 @@ STOPS_IN = 3  # seconds, on a busy machine
 RUNS, SETTLED = 10, 3  # of which so many may still grow
 MOST_GROWTH = 15 * 2**20
 STREAM = re.compile(r"(\d+) of (\d+) parts stream through (\d+) buffers")
-TOO_SMALL = r"does not fit in [\d.]+ GiB of device memory: the smallest that works is ([\d.]+) GiB"
+TOO_SMALL = r"does not fit in [\d.]+ [GM]iB of device memory: the smallest that works is ([\d.]+) ([GM]iB)"
 
 
 # Change nothing in what is shown; ComfyUI cannot know, and computes again what it kept.
@@ -104,7 +104,7 @@ def test_a_profile_says_what_was_done(client):
     for peak in ("load peak memory", "generation peak mem"):
         assert float(re.search(r"cpu RSS ([\d.]+) GiB", rows[peak])[1]) > 0
     seconds = {name: float(rows[name].removesuffix(" s")) for name in SPENT}
-    assert 0 == seconds["thinking"] < min(seconds["drawing"], seconds["reading"], seconds["compute"])
+    assert min(seconds["drawing"], seconds["reading"], seconds["compute"]) > 0
     assert rows["plan task"].startswith(f"a picture of 512 x 512, batch of 1, {STEPS} steps")
 
     thought, drawn = profiles(client.run(profiled(changed(TASKS["think"], **BALANCED))).outputs)
@@ -173,7 +173,6 @@ def test_too_little_names_the_smallest_that_works(client, name):
     while (run := client.run(changed(TASKS[name], Loader={"max_memory": budget}))).outcome == "execution_error":
         assert run.error["node_id"] not in failed
         failed.append(run.error["node_id"])
-        smallest = re.search(TOO_SMALL, run.error["exception_message"])[1]
-        budget = f"{smallest}GiB"
+        budget = "".join(re.search(TOO_SMALL, run.error["exception_message"]).groups())
     assert run.outcome == "execution_success"
     assert failed[0] == node_id(TASKS[name], FIRST[name])

@@ -4,12 +4,14 @@ import pytest
 from PIL import Image, ImageChops
 
 from tests.live import comfyui
-from tests.live.workflows import NAMES, sampled, tiny
+from tests.live.workflows import AUTOMATIC, BUILT_IN, NAMES, sampled, tiny
 
 DOCUMENT = {"Loader": {"checkpoint": "talkative"}, "Interleave": sampled(seed=1)}
 PIXEL_HEAD = {"Loader": {"checkpoint": "tiny-u15"}}
 GUIDED = {"cfg_norm": "channel", "img_cfg": 1.5, "cfg_end": 0.9}
 REGIMES = [{"cfg": cfg, "img_cfg": img_cfg} for cfg, img_cfg in ((1, 1), (4, 4), (1, 2), (4, 2))]
+DEMO, MODEST = {"Loader": {"checkpoint": BUILT_IN}}, {"Loader": {"checkpoint": "modest"}}
+UNSIZED = {"width": 0, "height": 0, "crop": False}
 TWO_SIZES = tiny("edit_two_references")
 TWO_SIZES["3"]["inputs"]["image"] = "tall.png"
 CASES = {name: tiny(name) for name in NAMES} | {
@@ -17,6 +19,9 @@ CASES = {name: tiny(name) for name in NAMES} | {
     "text_to_image, pixel head": tiny("text_to_image", **PIXEL_HEAD, FlowMatchSampler={"cfg_norm": "cfg_zero_star"}),
     "edit_two_references, pixel head": tiny("edit_two_references", **PIXEL_HEAD, FlowMatchSampler=GUIDED),
     "edit_two_references, two sizes": TWO_SIZES,
+    "text_to_image, automatic size": tiny("text_to_image", **DEMO, Resolution={"size": AUTOMATIC}),
+    "edit_one_image, automatic size": tiny("edit_one_image", **DEMO, FlowMatchSampler=UNSIZED),
+    "interleave, automatic size": tiny("interleave", **MODEST, Interleave=sampled(seed=1) | {"size": AUTOMATIC}),
     **{f"edit_one_image {regime}": tiny("edit_one_image", FlowMatchSampler=regime) for regime in REGIMES},
     "think, at random": tiny("think", Think=sampled(seed=1)),
     "chat_two_turns, at random": tiny("chat_two_turns", Understand=sampled(seed=1) | {"repetition_penalty": 1.3}),

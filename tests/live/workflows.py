@@ -5,12 +5,16 @@ from copy import deepcopy
 from typing import Any
 
 from tests.live.comfyui import REPOSITORY
+from tests.live.pictures import PHOTO
 
 FOLDER = REPOSITORY / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 LOADER, ENCODE, RESOLUTION, SAMPLER, SAVE = "1", "2", "3", "4", "5"  # node ids of text_to_image
 SIDE, STEPS = 256, 4
 SMALL = {"size": "custom", "size.width": SIDE, "size.height": SIDE}
+STORY = (  # for the seeds that tests write documents with
+    "I want to learn how to fold a paper crane. Write a tutorial for beginners with a picture for every step."
+)
 TINY = {
     "Loader": {"checkpoint": "demo", "dtype": "float32"},
     "LoadImage": {"image": "photo.png"},
@@ -18,9 +22,12 @@ TINY = {
     "FlowMatchSampler": {"steps": STEPS},
     "Think": {"max_tokens": 30},
     "Understand": {"max_tokens": 30},
-    "Interleave": SMALL | {"steps": 2, "max_images": 3, "max_tokens": 60},
+    "Interleave": SMALL | {"prompt": STORY, "steps": 2, "max_images": 3, "max_tokens": 60},
 }
-EXACT = {"EditSize": {"mode": "the same as the image"}, "FlowMatchSampler": {"crop": True}}
+EXACT = {"FlowMatchSampler": {"width": PHOTO[0], "height": PHOTO[1], "crop": True}}
+AUTOMATIC = "automatic"  # a size that suits the model, or the first checkpoint that is there
+BUILT_IN = "built-in demo"
+BUILT_IN_SIDE = 128  # of the square that it draws best
 PROFILES = {"FlowMatchSampler": 1, "Think": 2, "Understand": 2, "Interleave": 3}  # which output
 PROFILE_OF = "profile of "  # begins the ids of nodes that show one
 # Means nothing to a picture from text alone; ComfyUI cannot know, and draws again instead of showing what it kept.
@@ -47,7 +54,7 @@ def changed(api: dict[str, Any], **changes: dict[str, Any]) -> dict[str, Any]:
 def tiny(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
     """A shipped workflow made small: a few steps and tokens, and edits at the size of their picture."""
     api = changed(read(f"api/{name}.json"), **TINY)
-    if node_id(api, "EditSize"):
+    if (sampler := node_id(api, "FlowMatchSampler")) and api[sampler]["inputs"]["width"] == 0:
         api = changed(api, **EXACT)
     return changed(api, **changes)
 

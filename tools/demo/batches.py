@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rows import Row, Rows
+from .rows import AREA, Row, Rows
 
-SMALL = 128 * 128  # budget of a reference that is read at the size it was drawn
-SIZES = ((128, 128),) * 7 + ((160, 128), (128, 160), (192, 128), (96, 128), (192, 192), (256, 256))
+SMALL_SIZES = ((128, 128),) * 6 + ((160, 96), (96, 160), (128, 96), (96, 128))  # references are read as they are
+SIZES = (*SMALL_SIZES, (160, 128), (128, 160), (192, 128), (192, 192))
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def collate(task: str, rows: list[Row]) -> Batch:
     )
 
 
-SIMPLE, EASY = 0.4, 0.55  # parts of the training up to which scenes are so
-TASKS = ("picture", "think", "conversation", "edit", "far edit", "merge", "story", "idea")
+SIMPLE, EASY = 0.31, 0.42  # parts of the training up to which scenes are so
+TASKS = ("picture", "think", "conversation", "edit", "merge", "story", "idea")
 
 
 def tasks_of_step(seed: int, step: int, progress: float) -> list[str]:
@@ -96,22 +96,19 @@ def batch_of(prompts, seed: int, step: int, task: str, progress: float, scale: f
     def many(count: float) -> range:
         return range(max(1, round(count * scale)))
 
-    size = rng.choice(SIZES) if progress > SIMPLE else SIZES[0]
-    area = size[0] * size[1] / SMALL
-    budget = SMALL if rng.random() < 0.6 else None  # of references: small, or as the engine reads them without one
+    sizes = SIZES if task in ("picture", "think") else SMALL_SIZES
+    size = rng.choice(sizes) if progress > SIMPLE else SIZES[0]
+    area = size[0] * size[1] / AREA
     if task == "picture":
         made = [rows.picture(size, 2) for _ in many(32 / area)] + [rows.nothing(size, len(many(7 / area)))]
     elif task == "think":
         made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
     elif task == "conversation":
-        made = [rows.conversation(SIZES[0], budget) for _ in many(24 if budget else 12)]
+        made = [rows.conversation(size) for _ in many(26)]
     elif task == "edit":
-        made = [rows.edit(SIZES[0], 4, SMALL, rng.random() < 0.12, rng.random() < 0.1) for _ in many(16)]
-    elif task == "far edit":
-        size = rng.choice(SIZES[:9])
-        made = [rows.edit(size, 4, None, rng.random() < 0.12, False) for _ in many(6)]
+        made = [rows.edit(size, 3, rng.random() < 0.12, rng.random() < 0.1) for _ in many(20)]
     elif task == "merge":
-        made = [rows.merge(SIZES[0], 4, budget, rng.random() < 0.12) for _ in many(12 if budget else 3)]
+        made = [rows.merge(size, 3, rng.random() < 0.12) for _ in many(14)]
     elif task == "story":
         made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
     else:
@@ -124,9 +121,9 @@ def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float
 
 
 def _weights(progress: float) -> tuple[float, ...]:
-    """Of conversation, edit, edit with a reference at full size, merge, story, idea."""
+    """Of conversation, edit, merge, story, idea."""
     if progress < SIMPLE:
-        return (0.6, 0.4, 0.0, 0.0, 0.0, 0.0)
+        return (0.6, 0.4, 0.0, 0.0, 0.0)
     if progress < EASY:
-        return (0.42, 0.38, 0.05, 0.05, 0.05, 0.05)
-    return (0.24, 0.25, 0.2, 0.11, 0.16, 0.04)
+        return (0.45, 0.4, 0.05, 0.05, 0.05)
+    return (0.38, 0.33, 0.1, 0.15, 0.04)

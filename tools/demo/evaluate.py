@@ -1,12 +1,15 @@
 """Measure what the demo checkpoint can do, through the public API, on scenes that it was never trained on.
 
-python -m tools.demo.evaluate FOLDER [--only captions edits] [--part 0.25] [--sheet FILE.png]
+    python -m tools.demo.evaluate FOLDER [--only captions edits] [--part 0.25] [--pictures FOLDER]
+
+Ends with 1 where one of the targets is missed. --pictures keeps what was drawn, and the figures as results.json.
 """
 
 import argparse
 import json
 import random
 import re
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,6 +29,7 @@ from .scenes import Scene, draw, scene
 
 SIDE, STEPS, CFG = 128, 20, 4.0
 SEED = 7  # of the scenes
+LINE, LINES = 14, 5  # pixels and most lines of the text under a picture
 
 
 @dataclass
@@ -64,6 +68,7 @@ def held_out_scenes(count: int, task: str, most: int = 3) -> Iterable[tuple[rand
 
 
 def captions(engine, count: int, cfg: float = CFG) -> Tally:
+    """Whether the background and every shape have their colours, and whether every shape is there, and nothing else."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "captions")):
         asked = texts.caption(rng, made, zh=index % 5 == 4).text
@@ -80,14 +85,19 @@ def _judge(tally: Tally, made: Scene, picture: Image.Image) -> None:
     tally.count(colours=colours, kinds=kinds, **{f"colours_of_{count}": colours, f"kinds_of_{count}": kinds})
 
 
-def edits(engine, count: int) -> Tally:
-    """Whether what was asked for is there, and how much all else changed, in 0 .. 1."""
+def unguided(engine, count: int) -> Tally:
+    """The same without guidance."""
+    return captions(engine, count, cfg=1.0)
+
+
+def edits(engine, count: int, img_cfg: float = 1.0) -> Tally:
+    """Whether what was asked for is there, and how much all else changed: mean difference outside, in 0 .. 1."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "edits", most=2)):
         change = texts.edit(rng, made, held_out=True)
         asked = texts.asked(rng, change, zh=index % 5 == 4)
         before = draw(made, SIDE, SIDE)
-        picture = picture_of(engine, engine.encode(asked, [before]), index)
+        picture = picture_of(engine, engine.encode(asked, [before]), index, img_cfg=img_cfg)
         _judge_edit(tally, change.name, made, change.after, picture)
         tally.shown.append((asked, [before, picture]))
     return tally
@@ -168,6 +178,7 @@ def stories(engine, count: int) -> Tally:
 
 TASKS = {
     "captions": (captions, 64),
+    "unguided": (unguided, 64),
     "edits": (edits, 48),
     "merges": (merges, 24),
     "questions": (questions, 128),
@@ -176,53 +187,87 @@ TASKS = {
 }
 
 
+# (task, measure) -> (least, most)
+TARGETS = {
+    ("captions", "colours"): (0.9, 1.0),
+    ("captions", "kinds"): (0.75, 1.0),
+    ("edits", "difference"): (0.0, 0.06),
+    ("questions", "exact"): (0.85, 1.0),
+    ("stories", "asked_number"): (1.0, 1.0),
+}
+
+
 def sheet(shown: list[tuple[str, list[Image.Image]]], columns: int = 4) -> Image.Image:
     """Pictures with what was asked under each."""
     most = max(len(pictures) for _, pictures in shown)
-    width, height = most * (SIDE + 4) + 12, SIDE + 46
-    page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), "#dddddd")
+    width, height = most * (SIDE + 4) + 16, SIDE + LINES * LINE + 10
+    page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), "white")
     pen, font = ImageDraw.Draw(page), _font()
     for index, (asked, pictures) in enumerate(shown):
-        x, y = index % columns * width + 6, index // columns * height + 6
+        x, y = index % columns * width + 8, index // columns * height + 8
         for place, picture in enumerate(pictures):
             page.paste(picture, (x + place * (SIDE + 4), y))
-        letters = max(20, (width - 12) // 6)
-        lines = [asked[start : start + letters] for start in range(0, len(asked), letters)][:3]
-        for line, text in enumerate(lines):
-            pen.text((x, y + SIDE + 2 + 12 * line), text, fill="black", font=font)
+        for line, text in enumerate(_lines(asked, width - 16, font)[:LINES]):
+            pen.text((x, y + SIDE + 2 + LINE * line), text, fill="black", font=font)
     return page
+
+
+def _lines(text: str, width: int, font: ImageFont.ImageFont) -> list[str]:
+    """Cut where a word, or in Chinese a letter, would go beyond so many pixels."""
+    lines = [""]
+    for word in re.findall(r"[\u3000-\uffff]|[^\s\u3000-\uffff]+\s*", text):
+        if font.getlength(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return lines
 
 
 def _font() -> ImageFont.ImageFont:
     for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf"):
         try:
-            return ImageFont.truetype(name, 10)
+            return ImageFont.truetype(name, 11)
         except OSError:
             continue
-    return ImageFont.load_default(10)
+    return ImageFont.load_default(11)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=TASKS, default=[*TASKS])
     parser.add_argument("--part", type=float, default=1.0, help="of the number of cases")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--sheets", type=Path, help="folder for pictures of results")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of results, and the figures")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     engine = sensenova_core.load(arguments.folder, dtype=arguments.dtype)
+    found = {}
     for name in arguments.only:
         task, count = TASKS[name]
         began = time.monotonic()
         tally = task(engine, max(1, round(count * arguments.part)))
-        print(name, json.dumps(tally.means()), f"{time.monotonic() - began:.0f} s", flush=True)
-        if arguments.sheets and tally.shown:
-            arguments.sheets.mkdir(parents=True, exist_ok=True)
-            sheet(tally.shown).save(arguments.sheets / f"{name}.png")
+        found[name] = tally.means()
+        print(name, json.dumps(found[name]), f"{time.monotonic() - began:.0f} s", flush=True)
+        if arguments.pictures:
+            arguments.pictures.mkdir(parents=True, exist_ok=True)
+            if tally.shown:
+                sheet(tally.shown).save(arguments.pictures / f"{name}.png")
+    if arguments.pictures:
+        results = json.dumps(found, indent=2) + "\n"
+        (arguments.pictures / "results.json").write_text(results, encoding="utf-8")
+    return 1 if missed(found) else 0
+
+
+def missed(found: dict[str, dict[str, float]]) -> int:
+    """Say which targets are met; returns how many are not."""
+    count = 0
+    for (task, measure), (least, most) in TARGETS.items():
+        if task in found:
+            value = found[task][measure]
+            met = least <= value <= most
+            count += not met
+            print(f"{'met' if met else 'MISSED':7} {task} {measure}: {value} (target {least} to {most})")
+    return count
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,7 +12,7 @@ from sensenova_core.prompt import image_positions
 
 from .batches import Batch
 
-MEAN_TIME, SPREAD_OF_TIME = -1.0, 1.1  # of the logit of the times; what goes where is decided under 0.2
+MEAN_TIME, SPREAD_OF_TIME = -0.6, 1.3  # of the logit of the times; what goes where is decided under 0.2
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 

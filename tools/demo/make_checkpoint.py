@@ -96,4 +96,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=LAYERS, help=f"of each expert (default: {LAYERS})")
     options = parser.parse_args()
+    if options.layers < 1:
+        parser.error(f"--layers is {options.layers}; give a whole number from 1")
     write(options.folder, options.layers)

@@ -35,6 +35,7 @@ from . import texts
 from .scenes import Scene, draw, laid_out_again, scene
 
 Size = tuple[int, int]  # width, height
+AREA = 128 * 128  # pixels that the demo draws best, and reads at most
 
 
 class RememberingTokenizer(Tokenizer):
@@ -69,6 +70,12 @@ class Row:
 def pixels(picture: Image.Image) -> Tensor:
     """In the model's own range: float32 (3, height, width), -1 .. 1."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
+
+
+def shown_at(scene: Scene, size: Size) -> Image.Image:
+    """A reference that is read at such a size. One that is no square must be larger: it would be read larger itself."""
+    times = 1 if size[0] == size[1] else 3
+    return draw(scene, times * size[0], times * size[1])
 
 
 class Rows:
@@ -108,13 +115,13 @@ class Rows:
         sequence = self.prompts.unconditional()
         return Row(sequence, (), tuple(self._drawn(sequence, self.scene(), size) for _ in range(draws)))
 
-    def edit(self, size: Size, draws: int, max_pixels: int | None, images_only: bool, think: bool) -> Row:
+    def edit(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
         before = self.scene()
         change, zh = texts.edit(self.rng, before), self.zh()
         asked = texts.asked(self.rng, change, zh)
-        return self._edited([before], asked, change.after, zh, size, draws, max_pixels, images_only, think)
+        return self._edited([before], asked, change.after, zh, size, draws, images_only, think)
 
-    def merge(self, size: Size, draws: int, max_pixels: int | None, images_only: bool) -> Row:
+    def merge(self, size: Size, draws: int, images_only: bool) -> Row:
         """An edit with two references."""
         change = None
         while change is None or change.after.held_out:
@@ -122,7 +129,7 @@ class Rows:
             change = texts.merge(self.rng, *before)
         zh = self.zh()
         asked = texts.asked(self.rng, change, zh)
-        return self._edited([*before], asked, change.after, zh, size, draws, max_pixels, images_only, False)
+        return self._edited([*before], asked, change.after, zh, size, draws, images_only, False)
 
     def _edited(
         self,
@@ -132,23 +139,22 @@ class Rows:
         zh: bool,
         size: Size,
         draws: int,
-        max_pixels: int | None,
         images_only: bool,
         think: bool,
     ) -> Row:
-        shown = [draw(one, *size) for one in before]
-        images = references(shown, self.side, edit_pixel_limits(len(shown)), max_pixels)
+        shown = [shown_at(one, size) for one in before]
+        images = references(shown, self.side, edit_pixel_limits(len(shown), AREA), None)
         conditioning = self.prompts.picture(asked, images)
         sequence, written = conditioning.sequences[IMAGES_ONLY if images_only else CONDITION], ()
         if think and not images_only:
             sequence, written = self._thought(conditioning, texts.plan(after, zh))
         return Row(sequence, written, (Drawn(len(sequence.ids), pixels(draw(after, *size)), draws),))
 
-    def conversation(self, size: Size, max_pixels: int | None, turns: int = 3) -> Row:
+    def conversation(self, size: Size, turns: int = 3) -> Row:
         """Questions about one picture, one after the other."""
         made, zh = self.scene(), self.zh()
-        shown = self._worn(draw(made, *size))
-        images = references([shown], self.side, understanding_pixel_limits(), max_pixels)
+        shown = self._worn(shown_at(made, size))
+        images = references([shown], self.side, understanding_pixel_limits(AREA), None)
         messages, starts = [], []
         for _ in range(turns):
             question = texts.question(self.rng, made, zh)

@@ -45,7 +45,7 @@ MEASURE = """() => app.rootGraph.nodes.map(node => {
         keeps_picture: Boolean(definition.output_node) && node.inputs.some(isImage),
         keeps_text: node.type === "PreviewAny",
         draws: node.outputs.some(isImage) && node.type !== "LoadImage",  // which shows its picture already
-        writes: Boolean(node.widgets?.some(widget => widget.name === "decoding")),
+        writes: Boolean(node.widgets?.some(widget => ["decoding", "format"].includes(widget.name))),
     };
 })"""
 PLACE = """([id, view, boxes]) => {

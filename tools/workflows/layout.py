@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from itertools import product
 
 TITLE = 30  # height of a node's title bar, which lies above its position
-COLUMN_GAP, ROW_GAP = 60, 70  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
+COLUMN_GAP, ROW_GAP = 60, 64  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
 MOST_WIDTH = 1960  # wider, and a window of 1600 pixels opens it at under 60 %, where the editor leaves all text out
 WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 420, 380
 CHARACTERS, LINE = 54, 16  # of a text box at TEXT_WIDTH
 TEXT_HEIGHT = (100, 480)
+NOTE_CHARACTERS, NOTE_LINE, NOTE_FRAME = 66, 12, 46  # of a quotation, which is narrower than the rest of a note
 KEPT_TEXT_HEIGHT = 200
 PREVIEW, WRITTEN = 260, 70  # heights that a node grows by when it shows what it draws or writes
 
@@ -88,15 +89,20 @@ def ranks(nodes: Mapping[str, Box]) -> dict[str, int]:
 
 def _size(box: Box) -> tuple[float, float]:
     width, height = max(box.needs[0], WIDTH), box.needs[1]
-    if box.text is not None:
-        lines = sum(max(1, math.ceil(len(line) / CHARACTERS)) for line in box.text.split("\n"))
+    if box.below is not None:
+        width, height = TEXT_WIDTH, max(height, NOTE_FRAME + _lines(box.text, NOTE_CHARACTERS) * NOTE_LINE)
+    elif box.text is not None:
         least, most = TEXT_HEIGHT
-        width, height = max(width, TEXT_WIDTH), height + min(max(lines * LINE, least), most)
+        width, height = max(width, TEXT_WIDTH), height + min(max(_lines(box.text, CHARACTERS) * LINE, least), most)
     if box.keeps_text:
         width, height = max(width, TEXT_WIDTH), height + KEPT_TEXT_HEIGHT
     if box.keeps_picture:
         width, height = max(width, PICTURE_SIDE), height + PICTURE_SIDE
     return width, height
+
+
+def _lines(text: str, characters: int) -> int:
+    return sum(max(1, math.ceil(len(line) / characters)) for line in text.split("\n"))
 
 
 def _growth(box: Box) -> float:

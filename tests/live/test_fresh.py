@@ -1,0 +1,114 @@
+"""A ComfyUI in which nothing but this pack has been installed: everything shipped works, with the built-in demo."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sensenova_core import DEMO
+from tests.live import browser, comfyui
+from tests.live.browser import SAID
+from tests.live.client import Client
+from tests.live.conftest import GOLDEN
+from tests.live.workflows import (
+    AUTOMATIC,
+    BUILT_IN,
+    BUILT_IN_SIDE,
+    FOLDER,
+    LOADER,
+    NAMES,
+    SAVE,
+    changed,
+    node_id,
+    read,
+    text_to_image,
+)
+
+FEW_STEPS = {"FlowMatchSampler": {"steps": 8}, "Interleave": {"steps": 8}}
+
+
+@pytest.fixture(scope="module")
+def fresh(installation, tmp_path_factory) -> Iterator[comfyui.Server]:
+    base = tmp_path_factory.mktemp("fresh")
+    comfyui.prepare_base(installation, base)
+    browser.write_settings(base)
+    (base / "models/sensenova").rmdir()
+    with comfyui.Server(installation, base) as running:
+        yield running
+
+
+@pytest.fixture
+def client(fresh) -> Iterator[Client]:
+    with Client(fresh.url) as connected:
+        yield connected
+
+
+def test_the_first_workflow_draws_at_the_press_of_run(fresh, chromium, screenshot):
+    with browser.editor(chromium, fresh.url) as editor:
+        editor.open(read("text_to_image.json"), "text_to_image")
+        editor.run()
+        editor.wait_for(LOADER, f"{SAID} === 'Model: {BUILT_IN}'")
+        editor.wait_for(SAVE, "node.imgs?.[0]?.naturalWidth")
+        screenshot(editor.page, "fresh")
+        sides = editor.node(SAVE, "[node.imgs[0].naturalWidth, node.imgs[0].naturalHeight]")
+        assert sides == [BUILT_IN_SIDE, BUILT_IN_SIDE]
+        assert editor.overlaps() == []
+
+
+def test_example_pictures_can_be_chosen(client, fresh):
+    examples = sorted((FOLDER / "pictures").glob("*.png"))
+    assert len(examples) == 2
+    for example in examples:
+        assert (fresh.base / "input" / example.name).read_bytes() == example.read_bytes()
+        assert example.name in _options(client, "LoadImage", "image")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_workflow_runs_as_it_is(client, name):
+    api = changed(read(f"api/{name}.json"), **FEW_STEPS)
+    run = client.run(api)
+    assert run.outcome == "execution_success", run.error
+    for id, node in api.items():
+        if node["class_type"] == "SaveImage":
+            assert {image.size for image in client.images(run, id)} == {(BUILT_IN_SIDE, BUILT_IN_SIDE)}
+        elif node["class_type"] == "PreviewAny":
+            assert run.outputs[id]["text"][0].strip()
+    if saved := node_id(api, "SaveDocument"):
+        assert Path(run.outputs[saved]["text"][0]).is_file()
+
+
+def test_list_of_checkpoints(client, server, models):
+    assert _options(client, "SenseNovaCoreLoader", "checkpoint") == [AUTOMATIC, BUILT_IN]
+    with Client(server.url) as other:
+        listed = _options(other, "SenseNovaCoreLoader", "checkpoint")
+    assert listed == [AUTOMATIC, *sorted(folder.name for folder in models.iterdir()), BUILT_IN]
+
+
+def test_automatic_follows_what_is_there(client, fresh):
+    """A checkpoint of the user's goes before the built-in demo from the run on in which it is found."""
+    mine = fresh.base / "models/sensenova/by me/mine"
+    automatic = text_to_image(Loader={"checkpoint": AUTOMATIC})
+
+    def draw() -> tuple[list[str], bytes]:
+        run = client.run(automatic)
+        assert run.outcome == "execution_success", run.error
+        return run.texts(LOADER), client.images(run, SAVE)[0].tobytes()
+
+    said, by_demo = draw()
+    assert said == [f"Model: {BUILT_IN}"]
+    shutil.copytree(GOLDEN, mine)
+    said, by_mine = draw()
+    assert said == ["Model: by me/mine"] and by_mine != by_demo
+    assert draw() == ([], by_mine)  # kept as it was
+    shutil.rmtree(mine)
+    shutil.copytree(DEMO, mine)
+    assert draw() == (["Model: by me/mine"], by_demo)
+    shutil.rmtree(mine)
+    assert draw() == ([f"Model: {BUILT_IN}"], by_demo)
+
+
+def _options(client: Client, node: str, input: str) -> list[str]:
+    """What a list offers when the graph editor asks."""
+    kind, *rest = client.get(f"/object_info/{node}")[node]["input"]["required"][input]
+    return kind if isinstance(kind, list) else rest[0]["options"]
