@@ -74,7 +74,8 @@ class Engine:
         self.device = device_named(device)
         limits = limits_of(vram_mode, max_memory, self.device)
         dtype = dtype_named(dtype)
-        checkpoint = open_checkpoint(path)
+        self.path = Path(path)
+        checkpoint = open_checkpoint(self.path)
         self.config = checkpoint.config
         self.model = SenseNovaU1.on_meta(self.config)
         self.weights = Weights(self.model, checkpoint.headers, dtype)
