@@ -133,10 +133,10 @@ print(loaded - before, anonymous() - before)
 
 @pytest.fixture
 def no_weight_is_read(monkeypatch):
-    def mapped(*_, **__):
+    def map_file(*_, **__):
         raise AssertionError("a weight was read from a checkpoint that does not fit")
 
-    monkeypatch.setattr(weights, "mapped", mapped)
+    monkeypatch.setattr(weights, "map_file", map_file)
 
 
 def test_all_mismatches_in_one_error_and_nothing_read(copy_of, no_weight_is_read):

@@ -64,7 +64,7 @@ def _check_index(index: Path, headers: dict[str, TensorHeader]) -> None:
         )
 
 
-def mapped(file: Path) -> torch.UntypedStorage:
+def map_file(file: Path) -> torch.UntypedStorage:
     """A file's bytes, mapped to memory: nothing is read before it is used. Raises CheckpointError."""
     try:
         return torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)

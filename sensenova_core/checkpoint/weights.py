@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .formats import FORMATS
-from .headers import mapped
+from .headers import map_file
 from .names import checkpoint_name
 from .tensors import Packed, TensorHeader
 
@@ -105,7 +105,7 @@ class Weights:
             """Its bytes."""
             if header.file not in files:
                 self._check_unchanged(header.file)
-                files[header.file] = mapped(header.file)
+                files[header.file] = map_file(header.file)
             size = header.format.nbytes(header.numel)
             return torch.asarray(files[header.file][header.start : header.start + size], dtype=torch.uint8)
 

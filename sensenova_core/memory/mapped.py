@@ -69,7 +69,7 @@ class Mapped:
             self.fixed.place(self.weights, CPU)
             for name, value in self.weights.mapped(self._owners):
                 assign(*self._owners[name], value.to(self.weights.dtype(name)))
-            self._others.update(self.weights.mapped(self._others))
+            self._others = dict(self.weights.mapped(self._others))
         except BaseException:
             self.drop()
             raise
