@@ -20,7 +20,7 @@ from geometry import GEOMETRIES, model_config
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.checkpoint.headers import INDEX_NAME
+from sensenova_core.checkpoint.files import INDEX_NAME
 from sensenova_core.config import ModelConfig
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.prompt import system_message

@@ -6,8 +6,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -24,7 +24,10 @@ from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..sensenova_core import DEMO
+from ..sensenova_core import DEMO, CheckpointError
+from ..sensenova_core.checkpoint import locate
+from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
+from ..sensenova_core.download import check_name, downloading
 from ..sensenova_core.engine import Engine
 from ..sensenova_core.memory import Task
 from ..sensenova_core.png import to_pil
@@ -64,69 +67,137 @@ def offer_examples() -> None:
 
 def checkpoint_choices() -> list[str]:
     """What a list of checkpoints offers."""
-    return [AUTOMATIC, *checkpoint_folders(), BUILT_IN]
+    return [AUTOMATIC, *checkpoints(), BUILT_IN]
 
 
-def checkpoint_folders() -> dict[str, Path]:
-    """Name (relative to its model folder) -> folder of every checkpoint that the user has."""
+def checkpoints() -> dict[str, Path]:
+    """Name -> folder or single file of every checkpoint that the user has; folders first.
+
+    Names are relative to a model folder, or OWNER/NAME for a repository in the layout of the hub's cache.
+    """
     found: dict[str, Path] = {}
     for key in (FOLDER_KEY, OTHER_FOLDER_KEY):
         for root in map(Path, folder_paths.get_folder_paths(key)):
-            for folder in _folders_with_config(root):
-                if key == FOLDER_KEY or _is_of_family(folder / "config.json"):
-                    found.setdefault(folder.relative_to(root).as_posix(), folder)
-    return dict(sorted(found.items()))
+            for name, path in _below(root, any_folder=key == FOLDER_KEY):
+                found.setdefault(name, path)
+    return dict(sorted(found.items(), key=lambda item: (item[1].is_file(), item[0])))
 
 
 def checkpoint_meant(choice: str) -> str:
     """The name of a checkpoint: for automatic the first that the user has, or else the demo."""
-    return next(iter(checkpoint_folders()), BUILT_IN) if choice == AUTOMATIC else choice
+    return next(iter(checkpoints()), BUILT_IN) if choice == AUTOMATIC else choice
 
 
-def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
-    folders = checkpoint_folders()
+def checkpoint_path(name: str) -> Path:
+    """The folder or file of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
+    found = checkpoints()
     if name == BUILT_IN:
         return DEMO
-    if name not in folders:
-        raise FileNotFoundError(
-            f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
-            f"files) into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and press R to refresh the list; "
-            f"found now: {', '.join(folders) or 'none'}. {BUILT_IN!r} needs no files"
-        )
-    return folders[name]
+    if name not in found:
+        raise FileNotFoundError(not_there(name))
+    return found[name]
+
+
+def not_there(name: str) -> str:
+    return (
+        f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer files) or "
+        f"a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and press R to "
+        f"refresh the list, or turn download on; found now: {', '.join(checkpoints()) or 'none'}. {BUILT_IN!r} needs "
+        "no files"
+    )
+
+
+def is_there(name: str) -> bool:
+    """Whether a choice needs no download; automatic does where the user has nothing."""
+    found = checkpoints()
+    return name == BUILT_IN or name in found or (name == AUTOMATIC and bool(found))
+
+
+def download(repo: str) -> Path:
+    """Fetch a repository into models/sensenova, with the node's progress bar; cancelling the node stops it.
+
+    What was fetched whole before is not asked for again.
+    """
+    repo = repo.strip()
+    folder = Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo)
+    if (folder / "config.json").is_file():
+        return folder
+    bar = None
+    for done, total in downloading(repo, folder):
+        stop_if_interrupted()
+        bar = bar or comfy.utils.ProgressBar(total)
+        bar.update_absolute(done, total)
+        show_text(f"Downloading {repo}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
+    show_text(f"Downloaded to {folder}")
+    return folder
 
 
 def fingerprint_of(choice: str) -> tuple | None:
-    """Changes when a choice means another folder, or a file of it is replaced."""
+    """Changes when a choice means another checkpoint, or a file of it is replaced."""
     try:
-        folder = checkpoint_folder(checkpoint_meant(choice))
-        return (str(folder), *fingerprint(folder))
-    except OSError:
+        path = checkpoint_path(checkpoint_meant(choice))
+        return (str(path), *fingerprint(locate(path).all))
+    except (OSError, CheckpointError):
         return None
 
 
-def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Changes when a file of the folder is replaced: (name, size, time of change) of each."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+def fingerprint(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Changes when one of these files is replaced: (path, size, time of change) of each."""
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files))
 
 
-def _is_of_family(config: Path) -> bool:
+def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:
+    """Checkpoints in a model folder that other models may be in: (name, folder or file).
+
+    any_folder: a folder with a config.json is one whatever it says, so that what is wrong with it is said on loading.
+    """
+    for here, below, files in os.walk(root, followlinks=True):
+        folder = Path(here)
+        depth = len(folder.relative_to(root).parts)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in [name for name in below if is_hub_repository(folder / name)]:
+            below.remove(name)
+            if (snapshot := _snapshot_of_family(folder / name)) is not None:
+                yield "/".join(name.split("--")[1:]), snapshot
+        whole = depth > 0 and "config.json" in files and (any_folder or _names_family(folder / "config.json"))
+        packed = [name for name in files if name.lower().endswith(GGUF)]
+        if whole and (not packed or any(name.endswith(SAFETENSORS) for name in files)):
+            yield folder.relative_to(root).as_posix(), folder
+        singles = packed if whole else [*packed, *(name for name in files if name.lower().endswith(SAFETENSORS))]
+        for file in sorted(folder / name for name in singles if not name.startswith(".")):
+            if not is_shard(file) and _holds_family(file):
+                yield file.relative_to(root).as_posix(), file
+        if whole or depth >= SEARCH_DEPTH:
+            below.clear()
+
+
+def _snapshot_of_family(repository: Path) -> Path | None:
+    try:
+        snapshot = snapshot_of(repository)
+    except (OSError, CheckpointError):
+        return None
+    return snapshot if _names_family(snapshot / "config.json") else None
+
+
+def _names_family(config: Path) -> bool:
     try:
         return FAMILY_MARK in config.read_bytes()
     except OSError:
         return False  # somebody else's file that may not be read
 
 
-def _folders_with_config(root: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(root, followlinks=True):
-        depth = len(Path(folder).relative_to(root).parts)
-        if depth and "config.json" in files:
-            yield Path(folder)
-            below.clear()
-        if depth >= SEARCH_DEPTH:
-            below.clear()
+def _holds_family(file: Path) -> bool:
+    try:
+        state = file.stat()
+    except OSError:
+        return False
+    return _looked_at(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _looked_at(file: Path, size: int, time_ns: int) -> bool:
+    """`is_of_family`, once for a file as long as its size and time of change stay."""
+    return is_of_family(file)
 
 
 class LoadedEngine:

@@ -46,7 +46,7 @@ class Inspect(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint, dtype, show_groups) -> io.NodeOutput:
         name = host.checkpoint_meant(checkpoint)
-        inspection = replace(core.inspect(host.checkpoint_folder(name)), model=name)
+        inspection = replace(core.inspect(host.checkpoint_path(name)), model=name)
         report = core.report(inspection, dtype, tuple(show_groups.replace(",", " ").split()))
         image = host.picture_to_wire(picture(inspection))
         return io.NodeOutput(report, image, ui=ui.PreviewImage(image, cls=cls))

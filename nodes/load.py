@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..sensenova_core import load
+from ..sensenova_core.cli.models import DEFAULT_MODEL
 from ..sensenova_core.devices import DTYPES
 from ..sensenova_core.memory import MODES, UNITS
 from ..sensenova_core.model import BACKENDS
@@ -12,14 +13,15 @@ from .sockets import CATEGORY, Model
 
 
 def checkpoint_input() -> io.Combo.Input:
-    """The list of checkpoint folders, refreshed whenever the graph editor asks."""
+    """The list of checkpoints, refreshed whenever the graph editor asks."""
     return io.Combo.Input(
         "checkpoint",
         options=host.checkpoint_choices(),
         default=host.AUTOMATIC,
-        tooltip="A SenseNova-U1 or U1.5 checkpoint folder (config.json, *.safetensors, tokenizer files) inside "
-        "models/sensenova or models/diffusion_models. Press R to refresh the list. automatic: the first that is there, "
-        "or else the built-in demo, a tiny model that knows simple shapes and colours.",
+        tooltip="A SenseNova-U1 or U1.5 checkpoint inside models/sensenova, models/diffusion_models or models/unet: a "
+        "folder (config.json, *.safetensors, tokenizer files), or a single .safetensors or .gguf file with a folder of "
+        "tokenizer files beside it. Press R to refresh the list. automatic: the first that is there, or else the "
+        "built-in demo, a tiny model that knows simple shapes and colours.",
     )
 
 
@@ -65,23 +67,49 @@ class Loader(io.ComfyNode):
                     tooltip="auto and sdpa: torch's own attention. flash: the flash-attn package, which must be "
                     "installed; float16 or bfloat16 on NVIDIA cards only.",
                 ),
+                io.Boolean.Input(
+                    "download",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="If the checkpoint is not there (or, with automatic, none is), fetch the repository below "
+                    "from the Hugging Face hub into models/sensenova: 35 GB for an 8B model. Cancelling keeps what has "
+                    "come, and the next run goes on from there.",
+                ),
+                io.String.Input(
+                    "repo",
+                    default=DEFAULT_MODEL,
+                    optional=True,
+                    advanced=True,
+                    tooltip="What to download, as OWNER/NAME. Nothing is ever fetched while download is off.",
+                ),
             ],
             outputs=[Model.Output(display_name="model")],
         )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint, download=False):
+        """In place of ComfyUI's own check of the list, so that what is not there yet can be downloaded."""
+        if checkpoint is None or download or checkpoint == host.AUTOMATIC or host.is_there(checkpoint):
+            return True
+        return host.not_there(checkpoint)
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, **kwargs):
         return host.fingerprint_of(checkpoint)
 
     @classmethod
-    def execute(cls, checkpoint, dtype, vram_mode, max_memory, attention) -> io.NodeOutput:
+    def execute(
+        cls, checkpoint, dtype, vram_mode, max_memory, attention, download=False, repo=DEFAULT_MODEL
+    ) -> io.NodeOutput:
         name = host.checkpoint_meant(checkpoint)
+        path = host.download(repo) if download and not host.is_there(checkpoint) else host.checkpoint_path(name)
         if checkpoint == host.AUTOMATIC:
-            host.show_text(f"Model: {name}")
+            host.show_text(f"Model: {path.name if download and name == host.BUILT_IN else name}")
         loading = Profile(host.torch_device())
         with loading.loading():
             engine = load(
-                host.checkpoint_folder(name),
+                path,
                 device=host.torch_device(),
                 dtype=host.weight_dtype(dtype),
                 vram_mode=vram_mode,

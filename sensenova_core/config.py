@@ -1,7 +1,7 @@
 """`config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ _DECODER_SWITCHES: dict[str, Any] = {
 }
 NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
 BEST_AREA = 2048 * 2048  # of the published models, which name 4096 x 4096 as their max_pixels and are weaker there
+MAX_LAYERS, MAX_EXPERTS = 2**10, 2**16  # experts of all layers together, on one path
 _ARCHITECTURES = {"NEOChatModel"}
 _BACKBONES = {"qwen3", "qwen3_moe"}
 
@@ -132,21 +133,21 @@ class ModelConfig:
         config = cls(
             decoder=_decoder(llm),
             vision=VisionConfig(
-                hidden_size=vision.count("hidden_size"),
-                channels=vision.count("num_channels", 3),
-                patch_size=vision.count("patch_size"),
+                hidden_size=vision.count("hidden_size", most=2**14),
+                channels=vision.count("num_channels", 3, most=16),
+                patch_size=vision.count("patch_size", most=2**10),
                 rope_theta=vision.number("rope_theta_vision", 10_000.0),
             ),
             noise=NoiseConfig(
                 mode=top.one_of("noise_scale_mode", NOISE_MODES, "static"),
                 scale=top.number("noise_scale", 1.0),
-                base_tokens=top.count("noise_scale_base_image_seq_len", 64),
+                base_tokens=top.count("noise_scale_base_image_seq_len", 64, most=2**31),
                 max_scale=top.number("noise_scale_max_value", 8.0),
                 embedded=bool(raw.get("add_noise_scale_embedding", False)),
             ),
             pixel_head=bool(raw.get("use_pixel_head", False)),
             head_width=1024 if raw.get("use_pixel_head") else 4096,
-            best_area=min(BEST_AREA, top.count("max_pixels", BEST_AREA)),
+            best_area=min(BEST_AREA, top.count("max_pixels", BEST_AREA, most=2**62)),
         )
         if config.pixel_head and config.vision.patch_size != 16:
             raise CheckpointError(
@@ -168,19 +169,20 @@ class _Section:
             raise CheckpointError(f"{self.where}{key} is missing; the file is not a SenseNova-U1 config")
         return _Section(f"{self.where}{key}.", self.raw[key])
 
-    def count(self, key: str, default: int | None = None) -> int:
-        """A whole number over 0."""
+    def count(self, key: str, default: int | None = None, most: int = 2**20) -> int:
+        """A whole number over 0, and not so large that a model of it could not be."""
         value = self._value(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise CheckpointError(
-                f"{self.where}{key} is {value!r}, expected a whole number over 0; fetch the file again"
+                f"{self.where}{key} is {str(value)[:40]}, expected a whole number over 0 and up to {most}; "
+                "fetch the file again"
             )
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number over 0."""
         value = self._value(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise CheckpointError(f"{self.where}{key} is {value!r}, expected a number over 0; fetch the file again")
         return float(value)
 
@@ -217,7 +219,7 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no config.json in it; give the checkpoint's own folder, not one above it")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); fetch the file again") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")
@@ -226,22 +228,30 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
 
 def _decoder(llm: _Section) -> DecoderConfig:
     rope = _rope(llm)
-    num_layers, hidden_size, num_heads = map(llm.count, ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    hidden_size, num_layers = llm.count("hidden_size"), llm.count("num_hidden_layers", most=MAX_LAYERS)
+    num_heads = llm.count("num_attention_heads", most=2**12)
     if any(kind != "full_attention" for kind in llm.raw.get("layer_types") or ()):
         raise CheckpointError(f"{llm.where}layer_types holds other than full_attention, which is all there is here")
     understanding, generation = _experts(llm, num_layers)
+    num_kv_heads = llm.count("num_key_value_heads", num_heads, most=2**12)
+    head_dim = llm.count("head_dim", hidden_size // num_heads, most=2**12)
+    if num_heads % num_kv_heads or head_dim % 8:
+        raise CheckpointError(
+            f"{llm.where}num_attention_heads is {num_heads}, num_key_value_heads {num_kv_heads}, head_dim {head_dim}; "
+            "expected a multiple of the second, and one of 8; fetch the file again"
+        )
     return DecoderConfig(
         num_layers=num_layers,
         hidden_size=hidden_size,
         num_heads=num_heads,
-        num_kv_heads=llm.count("num_key_value_heads", num_heads),
-        head_dim=llm.count("head_dim", hidden_size // num_heads),
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
         intermediate_size=llm.count("intermediate_size"),
-        vocab_size=llm.count("vocab_size"),
+        vocab_size=llm.count("vocab_size", most=2**24),
         rms_norm_eps=llm.number("rms_norm_eps", 1e-6),
         rope_theta=rope.number("rope_theta"),
         rope_theta_hw=llm.number("rope_theta_hw"),
-        max_positions=llm.count("max_position_embeddings", 262_144),
+        max_positions=llm.count("max_position_embeddings", 262_144, most=2**40),
         understanding_experts=understanding,
         generation_experts=generation,
     )
@@ -263,15 +273,18 @@ def _experts(llm: _Section, num_layers: int) -> tuple[tuple[ExpertsConfig | None
     """Experts of each layer on both paths. Only the understanding path can have dense layers in between."""
     if not llm.raw.get("num_experts"):
         return (None,) * num_layers, (None,) * num_layers
+    most = MAX_EXPERTS // num_layers
+    num_experts = llm.count("num_experts", most=most)
+    gen_num_experts = llm.count("gen_num_experts", num_experts, most=most)
     understanding = ExpertsConfig(
-        num_experts=llm.count("num_experts"),
-        per_token=llm.count("num_experts_per_tok"),
+        num_experts=num_experts,
+        per_token=llm.count("num_experts_per_tok", most=num_experts),
         width=llm.count("moe_intermediate_size"),
         renormalise=bool(llm.raw.get("norm_topk_prob", False)),
     )
     generation = ExpertsConfig(
-        num_experts=llm.count("gen_num_experts", understanding.num_experts),
-        per_token=llm.count("gen_num_experts_per_tok", understanding.per_token),
+        num_experts=gen_num_experts,
+        per_token=llm.count("gen_num_experts_per_tok", understanding.per_token, most=gen_num_experts),
         width=llm.count("gen_moe_intermediate_size", understanding.width),
         renormalise=understanding.renormalise,
     )

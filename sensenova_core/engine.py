@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from . import needs, thinking
-from .checkpoint import Weights, read_headers
-from .config import ModelConfig
+from .checkpoint import Weights, open_checkpoint
 from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
 from .devices import device_named, dtype_named
@@ -42,7 +41,8 @@ def load(
     attention: str = "auto",
     place: bool = True,
 ) -> "Engine":
-    """Load a Hugging Face checkpoint folder of the SenseNova-U1 family.
+    """Load a checkpoint of the SenseNova-U1 family: a Hugging Face folder, a repository in the hub's cache, or a single
+    .safetensors or .gguf file.
 
     dtype: "auto" (as stored), or one of devices.DTYPES. attention: one of model.BACKENDS.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
@@ -71,21 +71,18 @@ class Engine:
         max_memory: str = "auto",
     ):
         """Check files and settings; the weights stay on disk until `place`."""
-        self.path = Path(path)
         self.device = device_named(device)
         limits = limits_of(vram_mode, max_memory, self.device)
         dtype = dtype_named(dtype)
-        self.config = ModelConfig.from_folder(self.path)
-        headers = read_headers(self.path)
-        head = headers.get("fm_modules.fm_head.0.bias") or headers.get("fm_modules.fm_head.conv1.bias")
-        if head is not None:
-            self.config = self.config.with_head_width(head.shape[0])
+        self.path = Path(path)
+        checkpoint = open_checkpoint(self.path)
+        self.config = checkpoint.config
         self.model = SenseNovaU1.on_meta(self.config)
-        self.weights = Weights(self.model, headers, dtype)
+        self.weights = Weights(self.model, checkpoint.headers, dtype)
         self.memory = Placement(self.model, self.weights, self.device, limits)
         self.attention = attention
         self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
-        self.tokenizer = Tokenizer(self.path, self.config.decoder.vocab_size)
+        self.tokenizer = Tokenizer(checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, self.memory.attempt)
         forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle

@@ -7,11 +7,12 @@ embedding and output, so their ratios add up to more than 100%.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from .checkpoint import checkpoint_name, read_headers
+from .checkpoint import Checkpoint, checkpoint_name, open_checkpoint
+from .checkpoint.headers import stored_bytes
 from .config import ModelConfig
 from .errors import SettingsError
 
@@ -33,11 +34,28 @@ _MODULE_ORDER = (
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What a checkpoint holds in one type."""
+
+    tensors: int = 0
+    numel: int = 0
+    nbytes: int = 0
+
+    def __add__(self, other: "Stored") -> "Stored":
+        return Stored(self.tensors + other.tensors, self.numel + other.numel, self.nbytes + other.nbytes)
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """Parameter counts of one checkpoint. groups: group -> {parameter name: numel}, in the model's order."""
+    """Parameter counts of one checkpoint. groups: group -> {parameter name: numel}, in the model's order.
+
+    stored: type -> what the files hold in it. notes: what else there is to say of the files.
+    """
 
     model: str
     groups: dict[str, dict[str, int]]
+    stored: dict[str, Stored] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -59,16 +77,19 @@ class Inspection:
 
 
 def inspect(model: str | Path, custom_groups: Mapping[str, list[str]] | None = None) -> Inspection:
-    """Count a checkpoint folder's parameters by group. Reads no weight, so any size takes a second or two.
+    """Count a checkpoint's parameters by group. Reads no weight, so any size takes a second or two.
 
     A folder that holds only config.json is counted as that config describes it. custom_groups: group -> prefixes of
     parameter names, replacing the default rule; the longest prefix wins. Raises CheckpointError, SettingsError.
     """
     group_of = _default_group if custom_groups is None else _prefix_rule(custom_groups)
+    checkpoint = None if _only_config(Path(model)) else open_checkpoint(model)
     groups: dict[str, dict[str, int]] = {}
-    for name, numel in sorted(_parameter_counts(Path(model)).items(), key=lambda item: _module_order(item[0])):
+    for name, numel in sorted(_counts(Path(model), checkpoint).items(), key=lambda item: _module_order(item[0])):
         groups.setdefault(group_of(name), {})[name] = numel
-    return Inspection(str(model), groups)
+    if checkpoint is None:
+        return Inspection(str(model), groups)
+    return Inspection(str(model), groups, _stored(checkpoint), _notes(checkpoint))
 
 
 def read_custom_groups(path: str | Path) -> dict[str, list[str]]:
@@ -121,17 +142,48 @@ def report(inspection: Inspection, dtype: str = "bfloat16", show_groups: tuple[s
         lines[-1] += f"{memory(total)} @ {dtype})"
         lines += [line, f"{'param name':<45}{'numel':>12}{'dtype':>12}", line]
         lines += [*(f"{name:<45} {_scaled(numel):>11} {dtype:>11}" for name, numel in members.items()), line]
+    if inspection.stored:
+        lines += ["", "As stored:", line, f"{'type':<21}{'tensors':>12}{'params':>18}{'bytes':>18}", line]
+        for kind, held in sorted(inspection.stored.items(), key=lambda item: -item[1].nbytes):
+            lines.append(f"{kind:<21}{held.tensors:>12}{_scaled(held.numel):>18}{held.nbytes:>18,}")
+        total = sum(inspection.stored.values(), Stored())
+        lines += [line, f"{'all':<21}{total.tensors:>12}{_scaled(total.numel):>18}{total.nbytes:>18,}", line]
+    lines += ["", *inspection.notes] if inspection.notes else []
     return "\n".join(lines)
 
 
-def _parameter_counts(folder: Path) -> dict[str, int]:
-    config = ModelConfig.from_folder(folder)
-    if any(folder.glob("*.safetensors*")):
-        return {name: header.numel for name, header in read_headers(folder).items()}
+def _only_config(model: Path) -> bool:
+    return (model / "config.json").is_file() and not any(model.glob("*.safetensors*")) and not any(model.glob("*.gguf"))
+
+
+def _counts(model: Path, checkpoint: Checkpoint | None) -> dict[str, int]:
+    if checkpoint is not None:
+        return {name: header.numel for name, header in checkpoint.headers.items()}
     from .model import SenseNovaU1
 
-    parameters = SenseNovaU1.on_meta(config).named_parameters()
+    parameters = SenseNovaU1.on_meta(ModelConfig.from_folder(model)).named_parameters()
     return {checkpoint_name(name): prod(value.shape) for name, value in parameters}
+
+
+def _stored(checkpoint: Checkpoint) -> dict[str, Stored]:
+    stored: dict[str, Stored] = {}
+    for header in checkpoint.headers.values():
+        stored[header.dtype] = stored.get(header.dtype, Stored()) + Stored(1, header.numel, stored_bytes(header))
+    return stored
+
+
+def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    files = checkpoint.files
+    notes = [f"Files: {len(files.weights)}, {sum(file.stat().st_size for file in files.weights):,} bytes"]
+    notes.append(f"Config: {checkpoint.config_from}")
+    if checkpoint.assumed:
+        assumed = ", ".join(f"{key} {value}" for key, value in checkpoint.assumed.items())
+        notes.append(f"Assumed, as in the published models: {assumed}")
+    if checkpoint.ignored:
+        notes.append(f"Left out: {', '.join(checkpoint.ignored)}")
+    where = files.tokenizer
+    notes.append(f"Tokenizer: {where or 'none'}" + ("" if where else f"; {checkpoint.how_to_get_a_tokenizer}"))
+    return tuple(notes)
 
 
 def _default_group(name: str) -> str:

@@ -141,13 +141,13 @@ def no_weight_is_read(monkeypatch):
 
 def test_all_mismatches_in_one_error_and_nothing_read(copy_of, no_weight_is_read):
     def spoil(tensors):
-        tensors["somebody.elses.weight"] = tensors.pop(NORM)
+        tensors["language_model.somebody.elses.weight"] = tensors.pop(NORM)
         tensors[Q_PROJ] = tensors[Q_PROJ][:-1].clone()
 
     message = refusal(copy_of(weights=spoil))
     assert f"1 missing: {NORM}" in message
-    assert "1 not part of the model: somebody.elses.weight" in message
-    assert f"1 of another shape: {Q_PROJ} is [63, 64], config.json asks for [64, 64]" in message
+    assert "1 not part of the model: language_model.somebody.elses.weight" in message
+    assert f"1 of another shape: {Q_PROJ} is [63, 64], the config asks for [64, 64]" in message
     assert "same checkpoint" in message and "download complete" in message
 
 
@@ -206,7 +206,8 @@ def test_no_folder(tmp_path):
 
 def test_no_config(copy_of):
     folder = copy_of()
-    (folder / "config.json").unlink()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
     assert "no config.json" in refusal(folder) and "own folder" in refusal(folder)
 
 

@@ -118,7 +118,7 @@ def test_a_bad_jsonl_line_is_named_and_nothing_is_drawn(model, tmp_path, capsys,
         (["--prompt", "<image> as a cat"], "names 1 more <image> than there are images; remove a placeholder"),
         (["--attn-backend", "flash"], "install flash-attn, or choose 'auto' or 'sdpa'"),
         (["--model", "nobody/nothing"], "nobody/nothing: no such folder, and nothing under that id in the local hub"),
-        (["--model", "/nowhere"], "/nowhere: no such folder"),
+        (["--model", "/nowhere"], "/nowhere: no such file or folder"),
         (["--jsonl", "/nowhere.jsonl"], "/nowhere.jsonl"),
     ],
 )

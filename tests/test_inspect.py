@@ -4,7 +4,9 @@ import json
 import re
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sensenova_core.errors import CheckpointError, SettingsError
 from sensenova_core.inspect import GENERATION, SHARED, UNDERSTANDING, inspect, read_custom_groups, report
@@ -122,6 +124,35 @@ def test_custom_groups_of_another_form_are_refused(tmp_path, content):
 def test_a_folder_without_config_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         inspect(tmp_path)
+
+
+def test_what_is_stored_is_told_by_type(tmp_path):
+    tensors = load_file(checkpoint("tiny-u15") / "model.safetensors")
+    norms = {name: value for name, value in tensors.items() if "norm" in name}
+    halved = {name: value.bfloat16() for name, value in tensors.items()} | norms
+    file = tmp_path / "mixed.safetensors"
+    save_file({f"diffusion_model.{name}": value for name, value in halved.items()}, file)
+    inspection = inspect(file)
+    whole, kept = 948_928, sum(value.numel() for value in norms.values())
+    assert (
+        inspection.total == whole
+        and inspection.groups[SHARED].keys() == inspect(checkpoint("tiny-u15")).groups[SHARED].keys()
+    )
+    assert {kind: (held.tensors, held.numel, held.nbytes) for kind, held in inspection.stored.items()} == {
+        "BF16": (len(tensors) - len(norms), whole - kept, 2 * (whole - kept)),
+        "F32": (len(norms), kept, 4 * kept),
+    }
+    text = report(inspection)
+    assert f"{2 * whole + 2 * kept:,}" in text and f"Files: 1, {file.stat().st_size:,} bytes" in text
+    assert "Config: the tensors' shapes" in text and "noise_scale_max_value 16.0" in text
+    assert "Tokenizer: none; it needs tokenizer.json" in text and "--tokenizer-only" in text
+
+
+def test_types_that_cannot_be_read_are_counted_all_the_same(tmp_path):
+    tensors = load_file(checkpoint("tiny-u15") / "model.safetensors")
+    name = "language_model.lm_head.weight"
+    save_file(tensors | {name: tensors[name].to(torch.int8)}, tmp_path / "x.safetensors")
+    assert inspect(tmp_path / "x.safetensors").stored["I8"].nbytes == tensors[name].numel()
 
 
 def test_the_picture_shows_every_group_in_proportion(u1_8b):

@@ -2,7 +2,6 @@
 
 import gc
 import random
-import sys
 import weakref
 from collections.abc import Callable
 from contextlib import closing
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import sensenova_core
 from sensenova_core import CheckpointError, DecodingSettings, Engine
 from sensenova_core import engine as engines
-from sensenova_core.checkpoint import Packed, read_gguf_headers, read_headers
+from sensenova_core.checkpoint import Packed, read_headers
 from sensenova_core.memory import Placement
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.lane import DirectLane
@@ -52,17 +51,6 @@ SCALINGS = ["plain", "scale_weight", "weight_scale", "rows", "weight_scale_inv"]
 @pytest.fixture(autouse=True)
 def few_instructions(monkeypatch):
     monkeypatch.setattr("sensenova_core.prompt.system_message", lambda kind: kind)
-
-
-@pytest.fixture(autouse=True)
-def gguf_files(monkeypatch):
-    """Folders may hold model.gguf, under the names of safetensors files."""
-
-    def read(folder: Path):
-        file = folder / "model.gguf"
-        return read_gguf_headers(file) if file.is_file() else read_headers(folder)
-
-    monkeypatch.setattr(engines, "read_headers", read)
 
 
 @pytest.fixture(scope="module")
@@ -347,13 +335,7 @@ def test_a_file_that_ends_early_is_named(source, tmp_path):
     for size in (len(content) - 40_000, 100, 0):
         file.write_bytes(content[:size])
         with pytest.raises(CheckpointError, match=r"model\.gguf .*fetch it again"):
-            read_gguf_headers(file)
-
-
-def test_without_the_library_it_is_said_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(CheckpointError, match=r"x\.gguf.*pip install gguf"):
-        read_gguf_headers("x.gguf")
+            read_headers(file)
 
 
 Q_PROJ = "language_model.model.layers.1.self_attn.q_proj.weight"
@@ -374,7 +356,8 @@ def test_what_cannot_be_unpacked_is_refused(made, monkeypatch, changes, said):
     headers = read_headers(made("plain")[0])
     if "scale" in changes:
         changes = {"scale": replace(headers[Q_PROJ], dtype="F32", shape=changes["scale"])}
-    monkeypatch.setattr(engines, "read_headers", lambda path: headers | {Q_PROJ: replace(headers[Q_PROJ], **changes)})
+    changed = headers | {Q_PROJ: replace(headers[Q_PROJ], **changes)}
+    monkeypatch.setattr("sensenova_core.checkpoint.checkpoint.read_files", lambda files: (changed, {}))
     with pytest.raises(CheckpointError, match=said):
         sensenova_core.load(made("plain")[0])
 

@@ -128,9 +128,7 @@ def test_no_tokenizer(copy_of):
     folder = copy_of()
     (folder / "tokenizer.json").unlink()
     (folder / "merges.txt").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"no tokenizer; it needs tokenizer\.json, or vocab\.json and merges\.txt"
-    ):
+    with pytest.raises(CheckpointError, match=r"no tokenizer; it needs tokenizer\.json, or vocab\.json, merges\.txt"):
         sensenova_core.load(folder)
 
 

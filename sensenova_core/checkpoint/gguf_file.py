@@ -1,30 +1,167 @@
-"""Which tensors a GGUF file holds and where they lie."""
+"""The header of one GGUF file: what is said about the model, and which tensors it holds. Nothing in it is believed.
 
+The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3.
+"""
+
+import os
+import struct
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from ..errors import CheckpointError
-from .tensors import TensorHeader
+from .safetensors_file import MAX_AXES, Damage, damaged, refuse_other_kinds
+
+MAGIC, VERSIONS = b"GGUF", (2, 3)
+MAX_HEADER = 2**24  # bytes; a vocabulary of 150,000 words takes 6 MB
+_PIECE = 2**20  # bytes read at a time
+MAX_TENSORS, MAX_ENTRIES, MAX_NAME = 2**18, 2**16, 2**12
+_ALIGNMENT = "general.alignment"
+_ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # begins the key of a shape that blocks did not fit, by ComfyUI-GGUF's tools
+_STRING, _ARRAY = 8, 9
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+# ggml's number of a type -> its name, numbers in a block, bytes of a block.
+_TYPES = {
+    **{0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8)},
+    **{24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8)},
+    **{2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24)},
+    **{8: ("Q8_0", 32, 34), 39: ("MXFP4", 32, 17), 20: ("IQ4_NL", 32, 18)},
+    **{10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176)},
+    **{14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74)},
+    **{18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82)},
+    **{23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)},
+}
+BLOCKS = {name: (block, size) for name, block, size in _TYPES.values()}  # numbers in a block, and its bytes
 
 
-def read_gguf_headers(path: str | Path) -> dict[str, TensorHeader]:
-    """Name -> header of every tensor, by the names and in the types of the file. No weight is read.
+def read_gguf(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
+    """Name -> (type, shape, where its bytes begin in the file) of every tensor, and the file's metadata.
 
-    Raises CheckpointError for a file that is no whole GGUF file, or if the gguf package is missing.
+    Arrays of texts are left out of the metadata. Raises CheckpointError for anything but a whole GGUF file.
     """
     try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading GGUF files needs the gguf package: pip install gguf") from error
-    path = Path(path)
-    try:
-        tensors = GGUFReader(path).tensors
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{path} is missing, truncated or no GGUF file: {error}; fetch it again") from error
-    headers = {  # GGUF names the width of a row first
-        each.name: TensorHeader(path, each.tensor_type.name, tuple(map(int, each.shape[::-1])), int(each.data_offset))
-        for each in tensors
+        if not file.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError("there is no such file")
+        with open(file, "rb") as stream:
+            return _read(_Reader(stream, file))
+    except (OSError, ValueError, struct.error) as error:
+        raise damaged(file, error) from error
+
+
+class _Reader:
+    """Takes values off the header, and no more than a header has. at: the next byte of the file."""
+
+    def __init__(self, stream: BinaryIO, file: Path):
+        self.stream, self.begun, self.at = stream, bytearray(stream.read(_PIECE)), len(MAGIC)
+        self.size = os.fstat(stream.fileno()).st_size
+        refuse_other_kinds(file, self.begun, MAGIC)
+        if not self.begun.startswith(MAGIC):
+            raise Damage("it does not begin as GGUF files do")
+
+    def raw(self, count: int) -> bytearray:
+        self.at += count
+        if self.at > len(self.begun):
+            if self.at > min(self.size, MAX_HEADER):
+                raise Damage("its header does not end")
+            self.begun += self.stream.read(self.at - len(self.begun) + _PIECE)
+        return self.begun[self.at - count : self.at]
+
+    def number(self, kind: str) -> Any:
+        return struct.unpack("<" + kind, self.raw(struct.calcsize("<" + kind)))[0]
+
+    def count(self, kind: str, most: int, what: str) -> int:
+        count = self.number(kind)
+        if count > most:
+            raise Damage(f"it should have {count:,} {what}, where a model of this family has at most {most:,}")
+        return count
+
+    def text(self, most: int = MAX_HEADER) -> str:
+        return self.raw(self.count("Q", most, "letters in a name")).decode("utf-8")
+
+    def value(self) -> Any:
+        """A value of the metadata; None for an array of texts."""
+        kind = self.number("I")
+        if kind == _STRING:
+            return self.text()
+        return self.array() if kind == _ARRAY else self.number(_known(kind))
+
+    def array(self) -> list | None:
+        kind, count = self.number("I"), self.number("Q")
+        if kind == _STRING:
+            for _ in range(count):  # ends with the header at the latest
+                self.raw(int.from_bytes(self.raw(8), "little"))
+            return None
+        size = struct.calcsize("<" + _known(kind))
+        raw = self.raw(count * size)
+        return list(struct.unpack(f"<{count}{_known(kind)}", raw))
+
+
+def _read(header: _Reader) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
+    version = header.number("I")
+    if version not in VERSIONS:
+        raise Damage(f"it is of version {version}, readable are {', '.join(map(str, VERSIONS))}")
+    tensors = header.count("Q", MAX_TENSORS, "tensors")
+    entries = header.count("Q", MAX_ENTRIES, "entries about it")
+    metadata = _named(entries, header.text, header.value)
+    found = _named(tensors, lambda: header.text(MAX_NAME), lambda: _tensor(header))
+    alignment = metadata.get(_ALIGNMENT, 32)
+    if type(alignment) is not int or not 1 <= alignment <= 2**20:
+        raise Damage(f"{_ALIGNMENT} is {str(alignment)[:40]}")
+    first = -(-header.at // alignment) * alignment
+    placed = {
+        name: (dtype, _original(metadata, name, shape), first + offset)
+        for name, (dtype, shape, offset, _) in found.items()
     }
-    end = max((int(each.data_offset) + int(each.n_bytes) for each in tensors), default=0)
-    if end > path.stat().st_size:
-        raise CheckpointError(f"{path} ends before its last tensor; fetch it again")
-    return headers
+    _check_places({name: (placed[name][2], size) for name, (_, _, _, size) in found.items()}, header.size)
+    return placed, metadata
+
+
+def _named(count: int, name: Callable[[], str], value: Callable[[], Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for _ in range(count):
+        key = name()
+        if key in content:
+            raise Damage(f"its header names {key[:100]!r} twice")
+        content[key] = value()
+    return content
+
+
+def _tensor(header: _Reader) -> tuple[str, tuple[int, ...], int, int]:
+    """(type, shape, offset, size in bytes)."""
+    axes = header.count("I", MAX_AXES, "axes of a tensor")
+    shape = tuple(header.number("Q") for _ in range(axes))[::-1]  # GGUF names the width of a row first
+    kind, offset = header.number("I"), header.number("Q")
+    if kind not in _TYPES:
+        raise Damage(f"it holds tensors of type {kind}, which GGUF does not have")
+    name, block, size = _TYPES[kind]
+    if prod(shape) % block:
+        raise Damage(f"a tensor of shape {list(shape)} is not whole blocks of {block}, as {name} stores them")
+    return name, shape, offset, prod(shape) // block * size
+
+
+def _original(metadata: dict[str, Any], name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    original = metadata.get(_ORIGINAL_SHAPE + name)
+    if (
+        not isinstance(original, list)
+        or len(original) > MAX_AXES
+        or not all(type(n) is int and n > 0 for n in original)
+    ):
+        return shape
+    return tuple(original) if prod(original) == prod(shape) else shape
+
+
+def _check_places(places: dict[str, tuple[int, int]], room: int) -> None:
+    """Tensors must lie in the file, and not in one another."""
+    end, before = 0, ""
+    for name, (start, size) in sorted(places.items(), key=lambda item: item[1]):
+        if start < end:
+            raise Damage(f"tensor {name[:100]!r} begins within {before[:100]!r}")
+        end, before = start + size, name
+    if end > room:
+        raise Damage(f"its tensors end at {end:,}, and it has {room:,} bytes")
+
+
+def _known(kind: int) -> str:
+    if kind not in _NUMBERS:
+        raise Damage(f"it holds a value of type {kind}, which GGUF does not have")
+    return _NUMBERS[kind]

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+
+from ..errors import CheckpointError
+from .formats import FORMATS
 from .tensors import TensorHeader
 
 # What a layer's scale is called beside "weight": by ComfyUI, by most others, and where a scale is of 128 x 128 numbers.
@@ -26,3 +30,18 @@ def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
         elif weight is not None and leaf in IGNORED and weight.dtype.startswith("F8"):
             del weights[name]
     return weights
+
+
+def check_scales(headers: Mapping[str, TensorHeader]) -> None:
+    """Raise CheckpointError for a scale that is no finite number: what it is for would be none either."""
+    scaled = [(name, header.scale) for name, header in headers.items() if header.scale is not None]
+    readable = [(name, scale) for name, scale in scaled if scale.dtype in FORMATS and not scale.packed and scale.numel]
+    for file in {scale.file for _, scale in readable}:
+        with open(file, "rb") as stream:
+            for name, scale in readable:
+                if scale.file != file:
+                    continue
+                stream.seek(scale.start)
+                raw = bytearray(stream.read(scale.nbytes))
+                if not torch.frombuffer(raw, dtype=scale.format.dtype).isfinite().all():
+                    raise CheckpointError(f"{file}: the scale of {name} is not a finite number; fetch the file again")

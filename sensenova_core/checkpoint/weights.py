@@ -27,7 +27,7 @@ def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]
     missing = [name for name in expected if name not in headers]
     extra = [name for name in headers if name not in expected]
     misshapen = [
-        f"{name} is {list(headers[name].shape)}, config.json asks for {list(shape)}"
+        f"{name} is {list(headers[name].shape)}, the config asks for {list(shape)}"
         for name, shape in expected.items()
         if name in headers and headers[name].shape != shape
     ]
@@ -59,7 +59,7 @@ def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]
     problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise CheckpointError(
-            "the tensors do not fit config.json (are both from the same checkpoint, and is the download complete?): "
+            "the tensors do not fit the config (are both from the same checkpoint, and is the download complete?): "
             + "; ".join(problems)
         )
 

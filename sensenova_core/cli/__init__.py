@@ -1,4 +1,4 @@
-"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`."""
+"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`, `download`."""
 
 import argparse
 import io
@@ -7,7 +7,7 @@ import sys
 
 from .. import __version__
 from ..errors import SenseNovaError, SettingsError, out_of_memory
-from . import chat, generate, inspect, interleave, plan
+from . import chat, download, generate, inspect, interleave, plan
 from .mistakes import in_user_s_words, smaller
 
 
@@ -57,7 +57,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"sensenova {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (generate, chat, interleave, inspect, plan):
+    for command in (generate, chat, interleave, inspect, plan, download):
         command.add_parser(commands)
     flags = {flag for command in commands.choices.values() for flag in command.flags}
     return parser.parse_args([_dashed(argument, flags) for argument in arguments])

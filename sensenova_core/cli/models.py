@@ -1,5 +1,6 @@
 """Which model a command runs, and on what."""
 
+import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from ..errors import CheckpointError, PromptError, SettingsError
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
 BUILT_IN = "demo"
+COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
 VRAM_MODES = ("auto", "full", "balanced", "low")
 
 
@@ -18,8 +20,8 @@ def add_model_option(parser) -> None:
         "--model-path",
         default=DEFAULT_MODEL,
         metavar="PATH",
-        help="checkpoint folder; or a hub id that has been downloaded already; or demo, the tiny model that comes with "
-        f"this package (default: {DEFAULT_MODEL})",
+        help="checkpoint folder, .safetensors or .gguf file; or a hub id that has been downloaded already; or demo, "
+        f"the tiny model that comes with this package (default: {DEFAULT_MODEL})",
     )
 
 
@@ -56,7 +58,7 @@ def add_memory_options(parser) -> None:
 
 
 def resolve_model(model: str) -> Path:
-    """A folder as it is; "demo" as the built-in demo's; a hub id as its folder in the local hub cache.
+    """A path as it is; "demo" as the built-in demo's; a hub id as its folder in COMFYUI_PATH or in the local hub cache.
 
     Never downloads; raises CheckpointError.
     """
@@ -65,25 +67,30 @@ def resolve_model(model: str) -> Path:
         return DEMO
     if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if comfyui and (folder := Path(comfyui).expanduser() / COMFYUI_MODELS / path.name / "config.json").is_file():
+        return folder.parent
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(
-            f"{model}: no such folder, and nothing under that id in the local hub cache; "
-            f"give a folder with --model, or run: hf download {model}; --model {BUILT_IN} needs no files"
-        ) from error
+    from ..checkpoint.files import is_hub_repository, snapshot_of
+
+    repository = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    if is_hub_repository(repository):
+        return snapshot_of(repository)
+    raise CheckpointError(
+        f"{model}: no such folder, and nothing under that id in the local hub cache; "
+        f"give a path with --model, or run: sensenova download {model}; --model {BUILT_IN} needs no files"
+    )
 
 
 @cache
 def best_area(model: str) -> int:
     """Pixels of the pictures that a model draws best; of one that cannot be read, which loading will say."""
-    from ..config import BEST_AREA, ModelConfig
+    from ..checkpoint import open_checkpoint
+    from ..config import BEST_AREA
 
     try:
-        return ModelConfig.from_folder(resolve_model(model)).best_area
+        return open_checkpoint(resolve_model(model)).config.best_area
     except CheckpointError:
         return BEST_AREA
 

@@ -1,0 +1,164 @@
+"""A path -> all that the engine needs of a checkpoint: geometry, tensors, tokenizer. From headers alone."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig, read_config_json
+from ..errors import CheckpointError
+from .dialect import published_names
+from .files import Files, locate, read_json
+from .geometry import LAYERS, config_from_shapes, counts, head_width
+from .headers import read_files
+from .scales import check_scales
+from .tensors import TensorHeader
+
+FAMILY = "NEOChatModel"
+CONFIG_JSON = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What lies at a path. headers: by the published names. config_from: who says how large the model is.
+
+    assumed: what no file says, and all published models have in common. ignored: tensors that the model does not need.
+    """
+
+    files: Files
+    config: ModelConfig
+    headers: Mapping[str, TensorHeader]
+    config_from: str
+    assumed: Mapping[str, Any]
+    ignored: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.files.name
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of its tokenizer. Raises CheckpointError that says how to get one."""
+        folder = self.files.tokenizer
+        if folder is None:
+            raise CheckpointError(f"{self.files.path}: no tokenizer; {self.how_to_get_a_tokenizer}")
+        return folder
+
+    @property
+    def how_to_get_a_tokenizer(self) -> str:
+        target = self.files.folder / "tokenizer" if self.files.is_single else self.files.folder
+        return (
+            "it needs tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json, in "
+            f'{target}. To fetch only these: sensenova download {self._published} --tokenizer-only --to "{target}"'
+        )
+
+    @property
+    def _published(self) -> str:
+        """A published model with the same tokenizer."""
+        if any(self.config.decoder.generation_experts):
+            return "SenseNova/SenseNova-U1-A3B-MoT"
+        return f"SenseNova/SenseNova-U1{'.5' if self.config.pixel_head else ''}-8B-MoT"
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint's headers: of a Hugging Face folder, a repository in the hub's cache, or a single file.
+
+    Reads no weight, so any size takes a second at most. Raises CheckpointError, naming file and remedy.
+    """
+    files = locate(path)
+    stored, metadata = read_files(files)
+    try:
+        names, ignored = published_names(stored, str(files.path))
+        headers = {published: stored[name] for name, published in names.items()}
+        config, config_from, assumed = _config(files, headers, metadata)
+        _check_counts(config, headers, config_from)
+        check_scales(headers)
+    except CheckpointError as error:
+        raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from error
+    return Checkpoint(files, config, headers, config_from, assumed, tuple(ignored))
+
+
+def _config(
+    files: Files, headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any]
+) -> tuple[ModelConfig, str, dict[str, Any]]:
+    """The geometry, who says so, and what of it nobody says."""
+    shapes = {name: header.shape for name, header in headers.items()}
+    width = head_width(shapes)
+
+    def parsed(raw: Mapping[str, Any]) -> ModelConfig:
+        config = ModelConfig.from_dict(raw)
+        return config if width is None else config.with_head_width(width)
+
+    if not files.is_single and (files.folder / CONFIG_JSON).is_file():
+        return parsed(read_config_json(files.folder)), CONFIG_JSON, {}
+    if within := _config_within(metadata):
+        return parsed(within), "the file's metadata", {}
+    raw, assumed = config_from_shapes(shapes)
+    config = parsed(raw)
+    if (beside := _config_beside(files)) and _same_shapes(parsed(beside), config):
+        return parsed(beside), CONFIG_JSON, {}
+    return config, "the tensors' shapes", assumed
+
+
+def _config_within(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A config.json that was put into a file's metadata, as `config` or under a longer name that ends so."""
+    for key, value in metadata.items():
+        if key.split(".")[-1] == "config" and isinstance(value, str):
+            try:
+                raw = json.loads(value)
+            except (ValueError, RecursionError):
+                continue  # somebody else's
+            if _is_ours(raw):
+                return raw
+    return None
+
+
+def _config_beside(files: Files) -> dict[str, Any] | None:
+    """The config.json beside a single file, or in the folder of its name. It may be of another checkpoint."""
+    for folder in (files.folder / files.path.stem, files.folder):
+        try:
+            raw = read_json(folder / CONFIG_JSON)
+        except (OSError, ValueError):
+            continue
+        if _is_ours(raw):
+            return raw
+    return None
+
+
+def _is_ours(raw: Any) -> bool:
+    return isinstance(raw, dict) and FAMILY in (raw.get("architectures") or ())
+
+
+def _same_shapes(config: ModelConfig, derived: ModelConfig) -> bool:
+    """Whether a config speaks of a model of the same size as the tensors."""
+
+    def size(of: ModelConfig) -> tuple:
+        decoder, dense = of.decoder, None in of.decoder.understanding_experts
+        experts = [each and (each.num_experts, each.width) for each in decoder.understanding_experts]
+        experts += [each and (each.num_experts, each.width) for each in decoder.generation_experts]
+        heads = decoder.num_heads, decoder.num_kv_heads, decoder.head_dim
+        widths = decoder.hidden_size, decoder.vocab_size, decoder.intermediate_size if dense else None
+        vision = of.vision.hidden_size, of.vision.channels, of.vision.patch_size
+        return experts, heads, widths, vision, of.pixel_head, of.noise.embedded
+
+    return size(config) == size(derived)
+
+
+def _check_counts(config: ModelConfig, headers: Mapping[str, TensorHeader], config_from: str) -> None:
+    """What a config that asks for a million layers must not make the model be built for."""
+    layers, *experts = counts(headers)
+    decoder = config.decoder
+    if decoder.num_layers != layers:
+        first = f"{LAYERS}{min(layers, decoder.num_layers)}."
+        raise CheckpointError(
+            f"{config_from} asks for {decoder.num_layers} layers, the tensors are of {layers} (see {first}*); are both "
+            "from the same checkpoint, and is the download complete?"
+        )
+    kinds = (decoder.understanding_experts, decoder.generation_experts)
+    asked = [max((each.num_experts for each in kind if each), default=0) for kind in kinds]
+    if asked != experts:
+        raise CheckpointError(
+            f"{config_from} asks for {asked[0]} and {asked[1]} experts in a layer, the tensors are of {experts[0]} and "
+            f"{experts[1]}; are both from the same checkpoint, and is the download complete?"
+        )

@@ -1,0 +1,126 @@
+"""Fill model folders with all kinds of checkpoints and of other files, and print what the pack's lists make of them.
+
+    python listing.py COMFYUI CHECKPOINT FOLDER [HUB]
+
+Run by ComfyUI's interpreter. HUB: where to download from, in place of all else.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+comfyui, checkpoint, folder, hub = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
+sys.argv[1:] = ["--cpu"]  # what ComfyUI reads
+sys.path.insert(0, str(comfyui))
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import folder_paths  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def load_pack():
+    """nodes/host.py and load.py inside their package, as ComfyUI imports them."""
+    spec = importlib.util.spec_from_file_location("pack", REPOSITORY / "__init__.py", submodule_search_locations=[])
+    spec.submodule_search_locations.append(str(REPOSITORY))
+    pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    return importlib.import_module("pack.nodes.host"), importlib.import_module("pack.nodes.load")
+
+
+def gguf(names: list[str]) -> bytes:
+    """A header that names tensors."""
+    return b"GGUF" + b"".join(len(name).to_bytes(8, "little") + name.encode() for name in names)
+
+
+def fill() -> None:
+    """models/sensenova, models/diffusion_models, models/unet, and a folder of extra_model_paths.yaml."""
+    models, extra = folder / "models", folder / "elsewhere"
+    ours, others = models / "sensenova", models / "diffusion_models"
+    tensors = load_file(checkpoint / "model.safetensors")
+    foreign = {"double_blocks.0.img_attn.weight": next(iter(tensors.values()))}
+    for place in (ours / "sub", others / "deep/er", models / "unet", extra, ours / "models--x--other/snapshots/1"):
+        place.mkdir(parents=True)
+    shutil.copytree(checkpoint, ours / "folder")
+    shutil.copytree(checkpoint, others / "shared")
+    (others / "foreign").mkdir()
+    (others / "foreign/config.json").write_text('{"architectures": ["Other"]}')
+    save_file(tensors, others / "foreign/mine.safetensors")
+    save_file(tensors, ours / "single.safetensors")
+    save_file({f"model.diffusion_model.{name}": value for name, value in tensors.items()}, ours / "sub/x.safetensors")
+    save_file({f"diffusion_model.{name}": value for name, value in tensors.items()}, others / "deep/er/y.safetensors")
+    save_file(foreign, ours / "flux.safetensors")
+    save_file(foreign, others / "flux.safetensors")
+    save_file(
+        {"fm_modules.fm_head.0.lora_down.weight": tensors["fm_modules.fm_head.conv1.bias"]}, ours / "l.safetensors"
+    )
+    save_file(tensors, ours / "part-00001-of-00002.safetensors")
+    (models / "unet/u1-Q4.gguf").write_bytes(gguf(["fm_modules.fm_head.0.weight"]))
+    (models / "unet/flux-Q4.gguf").write_bytes(gguf(["double_blocks.0.img_attn.weight"]))
+    (extra / "extra.safetensors").write_bytes((ours / "single.safetensors").read_bytes())
+    for name, content in {"a.safetensors": b"", "b.gguf": b"GG", "c.safetensors": b"\xff" * 99, "d.ckpt": b"x"}.items():
+        (ours / name).write_bytes(content)
+    (ours / ".hidden.safetensors").write_bytes((ours / "single.safetensors").read_bytes())
+    (ours / "gone.safetensors").symlink_to(ours / "nowhere")
+    shutil.copytree(checkpoint, ours / "models--SenseNova--Cached/snapshots/abc")
+    (ours / "models--x--other/snapshots/1/config.json").write_text("{}")
+    packed = ours / "packed"
+    packed.mkdir()
+    shutil.copy(checkpoint / "config.json", packed)
+    for name in ("a.gguf", "b.gguf"):
+        (packed / name).write_bytes(gguf(["fm_modules.fm_head.0.weight"]))
+    folder_paths.models_dir = str(models)
+    folder_paths.folder_names_and_paths["diffusion_models"] = ([str(models / "unet"), str(others)], {".safetensors"})
+    folder_paths.add_model_folder_path("sensenova", str(extra))
+
+
+fill()
+host, load = load_pack()
+host.register_model_folder()
+report: dict = {"choices": host.checkpoint_choices()}
+looks = mock.Mock(side_effect=host.is_of_family)
+with mock.patch.object(host, "is_of_family", looks):
+    host.checkpoint_choices()
+    report["looks again"] = looks.call_count
+    (folder / "models/sensenova/flux.safetensors").write_bytes(b"other")
+    host.checkpoint_choices()
+    report["looks after a change"] = looks.call_count
+
+single = folder / "models/sensenova/single.safetensors"
+before = host.fingerprint_of("single.safetensors")
+report["fingerprint stays"] = before == host.fingerprint_of("single.safetensors")
+shutil.copytree(checkpoint, folder / "models/sensenova/tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+report["fingerprint sees the tokenizer"] = before != host.fingerprint_of("single.safetensors")
+before = host.fingerprint_of("single.safetensors")
+os.utime(single, (1, 1))
+report["fingerprint sees the time"] = before != host.fingerprint_of("single.safetensors")
+report["fingerprint of none"] = host.fingerprint_of("none")
+report["valid"] = {
+    str(arguments): load.Loader.validate_inputs(*arguments)
+    for arguments in (("single.safetensors",), ("none",), ("none", True), ("automatic",), (None,))
+}
+
+if hub:
+    bars: list[tuple[int, int]] = []
+    stops = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
+    with mock.patch.object(host.comfy.utils, "ProgressBar") as bar:
+        bar.return_value.update_absolute = lambda done, total: bars.append((done, total))
+        with mock.patch.object(host, "stop_if_interrupted", stops):
+            try:
+                host.download("SenseNova/Fetched")
+            except KeyboardInterrupt:
+                report["cancelled"] = "Fetched" not in host.checkpoints()
+        out = load.Loader.execute("none", "auto", "auto", "auto", "auto", True, "SenseNova/Fetched")
+    report["downloaded"] = host.checkpoints()["Fetched"].relative_to(folder).as_posix()
+    report["loaded"] = out.args[0].engine.config.pixel_head
+    report["bar"] = bars[-1]
+    os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    report["again"] = host.download("SenseNova/Fetched").name
+print(json.dumps(report))

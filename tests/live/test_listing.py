@@ -1,0 +1,52 @@
+"""What the list of checkpoints offers, and what the Loader fetches."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.fake_hub import FakeHub
+from tests.golden_set import COMPACT
+from tests.live.comfyui import REPOSITORY
+
+CHECKPOINT = COMPACT / "checkpoints/tiny-u15"
+
+
+@pytest.fixture(scope="module")
+def report(installation, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("models")
+    files = {file.name: file.read_bytes() for file in CHECKPOINT.iterdir()}
+    with FakeHub({"SenseNova/Fetched": files}, seconds=0.02) as hub:
+        command = [installation.python, "tests/live/listing.py", installation.folder, CHECKPOINT, folder, hub.url]
+        environment = os.environ | hub.environment(folder / "home") | {"PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_list(report):
+    folders = ["SenseNova/Cached", "folder", "shared"]
+    files = ["deep/er/y.safetensors", "extra.safetensors", "foreign/mine.safetensors", "packed/a.gguf", "packed/b.gguf"]
+    files += ["single.safetensors", "sub/x.safetensors", "u1-Q4.gguf"]
+    assert report["choices"] == ["automatic", *folders, *files, "built-in demo"]
+
+
+def test_a_file_is_looked_at_once(report):
+    assert report["looks again"] == 0 and report["looks after a change"] == 1
+
+
+def test_fingerprints_cover_what_is_loaded(report):
+    assert report["fingerprint stays"] and report["fingerprint of none"] is None
+    assert report["fingerprint sees the tokenizer"] and report["fingerprint sees the time"]
+
+
+def test_choices_that_are_not_there_are_refused_unless_they_are_fetched(report):
+    valid = report["valid"]
+    assert valid.pop("('none',)").startswith("checkpoint 'none' is not there.")
+    assert list(valid.values()) == [True] * 4
+
+
+def test_downloading(report):
+    assert report["cancelled"] and report["downloaded"] == "models/sensenova/Fetched" and report["loaded"]
+    assert report["bar"][0] == report["bar"][1] > 1e6 and report["again"] == "Fetched"
