@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .scenes import AROUND, COLOURS, KINDS, OPPOSITE, Scene, Shape, new_shape
+from .scenes import AROUND, COLOURS, KINDS, OPPOSITE, Scene, Shape, as_usual, new_shape
 
 ZH_COLOURS = dict(zip(COLOURS, ("红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "白色", "黑色"), strict=True))
 ZH_KINDS = dict(zip(KINDS, ("圆形", "方形", "三角形", "星形", "圆环", "心形"), strict=True))
@@ -325,13 +325,15 @@ STORY_EDITS = (recolour, repaint, swap, add)
 
 def story(rng: random.Random, start: Scene, count: int, held_out: bool = False) -> Story:
     """A story in `count` pictures that begins with one shape; half of them are told beforehand by what is asked."""
+    told = count > 1 and rng.random() < 0.5
+    start = start if told else as_usual(rng, start)
     scenes, events = [start], []
     while len(scenes) < count:
         change = edit(rng, scenes[-1], held_out, STORY_EDITS)
         scenes.append(change.after)
         events.append(change.told)
     hero = start.shapes[0]
-    if events and rng.random() < 0.5:
+    if told:
         steps = [f"then {event}" for event in events]
         asked = f"First {described(start)}, {', '.join(steps)}"
         asked = rng.choice([asked, f"Tell a story in {NUMBERS[count]} pictures: {asked[0].lower()}{asked[1:]}"])
