@@ -1,5 +1,6 @@
 """What is said about scenes: captions, plans, edits, questions, stories, in a small, regular English and Chinese."""
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ RELATIONS = {
     ("bottom", "top"): ("below", "在{}的下面"),
 }
 OPENERS = ("", "", "", "", "draw ", "paint ", "show me ", "a picture of ", "an image of ")
+ENOUGH = 500  # random changes, to find one of a certain kind among
 NUMBERS = ("no", "one", "two", "three")
 ZH_NUMBERS = ("零", "一", "两", "三")
 
@@ -210,11 +212,12 @@ EDITS: tuple[Callable[[random.Random, Scene], Edit], ...] = (recolour, repaint, 
 
 
 def edit(rng: random.Random, scene: Scene, held_out: bool = False, kinds=EDITS) -> Edit:
-    """A random change that leads to another proper scene."""
-    while True:
+    """A random change that leads to another proper scene: one that is held out, if there is any, or one that is not."""
+    for tried in itertools.count():
         made = rng.choice(kinds)(rng, scene)
         changed = made.after != scene and made.after.shapes and len(made.after.shapes) <= 3
-        if changed and made.after.sorts_right() and made.after.held_out == held_out:
+        settled = made.after.held_out == held_out or (held_out and tried > ENOUGH)
+        if changed and made.after.sorts_right() and settled:
             return made
 
 
