@@ -141,7 +141,7 @@ def test_freed_in_between(client, budgets, mode, memory):
         task = changed(TASKS[name], Loader=asked)
         before = client.shown(client.run(task))
         client.post("/free", {"unload_models": True, "free_memory": memory})
-        time.sleep(1)  # the worker thread does it when it next looks
+        time.sleep(3)  # the worker thread does it when it next looks
         run = client.run(changed(task, **FRESH[1]))
         assert run.executed and client.shown(run) == before
 
