@@ -64,7 +64,7 @@ HEAD_WIDTH = 256
 MARK, SHARPNESS = 3.0, 1.8  # of what heads look at to begin with
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
 WARM_UP, DECAY = 200, 0.3  # steps; part of the training over which the rate falls to nothing
-AVERAGING = 0.999
+AVERAGING = 0.998
 WRITING = 0.3  # weight of the cross entropy beside the velocity's error
 
 
