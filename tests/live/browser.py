@@ -120,10 +120,10 @@ class Editor:
         widgets = self.node(id, "Object.fromEntries(node.widgets.map(widget => [widget.name, widget.value]))")
         return {name: value for name, value in widgets.items() if not name.startswith("$$")}
 
-    def wait_for(self, id: str, expression: str) -> None:
-        """Until an expression about `node` is true."""
+    def wait_for(self, id: str, expression: str) -> Any:
+        """Until an expression about `node` is true; returns its value at that moment."""
         condition = f"id => {{ const node = app.rootGraph.getNodeById(id); return {expression} }}"
-        self.page.wait_for_function(condition, arg=int(id), timeout=SECONDS * 1000, polling=20)
+        return self.page.wait_for_function(condition, arg=int(id), timeout=SECONDS * 1000, polling=20).json_value()
 
     def overlaps(self) -> list[tuple[str, str]]:
         """Pairs of nodes of which one covers a part of the other."""

@@ -19,6 +19,7 @@ from websocket import ABNF, create_connection
 from tests.live.workflows import PROFILE_OF
 
 SECONDS = 120  # to wait for any one message
+FREEING = 3  # seconds in which the worker thread has looked, on a busy machine too
 TEXT, PREVIEW_WITH_METADATA = 3, 4  # kinds of binary messages
 TEXT_TYPE = "progress_text"  # what the graph editor calls the first
 FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
@@ -104,6 +105,15 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         answer = self._request(path, json.dumps(body).encode())
         return json.loads(answer) if answer else None
+
+    def free(self, memory: bool = False) -> None:
+        """Models go, and cached results too if asked, before the next prompt.
+
+        ComfyUI's worker looks when it is woken, and being woken while it still tidies up is lost on it: so ask again.
+        """
+        for _ in range(FREEING):
+            self.post("/free", {"unload_models": True, "free_memory": memory})
+            time.sleep(1)
 
     def queue(self, prompt: dict[str, Any], preview_method: str = "auto") -> str:
         """Returns the prompt's id. Raises Rejected."""

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -31,8 +30,7 @@ def test_unloading_gives_weights_back_and_the_next_run_brings_them_again(client,
     client.run(text_to_image(FlowMatchSampler={"seed": 10}))
     assert server.log_text().count(LOADED) == loads  # a loaded model stays
 
-    client.post("/free", {"unload_models": True})
-    time.sleep(1)  # the worker thread does it when it next looks
+    client.free()
     run = client.run(text_to_image(FlowMatchSampler=REDRAW))
     assert server.log_text().count(LOADED) == loads + 1
     assert _pixels(client, run) == first_run[1]
@@ -55,8 +53,7 @@ def test_a_replaced_checkpoint_is_loaded_anew(client, models, first_run):
 def test_every_task_goes_on_after_all_was_freed(client, server, task):
     before = client.shown(client.run(TASKS[task]))
     loads = server.log_text().count(LOADED)
-    client.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(0.5)
+    client.free(memory=True)
     run = client.run(TASKS[task])
     assert not run.cached
     assert server.log_text().count(LOADED) == loads + 1

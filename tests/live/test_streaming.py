@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 
@@ -140,8 +139,7 @@ def test_freed_in_between(client, budgets, mode, memory):
         asked = {key: value.replace("a budget", budgets[name]) for key, value in MODES[mode].items()}
         task = changed(TASKS[name], Loader=asked)
         before = client.shown(client.run(task))
-        client.post("/free", {"unload_models": True, "free_memory": memory})
-        time.sleep(1)  # the worker thread does it when it next looks
+        client.free(memory)
         run = client.run(changed(task, **FRESH[1]))
         assert run.executed and client.shown(run) == before
 

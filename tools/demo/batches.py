@@ -71,7 +71,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
     )
 
 
-SIMPLE, EASY = 0.2, 0.5  # parts of the training up to which scenes are so
+SIMPLE, EASY = 0.25, 0.5  # parts of the training up to which scenes are so
 TASKS = ("picture", "think", "conversation", "edit", "merge", "story", "idea")
 
 

@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import sensenova_core
+from sensenova_core.decode import DecodingSettings
 from sensenova_core.document import DocumentSettings, Drawing, Text
 from sensenova_core.sampling import SamplingSettings
 
@@ -29,6 +30,7 @@ from .scenes import Scene, draw, scene
 
 SIDE, STEPS, CFG = 128, 20, 4.0
 SEED = 7  # of the scenes
+THOUGHT = 150  # tokens, of which a plan of three shapes takes 50
 LINE, LINES = 14, 5  # pixels and most lines of the text under a picture
 
 
@@ -144,7 +146,7 @@ def thoughts(engine, count: int) -> Tally:
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "thoughts")):
         asked = texts.caption(rng, made).text
-        thought = engine.think(engine.encode(asked))
+        thought = engine.think(engine.encode(asked), DecodingSettings(max_tokens=THOUGHT))
         wanted = [f"{shape.colour} {shape.kind}" for shape in made.shapes] + [f"background is {made.background}"]
         picture = picture_of(engine, thought, index)
         tally.count(names_the_scene=all(words in thought.think_text for words in wanted))

@@ -27,7 +27,7 @@ BEFORE = Scene(
     (Shape("circle", "red", "big", "left", 0.27, 0.5, 0.19), Shape("star", "blue", "big", "right", 0.73, 0.5, 0.19)),
     "white",
 )
-EDITS = ("make the circle purple", "replace the star with a square")
+EDITS = ("change the background to yellow", "make the circle purple")
 STORY = "Tell a story about a red circle on a white background in three pictures."
 SEED = 42
 

@@ -32,7 +32,7 @@ from sensenova_core.tokenizer import (
 )
 
 from . import texts
-from .scenes import Scene, draw, laid_out_again, scene
+from .scenes import Scene, as_usual, draw, scene
 
 Size = tuple[int, int]  # width, height
 AREA = 128 * 128  # pixels that the demo draws best, and reads at most
@@ -98,16 +98,15 @@ class Rows:
         return self.rng.random() < 0.2
 
     def picture(self, size: Size, draws: int, think: bool = False) -> Row:
-        """Text to image: `draws` pictures that one caption, or the reasoning after it, leaves possible."""
+        """Text to image: `draws` pictures of one caption, which differ in jitter."""
         made, zh = self.scene(), self.zh()
         caption = texts.caption(self.rng, made, zh, self.whole)
+        drawn = [as_usual(self.rng, made, caption.size, caption.place) for _ in range(draws)]
         conditioning = self.prompts.picture(caption.text)
-        size_said, place_said = caption.size or think, caption.place or think
         if think:
-            sequence, written = self._thought(conditioning, texts.plan(made, zh))
+            sequence, written = self._thought(conditioning, texts.plan(drawn[0], zh))
         else:
             sequence, written = conditioning.sequences[CONDITION], ()
-        drawn = [laid_out_again(self.rng, made, size_said, place_said) for _ in range(draws)]
         return Row(sequence, written, tuple(self._drawn(sequence, one, size) for one in drawn))
 
     def nothing(self, size: Size, draws: int) -> Row:
@@ -172,7 +171,7 @@ class Rows:
 
     def idea(self) -> Row:
         """A short idea made into a whole prompt, with the system message of the workflow that does so, or without."""
-        made = self.scene()
+        made = as_usual(self.rng, self.scene())
         system = [Message("system", texts.ENHANCE)] if self.rng.random() < 0.8 else []
         asked = self.prompts.conversation([*system, Message("user", texts.idea(self.rng, made))], ())
         answer = [*self.tokenizer.encode([texts.described(made)]), self.tokenizer.ids[TURN_END]]

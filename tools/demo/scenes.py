@@ -22,6 +22,7 @@ SIZES = {"small": (0.115, 0.135), "big": (0.18, 0.205)}  # radius, as a part of 
 PLACES = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.27), "bottom": (0.5, 0.73), "middle": (0.5, 0.5)}
 OPPOSITE = (("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top"))
 AROUND = ("left", "right", "top", "bottom")
+USUAL_PLACES = {1: ("middle",), 2: ("left", "right"), 3: ("left", "right", "top")}  # of so many shapes
 JITTER = 0.02  # of a shape's centre around its place
 HELD_OUT_ONE_IN = 8
 OVERSAMPLING = 4  # along each side, for soft edges
@@ -103,18 +104,18 @@ def scene(rng: random.Random, count: int, held_out: bool = False, background: st
             return made
 
 
-def laid_out_again(rng: random.Random, scene: Scene, size: bool, place: bool) -> Scene:
-    """Another scene of the same shapes and colours: of the same sizes, in the same places, or free of either."""
-    places = [(shape.size, shape.place) for shape in scene.shapes]
-    while not (size and place):
-        others = layout(rng, len(places))
-        pairs = zip(others, places, strict=True)
-        if all((new[0] == old[0] or not size) and (new[1] == old[1] or not place) for new, old in pairs):
-            places = others
-            break
-    return scene.with_shapes(
-        *(new_shape(rng, shape.kind, shape.colour, *where) for shape, where in zip(scene.shapes, places, strict=True))
-    )
+def as_usual(rng: random.Random, scene: Scene, size: bool = False, place: bool = False) -> Scene:
+    """The same shapes and colours where they stand if nothing is said of it, and as large. size, place: what is said.
+
+    What a caption leaves open is always the same, but for a little jitter: of many possibilities a model this small
+    would draw the mean.
+    """
+    count = len(scene.shapes)
+    places = [shape.place for shape in scene.shapes] if place else [*USUAL_PLACES[count]]
+    roomy = count == 1 or (count == 2 and tuple(places) in OPPOSITE)
+    sizes = [shape.size for shape in scene.shapes] if size else ["big" if roomy else "small"] * count
+    where = zip(scene.shapes, sizes, places, strict=True)
+    return scene.with_shapes(*(new_shape(rng, shape.kind, shape.colour, *one) for shape, *one in where))
 
 
 def draw(scene: Scene, width: int = 128, height: int = 128) -> Image.Image:

@@ -1,10 +1,11 @@
 """What is said about scenes: captions, plans, edits, questions, stories, in a small, regular English and Chinese."""
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .scenes import AROUND, COLOURS, KINDS, OPPOSITE, Scene, Shape, new_shape
+from .scenes import AROUND, COLOURS, KINDS, OPPOSITE, Scene, Shape, as_usual, new_shape
 
 ZH_COLOURS = dict(zip(COLOURS, ("红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "白色", "黑色"), strict=True))
 ZH_KINDS = dict(zip(KINDS, ("圆形", "方形", "三角形", "星形", "圆环", "心形"), strict=True))
@@ -24,6 +25,7 @@ RELATIONS = {
     ("bottom", "top"): ("below", "在{}的下面"),
 }
 OPENERS = ("", "", "", "", "draw ", "paint ", "show me ", "a picture of ", "an image of ")
+ENOUGH = 500  # random changes, to find one of a certain kind among
 NUMBERS = ("no", "one", "two", "three")
 ZH_NUMBERS = ("零", "一", "两", "三")
 
@@ -210,11 +212,12 @@ EDITS: tuple[Callable[[random.Random, Scene], Edit], ...] = (recolour, repaint, 
 
 
 def edit(rng: random.Random, scene: Scene, held_out: bool = False, kinds=EDITS) -> Edit:
-    """A random change that leads to another proper scene."""
-    while True:
+    """A random change that leads to another proper scene: one that is held out, if there is any, or one that is not."""
+    for tried in itertools.count():
         made = rng.choice(kinds)(rng, scene)
         changed = made.after != scene and made.after.shapes and len(made.after.shapes) <= 3
-        if changed and made.after.sorts_right() and made.after.held_out == held_out:
+        settled = made.after.held_out == held_out or (held_out and tried > ENOUGH)
+        if changed and made.after.sorts_right() and settled:
             return made
 
 
@@ -325,13 +328,15 @@ STORY_EDITS = (recolour, repaint, swap, add)
 
 def story(rng: random.Random, start: Scene, count: int, held_out: bool = False) -> Story:
     """A story in `count` pictures that begins with one shape; half of them are told beforehand by what is asked."""
+    told = count > 1 and rng.random() < 0.5
+    start = start if told else as_usual(rng, start)
     scenes, events = [start], []
     while len(scenes) < count:
         change = edit(rng, scenes[-1], held_out, STORY_EDITS)
         scenes.append(change.after)
         events.append(change.told)
     hero = start.shapes[0]
-    if events and rng.random() < 0.5:
+    if told:
         steps = [f"then {event}" for event in events]
         asked = f"First {described(start)}, {', '.join(steps)}"
         asked = rng.choice([asked, f"Tell a story in {NUMBERS[count]} pictures: {asked[0].lower()}{asked[1:]}"])
