@@ -305,7 +305,7 @@ def test_a_plan_explains_itself():
         assert rows["task"] == case.task.name and rows["mode"].startswith(case.limits.mode)
         unpacking = any(phase.unpacking_bytes for phase in plan.phases.values())
         assert rows["device"].startswith(f"{in_words(plan.device_bytes)} at most")
-        assert ("to unpack one layer at a time" in rows["device"]) == unpacking
+        assert ("to make one layer ready at a time" in rows["device"]) == unpacking
         assert f"{in_words(plan.host_free)} free" in rows["system"]
         if case.limits.device is not None:
             assert f"{in_words(case.limits.device)} to use" in rows["mode"]
@@ -426,7 +426,7 @@ def test_the_8b_models_packed(kind, bits):
     assert full.phases[DRAWING].device_bytes == (
         sizes.fixed + layers + sizes.working[DRAWING] + sizes.scratch + task.drawing.reserved
     )
-    assert f"{in_words(sizes.working[DRAWING] + sizes.scratch)} of it to unpack one layer" in full.explain()
+    assert f"{in_words(sizes.working[DRAWING] + sizes.scratch)} of it to make one layer ready" in full.explain()
     plans = {mode: make_plan(sizes, task, Limits(mode), 48 * GIB) for mode in ("balanced", "low")}
     assert all(plan.phases[DRAWING].streamed_bytes == layers for plan in plans.values())
     assert plans["low"].device_bytes < plan_8b("low").device_bytes

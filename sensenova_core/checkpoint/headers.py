@@ -13,7 +13,7 @@ from .scales import with_scales
 from .tensors import TensorHeader
 
 INDEX_NAME = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def read_headers(folder: str | Path) -> dict[str, TensorHeader]:
@@ -23,7 +23,7 @@ def read_headers(folder: str | Path) -> dict[str, TensorHeader]:
     """
     headers: dict[str, TensorHeader] = {}
     for file in _shards(Path(folder)):
-        for name, header in _file_headers(file).items():
+        for name, header in file_headers(file)[0].items():
             if name in headers:
                 raise CheckpointError(f"{name} lies both in {headers[name].file.name} and in {file.name}; remove one")
             headers[name] = header
@@ -35,7 +35,7 @@ def _shards(folder: Path) -> list[Path]:
     if not index.is_file():
         files = sorted(folder.glob("*.safetensors"))
         if not files:
-            pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES)
+            pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
             reason = f"; {pickled[0]} is a pickle, which can run code and is never opened" if pickled else ""
             raise CheckpointError(f"{folder}: no .safetensors file in it{reason}; fetch the safetensors version")
         return files
@@ -56,14 +56,16 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _file_headers(file: Path) -> dict[str, TensorHeader]:
+def file_headers(file: Path) -> tuple[dict[str, TensorHeader], dict[str, str]]:
+    """Of one safetensors file: name -> header of every tensor, and what it says of itself. Raises CheckpointError."""
     with opened(file) as weights:  # checks every offset against the file's size
         slices = {name: weights.get_slice(name) for name in list(weights.keys())}
         starts = _starts(file)
-        return {
+        headers = {
             name: TensorHeader(file, part.get_dtype(), tuple(part.get_shape()), starts[name])
             for name, part in slices.items()
         }
+        return headers, dict(weights.metadata() or {})
 
 
 def _starts(file: Path) -> dict[str, int]:

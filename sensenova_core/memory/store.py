@@ -117,7 +117,7 @@ class Store:
         return buffer
 
     def _read(self, unit: Unit, buffer: Tensor) -> None:
-        several = [self.weights.read(part.stored, part.of(buffer), part.first_row) for part in unit.parts]
+        several = [self.weights.read(part.stored, part.of(buffer), part.first_row) for part in unit.stored]
         reads = [read for reads in several for read in reads]
         wait(reads)  # all of them: one that failed must not leave others writing to a buffer that is used again
         for read in reads:
