@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.geometries import save_aligned
-from tests.packing import tensors_of
 
 Deltas = dict[str, Tensor]  # by the names of parameters, at strength 1
 
@@ -48,7 +47,7 @@ def merged(source: Path, target: Path, changes: Iterable[tuple[Deltas, float]], 
     for each in source.iterdir():
         if each.suffix == ".json":
             (target / each.name).write_bytes(each.read_bytes())
-    tensors = {name: value.double() for name, value in tensors_of(source).items()}
+    tensors = {name: value.double() for name, value in _tensors(source).items()}
     for deltas, strength in changes:
         for name, delta in deltas.items():
             tensors[name] = tensors[name] + strength * delta
@@ -60,6 +59,10 @@ def matrices(folder: Path, wanted: Callable[[str], bool] = lambda name: True) ->
     """Shapes of the parameters that can have a LoRA."""
     return {
         name: tuple(value.shape)
-        for name, value in tensors_of(folder).items()
+        for name, value in _tensors(folder).items()
         if value.dim() > 1 and name.endswith(".weight") and wanted(name)
     }
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    return {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}

@@ -500,6 +500,14 @@ def test_alpha_as_peft_says_it(tmp_path, settings, factor, where):
     assert read_lora(tmp_path if where == "beside" else file, shapes).factors[Q_PROJ].factor == factor
 
 
+@pytest.mark.parametrize("alpha", [torch.tensor(2), torch.tensor([2.0]), torch.tensor(2.0, dtype=torch.float64)])
+def test_alpha_of_any_type(tmp_path, alpha):
+    save_file(
+        {key: value.clone() for key, value in PAIR.items()} | {f"{PLACE}.alpha": alpha}, tmp_path / "x.safetensors"
+    )
+    assert read_lora(tmp_path / "x.safetensors", {Q_PROJ: (256, 256)}).factors[Q_PROJ].factor == 0.5
+
+
 def test_factors_of_convolutions(tmp_path):
     name, shape = "fm_modules.fm_head.conv1.weight", (64, 16, 3, 3)
     up, down = torch.randn(64, 4), torch.randn(4, 16, 3, 3)

@@ -21,7 +21,11 @@ def lora(name: str = "x.safetensors", **metadata: str) -> Lora:
         ("SenseNova-U1-8B-MoT-8step-LoRA.safetensors", {}, "its file name"),
         ("u1_8_steps.safetensors", {}, "its file name"),
         ("fast.safetensors", {"ss_output_name": "U1.5 8-step"}, "its metadata's ss_output_name"),
-        ("fast.safetensors", {"base_model": "SenseNova/SenseNova-U1-8B-MoT-8step-preview"}, "its metadata's base_model"),
+        (
+            "fast.safetensors",
+            {"base_model": "SenseNova-U1-8B-MoT-8step-preview"},
+            "its metadata's base_model",
+        ),
     ],
 )
 def test_an_8_step_lora_is_known(name, metadata, known_by):
@@ -38,8 +42,20 @@ def test_another_has_no_preset(name):
 @pytest.mark.parametrize(
     "name, metadata, pixel_head, model, said",
     [
-        ("U1.5-8step.safetensors", {}, False, "mine", r"made for U1\.5 \(by its file name\), and .* linear head, as U1 "),
-        ("U1-8B-8step.safetensors", {}, True, "mine", r"made for U1 \(by its file name\), and .* pixel head, as U1\.5 "),
+        (
+            "U1.5-8step.safetensors",
+            {},
+            False,
+            "mine",
+            r"made for U1\.5 \(by its file name\), and .* linear head, as U1 ",
+        ),
+        (
+            "U1-8B-8step.safetensors",
+            {},
+            True,
+            "mine",
+            r"made for U1 \(by its file name\), and .* pixel head, as U1\.5 ",
+        ),
         ("x", {"base_model": "SenseNova-U1_5-8B"}, False, "U1", r"made for U1\.5 \(by its metadata's base_model\)"),
         ("U1-Infographic-8step", {}, False, "SenseNova-U1-8B-MoT", "made for U1-Infographic.* called SenseNova-U1-8B"),
         ("U1-8step", {}, False, "SenseNova-U1-8B-MoT-Infographic-V2", "made for U1, not its infographic version"),

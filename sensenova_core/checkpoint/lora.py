@@ -113,7 +113,7 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
             problems.get(kind, unknown).append(key)
         elif role in found.setdefault(place, {}):
             unknown.append(f"{key} (a second one)")
-        elif header.dtype not in TYPES:
+        elif role != "alpha" and header.dtype not in TYPES:
             foreign.append(f"{key} is {header.dtype}, readable are {', '.join(TYPES)}")
         else:
             found[place][role] = header
@@ -176,7 +176,7 @@ def _alphas(file: Path, headers: Mapping[str, TensorHeader]) -> dict[str, float]
         return {
             _place(key)[0]: float(stored.get_tensor(key).float()) if header.numel == 1 else math.nan
             for key, header in headers.items()
-            if key.endswith(ALPHA) and header.dtype in TYPES
+            if key.endswith(ALPHA)
         }
 
 

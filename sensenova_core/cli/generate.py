@@ -1,6 +1,7 @@
 """`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def save(image, job: Job, think_text: str | None, output: Path, model: str, lora
     for index, picture in enumerate(image):
         path = names[index] if one_file else next_free(output, "sensenova")
         settings = {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
-        settings |= {"loras": [Path(each).name for each in loras]} if loras else {}
+        settings |= {"loras": [re.split(r"[/\\]", each)[-1] for each in loras]} if loras else {}
         save_png(picture, path, settings if think_text is None else settings | {"think_text": think_text})
         paths.append(path)
     return paths

@@ -144,8 +144,8 @@ def open_engine(options, place: bool = True):
 
 def parse_lora(text: str) -> tuple[str, float]:
     """ "x.safetensors:0.5" -> path and strength, 1 where none is given. A drive's colon is part of the path."""
-    path, colon, strength = text.rpartition(":")
-    if not colon or len(path) == 1 or Path(text).exists():
+    path, _, strength = text.rpartition(":")
+    if len(path) < 2 or Path(text).exists():
         return text, 1.0
     try:
         return path, float(strength)

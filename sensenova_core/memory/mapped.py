@@ -12,7 +12,7 @@ from ..model import SenseNovaU1
 from .lane import DirectLane
 from .plan import Plan, Sizes
 from .residency import Slot
-from .units import EXPERTS, READING, Fixed, Part, Unit, fill
+from .units import EXPERTS, READING, Fixed, Part, Units, fill
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ class Mapped:
         self,
         model: SenseNovaU1,
         weights: Weights,
-        units: dict[str, tuple[Unit, ...]],
+        units: Units,
         fixed: Fixed,
         sizes: Sizes,
     ):
@@ -38,7 +38,7 @@ class Mapped:
         self._model = weakref.ref(model)  # which has this as its layers' source: no circle
         self._arrange(units, sizes)
 
-    def _arrange(self, units: dict[str, tuple[Unit, ...]], sizes: Sizes) -> None:
+    def _arrange(self, units: Units, sizes: Sizes) -> None:
         """Say of every tensor whether it runs where it lies. Nothing is placed."""
         self.units, self.sizes = units, sizes
         self._owners: dict[str, tuple[nn.Module, str]] = {}  # of tensors that run where they lie
@@ -85,11 +85,12 @@ class Mapped:
             raise
         self.placed = True
 
-    def use(self, units: dict[str, tuple[Unit, ...]], sizes: Sizes, anew: bool) -> None:
+    def use(self, units: Units, sizes: Sizes) -> None:
         """Go on with other units. What runs where it lies stays there, unless it begins or ends to."""
         apart = [[unit.apart for unit in found[expert]] for found in (self.units, units) for expert in EXPERTS]
-        if anew or apart[:2] != apart[2:]:
+        if self.placed and apart[:2] != apart[2:]:
             self.drop()
+        if not self.placed:
             self._arrange(units, sizes)
         self.units, self.sizes = units, sizes
 

@@ -99,16 +99,17 @@ class Placement:
         At strength 0 one is carried for later. Nothing moves as long as the same ones are carried.
         """
         weights, stored = self.weights, self.weights.weights
-        carried = tuple(lora.key for lora, _ in loras)
-        stored.borrow(
-            {name: header for lora, _ in loras for name, header in lora.headers().items()},
-            {lora.path: lora.state for lora, _ in loras},
-        )
+        if (carried := tuple(lora.key for lora, _ in loras)) != self._carried:
+            weights.drop()
+            self._carried = carried
+            stored.borrow(
+                {name: header for lora, _ in loras for name, header in lora.headers().items()},
+                {lora.path: lora.state for lora, _ in loras},
+            )
         units = with_changes(weights.units, loras)
         self.sizes = Sizes.of(units, self._layers, self._fixed.nbytes, stored.nbytes)
         outside = self._fixed.use(loras)
-        weights.use(units, self.sizes, anew=carried != self._carried)
-        self._carried = carried
+        weights.use(units, self.sizes)
         if outside and weights.placed:
             try:
                 self._fixed.place(stored, self.device)

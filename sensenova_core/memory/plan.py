@@ -10,7 +10,7 @@ from math import ceil
 
 from ..errors import SettingsError
 from .budget import Limits, in_words
-from .units import DRAWING, EXPERTS, READING, Unit
+from .units import DRAWING, EXPERTS, READING, Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
 FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
@@ -34,7 +34,7 @@ class Sizes:
     scratch: int = 0
 
     @classmethod
-    def of(cls, units: dict[str, tuple[Unit, ...]], layers: int, fixed: int, stored: int) -> "Sizes":
+    def of(cls, units: Units, layers: int, fixed: int, stored: int) -> "Sizes":
         sizes = {expert: tuple(unit.nbytes for unit in found) for expert, found in units.items()}
         apart = {expert: [unit for unit in found if unit.apart] for expert, found in units.items()}
         working = {expert: max((unit.running_bytes for unit in found), default=0) for expert, found in apart.items()}

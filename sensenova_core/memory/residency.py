@@ -15,7 +15,7 @@ from ..model import SenseNovaU1
 from .lane import Clock, Lane, Mark
 from .plan import Phase, Plan, Sizes
 from .store import Key, Store
-from .units import DRAWING, EXPERTS, READING, Fixed, Unit, fill
+from .units import DRAWING, EXPERTS, READING, Fixed, Unit, Units, fill
 
 
 class Slot:
@@ -56,7 +56,7 @@ class Residency:
         self,
         model: SenseNovaU1,
         weights: Weights,
-        units: dict[str, tuple[Unit, ...]],
+        units: Units,
         fixed: Fixed,
         sizes: Sizes,
         device: torch.device,
@@ -113,10 +113,9 @@ class Residency:
             raise
         self.placed = True
 
-    def use(self, units: dict[str, tuple[Unit, ...]], sizes: Sizes, anew: bool) -> None:
-        """Go on with other units from the next run on. anew: not all of their bytes lie where the last ones' did."""
-        if anew:
-            self.drop()
+    def use(self, units: Units, sizes: Sizes) -> None:
+        """Go on with other units from the next run on, whose bytes lie where the last ones' did, or of which none is
+        on the device."""
         self.units, self.sizes = units, sizes
         self.store.units, self.store.sizes = units, sizes
 

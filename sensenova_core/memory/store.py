@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checkpoint import Weights
 from .lane import Lane, Mark
 from .plan import STAGING, Sizes
-from .units import Unit
+from .units import Unit, Units
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Store:
     every pass wants stays in one of its own. Nothing is page-locked that does not stream.
     """
 
-    def __init__(self, weights: Weights, units: dict[str, tuple[Unit, ...]], sizes: Sizes, lane: Lane, direct: bool):
+    def __init__(self, weights: Weights, units: Units, sizes: Sizes, lane: Lane, direct: bool):
         """direct: without a card between, files are read to where they are used, unless they are kept."""
         self.weights, self.units, self.lane, self.direct = weights, units, lane, direct
         self.sizes = sizes

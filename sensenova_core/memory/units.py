@@ -140,6 +140,9 @@ class Unit:
         return module
 
 
+Units = dict[str, tuple[Unit, ...]]  # by expert
+
+
 def fill(unit: Unit, stored: Callable[[Part], Tensor | Packed], working: Tensor) -> None:
     """Unpack a unit's parts to the working buffer, what LoRAs add to them added, where it can then run.
 
@@ -177,7 +180,7 @@ def _with_changes(unit: Unit, loras: Sequence[tuple[Lora, float]]) -> Unit:
     return replace(unit, changes=tuple(changes))
 
 
-def units_of(model: SenseNovaU1, weights: Weights) -> dict[str, tuple[Unit, ...]]:
+def units_of(model: SenseNovaU1, weights: Weights) -> Units:
     """Each expert's units in the order of a pass: its layers; for the understanding expert, the head's pieces too."""
     units = {
         expert: [
