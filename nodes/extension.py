@@ -7,6 +7,7 @@ from .condition import ImageCondition, TextEncode, Think
 from .inspect import Inspect
 from .interleave import Interleave, SaveDocument
 from .load import Loader
+from .lora import Lora
 from .plan import MemoryPlan
 from .sample import FlowMatchSampler
 from .size import EditSize, Resolution
@@ -21,6 +22,7 @@ class SenseNovaCoreExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             Loader,
+            Lora,
             MemoryPlan,
             ImageCondition,
             TextEncode,

@@ -1,5 +1,6 @@
 """The only file that talks with ComfyUI's runtime: model folders, memory, progress, previews, interruption."""
 
+import copy
 import html
 import json
 import logging
@@ -35,6 +36,7 @@ from ..sensenova_core.profile import Profile
 
 FOLDER_KEY = "sensenova"
 OTHER_FOLDER_KEY = "diffusion_models"
+LORA_KEYS = ("sensenova_loras", "loras")  # ours first
 FAMILY_MARK = b"NEOChat"  # in config.json; tells this family's folders from others in a shared model folder
 SEARCH_DEPTH = 3
 PREVIEW_SIDE = 512
@@ -47,8 +49,10 @@ EXAMPLES = Path(__file__).parents[1] / "workflows" / "pictures"
 
 
 def register_model_folder() -> None:
-    """Make models/sensenova known, beside any folders of that name in extra_model_paths.yaml."""
-    folder_paths.add_model_folder_path(FOLDER_KEY, os.path.join(folder_paths.models_dir, FOLDER_KEY), is_default=True)
+    """Make models/sensenova and its loras known, beside any folders of these names in extra_model_paths.yaml."""
+    folder = os.path.join(folder_paths.models_dir, FOLDER_KEY)
+    folder_paths.add_model_folder_path(FOLDER_KEY, folder, is_default=True)
+    folder_paths.add_model_folder_path(LORA_KEYS[0], os.path.join(folder, "loras"), is_default=True)
 
 
 def offer_examples() -> None:
@@ -200,14 +204,42 @@ def _looked_at(file: Path, size: int, time_ns: int) -> bool:
     return is_of_family(file)
 
 
+def lora_choices() -> list[str]:
+    """The LoRA files that the user has."""
+    names = {name for key in LORA_KEYS for name in folder_paths.get_filename_list(key)}
+    return sorted(name for name in names if name.endswith(".safetensors"))
+
+
+def lora_path(name: str) -> Path:
+    """The file of a LoRA. Raises FileNotFoundError that says where they belong."""
+    for key in LORA_KEYS:
+        if path := folder_paths.get_full_path(key, name):
+            return Path(path)
+    raise FileNotFoundError(
+        f"LoRA {name!r} is not there. Put a .safetensors file into {folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or "
+        f"ComfyUI's models/loras and press R to refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
+    )
+
+
+def lora_fingerprint(name: str) -> tuple | None:
+    """Changes when a name means another file, or the file is replaced."""
+    try:
+        path = lora_path(name)
+        return str(path), path.stat().st_size, path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 class LoadedEngine:
     """What travels on a model wire: an engine, and the patcher by which ComfyUI moves its weights.
 
     ComfyUI only holds weak references to patchers, so this object keeps the model known to its memory management.
-    loading: what loading took.
+    loading: what loading took. loras: (file, strength) of those that runs over this wire use; other wires from the same
+    Loader have others, and all share the engine.
     """
 
     def __init__(self, engine: Engine, loading: Profile | None = None):
+        self.loras: tuple[tuple[Path, float], ...] = ()
         self.engine, self.loading = engine, loading or Profile(engine.device)
         self.patcher = EnginePatcher(engine, mm.unet_offload_device())
         engine.memory.tell = warn
@@ -215,11 +247,23 @@ class LoadedEngine:
             engine.memory.free = partial(mm.get_free_memory, engine.device)
             engine.memory.limit_host(max(0, int(mm.MAX_PINNED_MEMORY)))  # none with --disable-pinned-memory
 
+    def with_lora(self, file: Path, strength: float) -> "LoadedEngine":
+        """The same engine on another wire, with one more LoRA."""
+        other = copy.copy(self)
+        other.loras = (*self.loras, (file, strength))
+        return other
+
+    def use_loras(self) -> None:
+        """Set the engine to this wire's LoRAs."""
+        self.engine.use_loras(self.loras)
+        self.patcher.size = self.engine.memory.wanted_bytes
+
     def make_ready(self, task: Task) -> Profile:
         """Have other models make room for a task, and agree with ComfyUI on the memory that weights may take.
 
-        Returns the profile to count the run in.
+        The engine gets this wire's LoRAs. Returns the profile to count the run in.
         """
+        self.use_loras()
         mm.load_models_gpu([self.patcher], memory_required=task.most_working)
         return Profile(self.engine.device, self.loading.load_seconds, self.loading.load_peak)
 

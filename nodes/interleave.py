@@ -13,9 +13,9 @@ from ..sensenova_core.sampling import SamplingSettings
 from ..sensenova_core.sizes import DOCUMENT_AREA, INTERLEAVE_SIZES, document_size, square_size
 from . import host
 from .decoding import decoding_input, decoding_settings
-from .sample import sampling_inputs, time_floor_input
+from .sample import preset_or, sampling_inputs, time_floor_input
 from .size import size_input, size_of
-from .sockets import CATEGORY, Document, Images, Model, References, profile_output
+from .sockets import CATEGORY, Document, Images, Model, References, preset_input, profile_output
 
 NORMS = ("none", "global", "channel")
 
@@ -49,6 +49,7 @@ class Interleave(io.ComfyNode):
                     advanced=True,
                     tooltip="Replaces the system message that the model was trained with; empty keeps it.",
                 ),
+                preset_input(),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
@@ -62,8 +63,9 @@ class Interleave(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, prompt, think, max_images, max_tokens, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end,
-        shift, seed, size=None, decoding=None, images=None, t_eps=0.02, system_message="",
+        shift, seed, size=None, decoding=None, images=None, t_eps=0.02, system_message="", preset=None,
     ) -> io.NodeOutput:  # fmt: skip
+        steps, cfg, shift = preset_or(preset, steps, cfg, shift)
         images = images or References()
         width, height = size_of(size, cls.hidden, INTERLEAVE_SIZES) or cls._best_size(model, images)
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))

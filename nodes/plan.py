@@ -73,6 +73,7 @@ class MemoryPlan(io.ComfyNode):
         cls, model, width, height, batch_size, guided, images, think_tokens, card,
         task="draw", max_tokens=512, prompt_tokens=needs.USUAL_PROMPT,
     ) -> io.NodeOutput:  # fmt: skip
+        model.use_loras()
         width, height = size_or_best(model, width, height)
         settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
         planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}

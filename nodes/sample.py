@@ -3,10 +3,11 @@
 from comfy_api.latest import io
 
 from ..sensenova_core.flow import CFG_NORMS, Guidance
+from ..sensenova_core.presets import Preset
 from ..sensenova_core.sampling import MAX_SEED, SamplingSettings
 from . import host
 from .size import side_input, size_or_best
-from .sockets import CATEGORY, Conditioning, Model, profile_output
+from .sockets import CATEGORY, Conditioning, Model, preset_input, profile_output
 
 
 def sampling_inputs(norms: tuple[str, ...] = CFG_NORMS) -> list[io.Input]:
@@ -54,6 +55,14 @@ def sampling_inputs(norms: tuple[str, ...] = CFG_NORMS) -> list[io.Input]:
     ]
 
 
+def preset_or(preset: Preset | None, steps: int, cfg: float, shift: float) -> tuple[int, float, float]:
+    """Those of a preset, which the node then says, or the widgets'."""
+    if preset is None:
+        return steps, cfg, shift
+    host.show_text(f"Preset: {preset}")
+    return preset.steps, preset.cfg, preset.shift
+
+
 def time_floor_input() -> io.Float.Input:
     return io.Float.Input(
         "t_eps",
@@ -98,6 +107,7 @@ class FlowMatchSampler(io.ComfyNode):
                     tooltip="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an "
                     "edit at exactly its image's size.",
                 ),
+                preset_input(),
             ],
             outputs=[io.Image.Output(display_name="image"), profile_output()],
         )
@@ -105,8 +115,9 @@ class FlowMatchSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, conditioning, width, height, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end, shift, seed,
-        batch_size, t_eps=0.02, crop=False,
+        batch_size, t_eps=0.02, crop=False, preset=None,
     ) -> io.NodeOutput:  # fmt: skip
+        steps, cfg, shift = preset_or(preset, steps, cfg, shift)
         edited = conditioning.images[0].original if conditioning.images else None
         width, height = size_or_best(model, width, height, edited)
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))

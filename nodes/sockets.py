@@ -11,9 +11,19 @@ Model = io.Custom("SENSENOVA_CORE_MODEL")  # a host.LoadedEngine
 Conditioning = io.Custom("SENSENOVA_CORE_CONDITIONING")  # a sensenova_core.Conditioning
 Images = io.Custom("SENSENOVA_CORE_IMAGES")  # a References
 History = io.Custom("SENSENOVA_CORE_HISTORY")  # a Chat
+Preset = io.Custom("SENSENOVA_CORE_PRESET")  # a sensenova_core.presets.Preset, or None
 Document = io.Custom("SENSENOVA_CORE_DOCUMENT")  # a sensenova_core.pages.Document
 
 CATEGORY = "SenseNova U1"
+
+
+def preset_input() -> io.Input:
+    return Preset.Input(
+        "preset",
+        optional=True,
+        tooltip="From LoRA: steps, cfg and shift as a distilled LoRA needs them, in place of this node's own. Nothing "
+        "changes after a LoRA that asks for none.",
+    )
 
 
 def profile_output() -> io.String.Output:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from . import needs, thinking
-from .checkpoint import Weights, open_checkpoint
+from .checkpoint import Lora, Weights, checkpoint_name, lora_file, lora_states, open_checkpoint, read_lora
 from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
 from .devices import device_named, dtype_named
 from .document import DocumentSettings, Event, Writer
-from .errors import SenseNovaError, SettingsError, check_count
+from .errors import SenseNovaError, SettingsError, check_count, check_number
 from .flow import Guidance
 from .images import MAX_IMAGES, edit_pixel_limits, references, understanding_pixel_limits
 from .memory import Limits, Placement, Plan, Task, in_rows, in_words, limits_of, make_plan, parse_size
@@ -40,6 +40,7 @@ def load(
     max_memory: str = "auto",
     attention: str = "auto",
     place: bool = True,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> "Engine":
     """Load a checkpoint of the SenseNova-U1 family: a Hugging Face folder, a repository in the hub's cache, or a single
     .safetensors or .gguf file.
@@ -48,11 +49,12 @@ def load(
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
-    On the CPU, "auto" and "full" leave weights in their memory-mapped files.
+    On the CPU, "auto" and "full" leave weights in their memory-mapped files. loras: see Engine.use_loras.
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
     engine = Engine(path, device, dtype, attention, vram_mode, max_memory)
+    engine.use_loras(loras)
     if place:
         engine.place()
     return engine
@@ -76,7 +78,7 @@ class Engine:
         dtype = dtype_named(dtype)
         self.path = Path(path)
         checkpoint = open_checkpoint(self.path)
-        self.config = checkpoint.config
+        self.name, self.config = checkpoint.name, checkpoint.config
         self.model = SenseNovaU1.on_meta(self.config)
         self.weights = Weights(self.model, checkpoint.headers, dtype)
         self.memory = Placement(self.model, self.weights, self.device, limits)
@@ -87,6 +89,8 @@ class Engine:
         self.reader = Reader(self.model, self._kernel, self.memory.attempt)
         forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
         self.memory.forget = lambda: (forget() or int)()
+        self.loras: tuple[tuple[Path, float], ...] = ()  # those in use, at their strengths
+        self._carried: dict[Path, Lora] = {}
 
     @property
     def _itemsize(self) -> int:
@@ -95,7 +99,7 @@ class Engine:
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
         used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
-        unread = any(self.reader.prefixes.get(sequence.key) is None for sequence in used.values())
+        unread = any(self.reader.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         name = needs.picture_name(len(conditioning.images))
         return needs.drawing(self.config, settings, tokens, self._itemsize, unread, name)
@@ -169,6 +173,41 @@ class Engine:
         free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
         return self.memory.plan(task, self.reader.nbytes, card, host_free)
 
+    def read_lora(self, path: str | Path) -> Lora:
+        """What a LoRA says of itself, and which parameters it changes. Raises CheckpointError where it does not fit
+        this model. Reads none of its factors."""
+        file = lora_file(path)
+        known = self._carried.get(file)
+        if known is not None and known.states == lora_states(file):
+            return known
+        return read_lora(file, {checkpoint_name(name): tuple(p.shape) for name, p in self.model.named_parameters()})
+
+    def use_loras(self, loras: Sequence[tuple[str | Path, float]]) -> None:
+        """Run with these LoRAs, (file, strength) each, in place of those before. Raises CheckpointError, SettingsError.
+
+        Strengths are any finite numbers; those of a file that is named twice are added, and 0 is none at all. Weights
+        are changed as they run and never where they lie, so that no LoRAs is exactly the model as it was. A run in
+        progress ends with a SenseNovaError at its next step.
+        """
+        strengths: dict[Path, float] = {}
+        for path, strength in loras:
+            check_number(f"the strength of {Path(path).name}", strength, "a finite number; 1 is as it was trained")
+            file = lora_file(path) if strength else None
+            strengths |= {} if file is None else {file: strengths.get(file, 0.0) + strength}
+        used = {file: self.read_lora(file) for file, strength in sorted(strengths.items()) if strength}
+        wanted = tuple((file, strengths[file]) for file in used)
+        carried = {file: lora for file, lora in self._carried.items() if file in used or _unchanged(lora)}
+        if any(carried.get(file) is not lora for file, lora in used.items()):
+            # Those until now go along at no strength: two branches of a graph may take turns.
+            last = {file: carried[file] for file, _ in self.loras if file in carried}
+            carried = dict(sorted((last | used).items()))
+        if wanted == self.loras and carried == self._carried:
+            return
+        self.memory.use([(lora, strengths.get(file, 0.0)) for file, lora in carried.items()])
+        self._carried = carried
+        self.reader.read_as("".join(f"{used[file].key}|{by}|" for file, by in wanted if used[file].reads))
+        self.loras = wanted
+
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""
         self.memory.weights.place()
@@ -231,13 +270,13 @@ class Engine:
         self._check_vocabulary(conditioning)
         choose = choose or settings.chooser()
         with torch.inference_mode():
-            needed = [sequence.key for sequence in conditioning.sequences.values()]  # the picture will want them
+            needed = [*map(self.reader.key, conditioning.sequences.values())]  # the picture will want them
             self._start(self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"), needed)
-            dropped = self.memory.weights.times_dropped
+            begun = self._state()
 
             def show(piece: str) -> None:
                 on_text(piece)
-                self._check_still_placed(dropped)
+                self._check_still(begun)
 
             return thinking.think(self.reader, self.prompts, conditioning, settings, choose, show)
 
@@ -286,7 +325,7 @@ class Engine:
             return attempt("drawing", make).steps()
 
         def needed() -> list[str]:
-            return [sequence.key for sequence in used.values()]
+            return [*map(self.reader.key, used.values())]
 
         return self._running(lambda: self.drawing_task(conditioning, settings), steps, needed)
 
@@ -375,10 +414,10 @@ class Engine:
         needed, conversation: what the run goes on from, see Reader.keep_within.
         """
         self._start(task(), needed(), conversation)
-        dropped = self.memory.weights.times_dropped
+        begun = self._state()
         for result in start():
             yield result
-            self._check_still_placed(dropped)
+            self._check_still(begun)
 
     def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, held: int = 0) -> None:
         """held: bytes that the run has on the device already, beside what the reader holds."""
@@ -388,11 +427,22 @@ class Engine:
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes
             self.reader.keep_within(max(0, spare), needed, conversation)
 
-    def _check_still_placed(self, dropped: int) -> None:
-        """dropped: how often the weights had been dropped when the run began."""
+    def _state(self) -> tuple[int, tuple]:
+        """What must not change during a run: how often weights were dropped, and the LoRAs."""
+        return self.memory.weights.times_dropped, self.loras
+
+    def _check_still(self, begun: tuple[int, tuple]) -> None:
+        """begun: the state when the run began."""
+        dropped, loras = begun
+        if self.loras != loras:
+            raise SenseNovaError("the model's LoRAs were changed during this run; start it again")
         if self.memory.weights.times_dropped != dropped:
             raise SenseNovaError("the model's memory was given back during this run; start it again")
 
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
         if conditioning.vocabulary != self.prompts.vocabulary:
             raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
+
+
+def _unchanged(lora: Lora) -> bool:
+    return lora.states == lora_states(lora.path)

@@ -27,6 +27,7 @@ class Reader:
         self.prefixes: RecentlyUsed[Prefix] = RecentlyUsed(PREFIX_CACHE_BYTES)
         self.embeddings: RecentlyUsed[Tensor] = RecentlyUsed(EMBEDDING_CACHE_BYTES)
         self.held: tuple[Sequence, Context] | None = None
+        self.variant = ""
 
     @property
     def nbytes(self) -> int:
@@ -34,10 +35,20 @@ class Reader:
         held = self.held[1].nbytes if self.held else 0
         return self.prefixes.nbytes + self.embeddings.nbytes + held
 
+    def read_as(self, variant: str) -> None:
+        """Read with weights that a name is given to, another one for others, from now on. What was read with these
+        before is found again, a conversation apart."""
+        if variant != self.variant:
+            self.variant, self.held = variant, None
+
+    def key(self, sequence: Sequence) -> str:
+        """What a sequence's prefix is held by."""
+        return self.variant + sequence.key
+
     def keep_within(self, limit: int, needed: Collection[str], conversation: bool) -> None:
         """Forget what a run does not need until no more than so many bytes are held beside what it does.
 
-        needed: keys of sequences. conversation: whether the run may go on with the one that is held.
+        needed: their keys. conversation: whether the run may go on with the one that is held.
         """
         if self.held and not conversation:
             if self.held[1].nbytes > limit:
@@ -59,7 +70,7 @@ class Reader:
 
     def prefixes_of(self, sequences: Mapping[str, Sequence]) -> dict[str, Prefix]:
         """The prefixes of sequences that are used together; all of them stay held, however large."""
-        keys = {name: sequence.key for name, sequence in sequences.items()}
+        keys = {name: self.key(sequence) for name, sequence in sequences.items()}
         found = {name: self.prefixes.get(key) for name, key in keys.items()}
         unread = {keys[name]: sequences[name] for name, prefix in found.items() if prefix is None}
         for key, (context, _) in zip(unread, self.open_all([*unread.values()]), strict=True):
@@ -68,7 +79,7 @@ class Reader:
 
     def keep(self, sequence: Sequence, prefix: Prefix) -> None:
         """Have `prefix` found by all who read `sequence`."""
-        self.prefixes.put(sequence.key, prefix)
+        self.prefixes.put(self.key(sequence), prefix)
 
     def open(self, sequence: Sequence, more: int = 0) -> tuple[Context, Tensor]:
         """Read a sequence into a context with room for `more` tokens; also the last hidden state (1, hidden)."""
@@ -151,10 +162,11 @@ class Reader:
 
     def embed(self, image: ReferenceImage) -> Tensor:
         """A reference image's tokens (tokens, hidden), embedded once however many sequences hold it."""
-        embedded = self.embeddings.get(image.key)
+        key = self.variant + image.key
+        embedded = self.embeddings.get(key)
         if embedded is None:
             embedded = self.embed_pixels(image.pixels[None])[0]
-            self.embeddings.put(image.key, embedded)
+            self.embeddings.put(key, embedded)
         return embedded
 
     def embed_drawn(self, pixels: Tensor) -> Tensor:

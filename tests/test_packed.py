@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,12 @@ from safetensors.torch import load_file, save_file
 
 import sensenova_core
 from sensenova_core import CheckpointError, DecodingSettings, Engine
-from sensenova_core import engine as engines
 from sensenova_core.checkpoint import Packed, read_headers
-from sensenova_core.memory import Placement
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.lane import DirectLane
 from sensenova_core.memory.residency import Residency
-from sensenova_core.memory.units import DRAWING, READING, Part
-from tests.geometries import geometry, save_aligned, scaled_down, write_checkpoint
+from sensenova_core.memory.units import DRAWING, READING
+from tests.geometries import geometry, scaled_down, write_checkpoint
 from tests.golden_set import relative_error
 from tests.peak import PeakBytes
 from tests.test_residency import (
@@ -30,7 +27,6 @@ from tests.test_residency import (
     Failing,
     allow,
     check_same,
-    copied,
     draw_short,
     gone,
     out_of_memory,
@@ -202,7 +198,7 @@ def test_a_step_copies_packed_bytes_alone(load, monkeypatch, name, mode, slots):
     assert each == [4 if index in streamed else 1 for index in range(len(each))]
     read = sum(unit.nbytes for unit in units[READING][: len(each)])
     assert sum(sent) == read + sum(unit.nbytes * count for unit, count in zip(units[DRAWING], each, strict=True))
-    packed = [unit for unit in units[DRAWING] if unit.packed]
+    packed = [unit for unit in units[DRAWING] if unit.apart]
     assert len(packed) >= 3 and all(unit.nbytes < 0.3 * unit.running_bytes for unit in packed)
 
 
@@ -408,33 +404,3 @@ def test_scales_of_ragged_tensors(tmp_path, monkeypatch, width, piece):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             numbers = (stored.float() * spread)[first : first + height].to(dtype)
             assert torch.equal(packed.unpacked(dtype), numbers)
-
-
-# What is added to weights as they run.
-
-
-@pytest.mark.parametrize("vram_mode", ["auto", "balanced"])
-@pytest.mark.parametrize("packed", [False, True])
-def test_weights_may_be_changed_before_they_run(made, tmp_path, monkeypatch, vram_mode, packed):
-    """Every time anew, and never where they lie."""
-    folder, plain = made("mixed")
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for file in plain.iterdir():
-        (changed / file.name).write_bytes(file.read_bytes())
-    tensors = tensors_of(plain)
-    deltas = {name: torch.full(tensors[name].shape, 0.01) for name in (Q_PROJ, "language_model.lm_head.weight")}
-    save_aligned({name: value + deltas.get(name, 0) for name, value in tensors.items()}, changed / "model.safetensors")
-    expected = tell_briefly(sensenova_core.load(changed, vram_mode="balanced"))
-
-    def merge(part: Part, running: torch.Tensor) -> None:
-        if part.stored in deltas:
-            running += deltas[part.stored][part.first_row : part.first_row + len(running)]
-
-    monkeypatch.setattr(engines, "Placement", partial(Placement, merge=merge))
-    engine = sensenova_core.load(folder if packed else plain, dtype="float32", vram_mode=vram_mode)
-    assert engine.memory.sizes.working[DRAWING] >= max(unit for unit in engine.memory.sizes.units[DRAWING])
-    for _ in range(2):
-        check_same(tell_briefly(engine), expected)
-        engine.reader.forget()  # what was read, else the second answer goes on from the first one's prefix
-    assert copied(engine, DRAWING) > 0 if vram_mode == "balanced" else engine.memory.in_place

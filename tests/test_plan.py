@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from sensenova_core import SamplingSettings, SettingsError, needs
-from sensenova_core.checkpoint import Weights, checkpoint_name
+from sensenova_core.checkpoint import Lora, Weights, checkpoint_name
 from sensenova_core.checkpoint.headers import TensorHeader
+from sensenova_core.checkpoint.lora import Factors
 from sensenova_core.cli import main
 from sensenova_core.document import DocumentSettings
 from sensenova_core.memory import Limits, Plan, Sizes, Task, Work, limits_of, make_plan
 from sensenova_core.memory.budget import HOST_RESERVE, MODES, UNITS, in_words, parse_max_memory
 from sensenova_core.memory.plan import RING, STAGING, Phase
-from sensenova_core.memory.units import DRAWING, READING, Fixed, units_of
+from sensenova_core.memory.units import DRAWING, READING, Fixed, Units, units_of, with_changes
 from sensenova_core.model import SenseNovaU1
 from tests.test_needs import PREFIXES, config
 
@@ -305,7 +306,7 @@ def test_a_plan_explains_itself():
         assert rows["task"] == case.task.name and rows["mode"].startswith(case.limits.mode)
         unpacking = any(phase.unpacking_bytes for phase in plan.phases.values())
         assert rows["device"].startswith(f"{in_words(plan.device_bytes)} at most")
-        assert ("to unpack one layer at a time" in rows["device"]) == unpacking
+        assert ("to make one layer ready at a time" in rows["device"]) == unpacking
         assert f"{in_words(plan.host_free)} free" in rows["system"]
         if case.limits.device is not None:
             assert f"{in_words(case.limits.device)} to use" in rows["mode"]
@@ -426,10 +427,82 @@ def test_the_8b_models_packed(kind, bits):
     assert full.phases[DRAWING].device_bytes == (
         sizes.fixed + layers + sizes.working[DRAWING] + sizes.scratch + task.drawing.reserved
     )
-    assert f"{in_words(sizes.working[DRAWING] + sizes.scratch)} of it to unpack one layer" in full.explain()
+    assert f"{in_words(sizes.working[DRAWING] + sizes.scratch)} of it to make one layer ready" in full.explain()
     plans = {mode: make_plan(sizes, task, Limits(mode), 48 * GIB) for mode in ("balanced", "low")}
     assert all(plan.phases[DRAWING].streamed_bytes == layers for plan in plans.values())
     assert plans["low"].device_bytes < plan_8b("low").device_bytes
+
+
+# LoRAs.
+
+
+def changed_by(units: Units, lora: Lora, strength: float, fixed: int, stored: int) -> Sizes:
+    return Sizes.of(with_changes(units, [(lora, strength)]), config().decoder.num_layers, fixed, stored)
+
+
+def some_lora(names: list[str], shapes: dict[str, tuple[int, ...]], rank: int, dtype: str) -> Lora:
+    factors = {}
+    for name in names:
+        up, down = (
+            TensorHeader(Path("l"), dtype, shape, 0) for shape in ((shapes[name][0], rank), (rank, shapes[name][1]))
+        )
+        factors[name] = Factors(up, down, 1.0)
+    return Lora(Path("l"), {}, factors)
+
+
+@cache
+def units_8b() -> tuple[Units, dict[str, tuple[int, ...]]]:
+    model = SenseNovaU1.on_meta(config())
+    shapes = {checkpoint_name(name): tuple(value.shape) for name, value in model.named_parameters()}
+    headers = {name: TensorHeader(Path("x"), "BF16", shape, 0) for name, shape in shapes.items()}
+    return units_of(model, Weights(model, headers, None)), shapes
+
+
+def test_a_lora_of_the_8b_models():
+    """Of rank 64 on all that draws: 9.7 MB a layer, and one working buffer, which the ring has one buffer less for."""
+    units, shapes = units_8b()
+    names = [name for name, shape in shapes.items() if ".layers." in name and "_mot_gen" in name and len(shape) == 2]
+    plain, lora = sizes_8b(), some_lora(names, shapes, 64, "BF16")
+    sizes, off = (changed_by(units, lora, strength, plain.fixed, plain.stored) for strength in (0.7, 0))
+    assert off.units == sizes.units and not any(off.working.values())
+    assert sizes.units[READING] == plain.units[READING] and not sizes.unpacking(READING)
+    assert set(sizes.units[DRAWING]) == {plain.slot + 9_699_328} and sizes.working[DRAWING] == plain.slot
+    assert sizes.scratch < 24 * MIB
+    task = needs.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+    for mode in MODES:
+        phases = (make_plan(each, task, Limits(mode), 48 * GIB).phases[DRAWING] for each in (sizes, plain))
+        ours, others = phases
+        assert ours.ring == max(0, others.ring - 1) and ours.resident == others.resident
+        more = sizes.unpacking(DRAWING) + (len(ours.resident) + ours.ring) * 9_699_328 - (others.ring > 0) * plain.slot
+        assert ours.device_bytes - ours.kept * ours.kept_bytes == (
+            others.device_bytes - others.kept * others.kept_bytes + more
+        )
+
+
+def test_what_any_lora_adds_to_the_sizes():
+    units, shapes = units_8b()
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2 and (".layers." in name or "head.w" in name)]
+    for seed in range(30):
+        draw = random.Random(seed)
+        names = draw.sample(matrices, draw.choice([1, 5, 200]))
+        rank, dtype = draw.choice([1, 3, 64, 512]), draw.choice(["BF16", "F16", "F32"])
+        lora, strength = some_lora(names, shapes, rank, dtype), draw.choice([1.0, -2.5, 0.0])
+        sizes = changed_by(units, lora, strength, 0, 0)
+        for expert in (READING, DRAWING):
+            expected, apart = [], [0]
+            for unit in units[expert]:
+                parts = [part for part in unit.parts if part.stored in names]
+                each = [part.shape[0] * rank for part in parts] + [part.shape[1] * rank for part in parts]
+                itemsize = 4 if dtype == "F32" else 2
+                expected.append(unit.nbytes + sum(-(-size * itemsize // 256) * 256 for size in each))
+                apart += [unit.running_bytes] if parts and strength else []
+            assert sizes.units[expert] == tuple(expected), seed
+            assert sizes.working[expert] == max(apart), seed
+        task = needs.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+        smallest, _ = sizes.smallest(task)
+        assert make_plan(sizes, task, Limits(device=smallest), 48 * GIB).device_bytes <= smallest
+        with pytest.raises(SettingsError):
+            make_plan(sizes, task, Limits(device=smallest - 1), 48 * GIB)
 
 
 # What users write.

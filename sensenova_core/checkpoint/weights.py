@@ -20,6 +20,8 @@ _SHOWN = 8  # names listed of each kind of mismatch
 _CHUNK = 2**25  # bytes that one thread reads at a time
 _THREADS = min(8, os.cpu_count() or 1)
 
+State = tuple[int, int]  # of a file: its size in bytes and its time of change in ns
+
 
 def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]) -> None:
     """Raise one CheckpointError naming every missing, extra, misshapen or unreadable tensor. Reads no weight."""
@@ -56,12 +58,16 @@ def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]
         "torn": torn,
         "of an unknown scale": misscaled,
     }
-    problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
-    if problems:
+    if problems := in_short(kinds):
         raise CheckpointError(
             "the tensors do not fit the config (are both from the same checkpoint, and is the download complete?): "
-            + "; ".join(problems)
+            + problems
         )
+
+
+def in_short(problems: Mapping[str, list[str]]) -> str:
+    """What is wrong, by kind, each with how many and the first of them; "" for nothing."""
+    return "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
 
 
 class Weights:
@@ -75,13 +81,22 @@ class Weights:
         """
         check_names_and_shapes(model, headers)
         self.headers = headers
+        self._borrowed: dict[str, TensorHeader] = {}
         self.compute_dtype = dtype or _prevailing_dtype(headers)
         self.keep_norms = dtype is None
         scales = [header.scale for header in headers.values() if header.scale is not None]
-        self._files = {file: _state(file) for file in {header.file for header in (*headers.values(), *scales)}}
+        self._files = {file: file_state(file) for file in {header.file for header in (*headers.values(), *scales)}}
         for name, value in list(model.named_parameters()):
             assign(model, name, value.to(self.dtype(checkpoint_name(name))))
         self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="sensenova-read")
+
+    def borrow(self, headers: Mapping[str, TensorHeader], states: Mapping[Path, State | None]) -> None:
+        """Read tensors of other files too, by names of their own, in place of those that were borrowed before.
+
+        states: of their files, size and time of change when they were found.
+        """
+        self._borrowed = dict(headers)
+        self._files |= states
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +125,7 @@ class Weights:
             return torch.asarray(files[header.file][header.start : header.start + size], dtype=torch.uint8)
 
         for name in names:
-            header = self.headers[name]
+            header = self._header(name)
             if not header.packed:
                 yield name, stored(header).view(header.format.dtype).view(header.shape)
                 continue
@@ -126,7 +141,7 @@ class Weights:
         Returns futures whose `result()` must be awaited, and raises what went wrong. Reads the file and does not map
         it, so that its pages are never counted as this process's own.
         """
-        header = self.headers[name]
+        header = self._header(name)
         start = header.start + first_row * header.format.nbytes(header.width)
         if not isinstance(into, Packed):
             return self._begin(header.file, start, header.format.dtype, into)
@@ -134,6 +149,9 @@ class Weights:
         if into.scale is not None:
             reads += self._begin(header.scale.file, header.scale.start, header.scale.format.dtype, into.scale)
         return reads
+
+    def _header(self, name: str) -> TensorHeader:
+        return self.headers[name] if name in self.headers else self._borrowed[name]
 
     def _begin(self, file: Path, start: int, stored: torch.dtype, into: Tensor) -> list:
         flat, step = into.reshape(-1), _CHUNK // stored.itemsize
@@ -160,7 +178,7 @@ class Weights:
             into.copy_(raw)
 
     def _check_unchanged(self, file: Path) -> None:
-        if _state(file) != self._files[file]:
+        if file_state(file) != self._files[file]:
             raise CheckpointError(f"{file} was changed or removed after it was loaded; load it again")
 
 
@@ -170,8 +188,8 @@ def assign(module: nn.Module, name: str, value: Tensor) -> None:
     setattr(module.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
 
 
-def _state(file: Path) -> tuple[int, int] | None:
-    """Size and time of change."""
+def file_state(file: Path) -> State | None:
+    """None where there is no such file."""
     try:
         status = file.stat()
     except OSError:

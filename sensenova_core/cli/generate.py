@@ -1,6 +1,8 @@
 """`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SettingsError, check_count
@@ -132,7 +134,7 @@ def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
         conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think, profile)
         image = _drawn(engine, conditioning, job, profile)
     profile.drew(job.settings.batch_size, job.settings.tokens(engine.config))
-    for path in save(image, job, conditioning.think_text, Path(options.output), options.model):
+    for path in save(image, job, conditioning.think_text, Path(options.output), options.model, options.lora):
         print(path)
 
 
@@ -168,7 +170,7 @@ def _drawn(engine, conditioning, job: Job, profile):
     return step.image()
 
 
-def save(image, job: Job, think_text: str | None, output: Path, model: str) -> list[Path]:
+def save(image, job: Job, think_text: str | None, output: Path, model: str, loras: Sequence[str] = ()) -> list[Path]:
     """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
     from ..png import next_free, save_png
 
@@ -177,6 +179,7 @@ def save(image, job: Job, think_text: str | None, output: Path, model: str) -> l
     for index, picture in enumerate(image):
         path = names[index] if one_file else next_free(output, "sensenova")
         settings = {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
+        settings |= {"loras": [re.split(r"[/\\]", each)[-1] for each in loras]} if loras else {}
         save_png(picture, path, settings if think_text is None else settings | {"think_text": think_text})
         paths.append(path)
     return paths

@@ -1,5 +1,6 @@
 """Which model a command runs, and on what."""
 
+import logging
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -12,6 +13,7 @@ DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
 VRAM_MODES = ("auto", "full", "balanced", "low")
+log = logging.getLogger(__name__)
 
 
 def add_model_option(parser) -> None:
@@ -30,6 +32,13 @@ def add_running_options(parser) -> None:
     add_device_options(parser)
     parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
     add_memory_options(parser)
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:STRENGTH]",
+        help="a LoRA of this model, at strength 1 unless given; may be given several times",
+    )
     parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
 
 
@@ -133,9 +142,39 @@ def open_engine(options, place: bool = True):
         options.max_memory,
         options.attn_backend,
         place,
+        [parse_lora(text) for text in options.lora],
     )
+    _warn_of_loras(engine, options)
     _hold_to(engine.memory.limits.device, device)
     return engine
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """ "x.safetensors:0.5" -> path and strength, 1 where none is given. A drive's colon is part of the path."""
+    path, _, strength = text.rpartition(":")
+    if len(path) < 2 or Path(text).exists():
+        return text, 1.0
+    try:
+        return path, float(strength)
+    except ValueError:
+        return text, 1.0
+
+
+def _warn_of_loras(engine, options) -> None:
+    """Of bases that do not match, and of settings that a distilled one is not made for."""
+    from ..presets import mismatch, preset_of
+
+    used = [engine.read_lora(path) for path, _ in engine.loras]
+    for lora in used:
+        if warning := mismatch(lora, engine.config, engine.name):
+            log.warning(warning)
+    preset = preset_of(used)
+    given = [getattr(options, name, None) for name in ("num_steps", "cfg_scale", "timestep_shift")]
+    if preset and None not in given and given != [preset.steps, preset.cfg, preset.shift]:
+        log.warning(
+            "a LoRA is made for %s: draw with --num-steps %d --cfg-scale %g --timestep-shift %g",
+            *(preset, preset.steps, preset.cfg, preset.shift),
+        )
 
 
 def _hold_to(limit: int | None, device) -> None:

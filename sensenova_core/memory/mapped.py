@@ -1,6 +1,7 @@
 """Weights on the CPU as they lie in their files, mapped to memory: nothing moves, and nothing is read twice."""
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from ..model import SenseNovaU1
 from .lane import DirectLane
 from .plan import Plan, Sizes
 from .residency import Slot
-from .units import EXPERTS, READING, Fixed, Merge, Part, Unit, fill
+from .units import EXPERTS, READING, Fixed, Part, Units, fill
 
 CPU = torch.device("cpu")
 
@@ -19,36 +20,45 @@ CPU = torch.device("cpu")
 class Mapped:
     """All weights of one model, or none. In their stored type they *are* the page cache; cast, they are copies.
 
-    Units with packed tensors stay packed, and are unpacked one at a time to a buffer that all of them run in.
+    Units with packed tensors stay packed, and those that LoRAs change stay as they are; they are made ready one at a
+    time in a buffer that all of them run in.
     """
 
     def __init__(
         self,
         model: SenseNovaU1,
         weights: Weights,
-        units: dict[str, tuple[Unit, ...]],
+        units: Units,
         fixed: Fixed,
         sizes: Sizes,
-        merge: Merge | None = None,
     ):
-        self.weights, self.fixed, self.sizes, self.merge = weights, fixed, sizes, merge
+        self.weights, self.fixed = weights, fixed
         self.placed, self.times_dropped = False, 0
+        self._working: Slot | None = None
+        self._model = weakref.ref(model)  # which has this as its layers' source: no circle
+        self._arrange(units, sizes)
+
+    def _arrange(self, units: Units, sizes: Sizes) -> None:
+        """Say of every tensor whether it runs where it lies. Nothing is placed."""
+        self.units, self.sizes = units, sizes
         self._owners: dict[str, tuple[nn.Module, str]] = {}  # of tensors that run where they lie
         self._others: dict[str, Tensor | Packed | None] = {}  # those that do not, once they are mapped
-        self._working: Slot | None = None
+        model = self._model()
         layers, understanding = model.config.decoder.num_layers, model.understanding
         for expert in EXPERTS:
             for unit in units[expert]:
                 module = unit.template if unit.index < layers else understanding.lm_head
-                for part in unit.parts:
-                    if self._moves(unit):
-                        self._others[part.stored] = None
-                    else:
-                        self._owners[part.stored] = (module, part.leaf)
-            if any(map(self._moves, units[expert][:layers])):  # bound to parts of the model alone: else a circle
-                getattr(model, expert).decoder.source = partial(self._pass, units[expert][:layers])
-        if any(map(self._moves, units[READING][layers:])):
-            understanding.head_source = partial(self._pass, units[READING][layers:])
+                if unit.apart:
+                    self._others |= {part.stored: None for part in unit.stored}
+                else:
+                    self._owners |= {part.stored: (module, part.leaf) for part in unit.parts}
+            getattr(model, expert).decoder.source = self._source(expert, 0, layers)
+        understanding.head_source = self._source(READING, layers, len(units[READING]))
+
+    def _source(self, expert: str, first: int, stop: int):
+        """Where units come from in a pass; None if all of them run where they lie."""
+        apart = any(unit.apart for unit in self.units[expert][first:stop])
+        return partial(self._pass, expert, first, stop) if apart else None
 
     @property
     def nbytes(self) -> int:
@@ -75,6 +85,15 @@ class Mapped:
             raise
         self.placed = True
 
+    def use(self, units: Units, sizes: Sizes) -> None:
+        """Go on with other units. What runs where it lies stays there, unless it begins or ends to."""
+        apart = [[unit.apart for unit in found[expert]] for found in (self.units, units) for expert in EXPERTS]
+        if self.placed and apart[:2] != apart[2:]:
+            self.drop()
+        if not self.placed:
+            self._arrange(units, sizes)
+        self.units, self.sizes = units, sizes
+
     def begin(self, plan: Plan) -> None:
         """Nothing to do: all stays where it is."""
 
@@ -99,17 +118,14 @@ class Mapped:
         self.drop()
         return before
 
-    def _moves(self, unit: Unit) -> bool:
-        return unit.packed or self.merge is not None
-
-    def _pass(self, units: Sequence[Unit]) -> Iterator[nn.Module]:
-        for unit in units:
-            if not self._moves(unit):
+    def _pass(self, expert: str, first: int, stop: int) -> Iterator[nn.Module]:
+        for unit in self.units[expert][first:stop]:
+            if not unit.apart:
                 yield unit.template
                 continue
             if self._working is None:
                 self._working = Slot(max(self.sizes.working.values()), CPU, DirectLane())
-            fill(unit, [self._stored(part) for part in unit.parts], self._working.buffer, self.merge)
+            fill(unit, self._stored, self._working.buffer)
             yield self._working.module(unit)
 
     def _stored(self, part: Part) -> Tensor | Packed:

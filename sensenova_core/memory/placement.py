@@ -1,14 +1,14 @@
 """One model's weights in the memory that a user allows: plans each run, carries the plan out, and mends it once."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import torch
 
-from ..checkpoint import Weights
+from ..checkpoint import Lora, Weights
 from ..errors import SenseNovaError, SettingsError, out_of_memory
 from ..model import SenseNovaU1
 from . import host
@@ -17,7 +17,7 @@ from .lane import Clock, lane_to
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
 from .residency import Residency
-from .units import DRAWING, READING, Fixed, Merge, units_of
+from .units import DRAWING, READING, Fixed, units_of, with_changes
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out
@@ -34,21 +34,18 @@ class Placement:
     clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
     """
 
-    def __init__(
-        self, model: SenseNovaU1, weights: Weights, device: torch.device, limits: Limits, merge: Merge | None = None
-    ):
-        """merge: changes layers' tensors before they run, each time."""
+    def __init__(self, model: SenseNovaU1, weights: Weights, device: torch.device, limits: Limits):
         self.device, self.limits = device, limits
         units, fixed = units_of(model, weights), Fixed(model, weights)
-        layers = model.config.decoder.num_layers
-        self.sizes = Sizes.of(units, layers, fixed.nbytes, weights.nbytes, merging=merge is not None)
+        self._fixed, self._layers, self._carried = fixed, model.config.decoder.num_layers, ()
+        self.sizes = Sizes.of(units, self._layers, fixed.nbytes, weights.nbytes)
         in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
         lane = lane_to(device)
         self.clock = Clock(lane)
         self.weights: Mapped | Residency = (
-            Mapped(model, weights, units, fixed, self.sizes, merge)
+            Mapped(model, weights, units, fixed, self.sizes)
             if in_place
-            else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock, merge)
+            else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
@@ -95,6 +92,30 @@ class Placement:
             self._carry_out(self.plan(task, held))
         self.weights.place()
         return self.last_plan
+
+    def use(self, loras: Sequence[tuple[Lora, float]]) -> None:
+        """Have layers carry these LoRAs and run with what they add at these strengths, from the next run on.
+
+        At strength 0 one is carried for later. Nothing moves as long as the same ones are carried.
+        """
+        weights, stored = self.weights, self.weights.weights
+        if (carried := tuple(lora.key for lora, _ in loras)) != self._carried:
+            weights.drop()
+            self._carried = carried
+            stored.borrow(
+                {name: header for lora, _ in loras for name, header in lora.headers().items()},
+                {file: state for lora, _ in loras for file, state in lora.states.items()},
+            )
+        units = with_changes(weights.units, loras)
+        self.sizes = Sizes.of(units, self._layers, self._fixed.nbytes, stored.nbytes)
+        outside = self._fixed.use(loras)
+        weights.use(units, self.sizes)
+        if outside and weights.placed:
+            try:
+                self._fixed.place(stored, self.device)
+            except BaseException:
+                weights.drop()
+                raise
 
     def allow(self, weights: int | None) -> None:
         """Let weights take so many bytes of the device, from the next run on; None for what is free."""

@@ -10,7 +10,7 @@ from math import ceil
 
 from ..errors import SettingsError
 from .budget import Limits, in_words
-from .units import DRAWING, EXPERTS, READING, Unit
+from .units import DRAWING, EXPERTS, READING, Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
 FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
@@ -22,7 +22,8 @@ STAGING = 2  # page-locked buffers through which files are read
 class Sizes:
     """Bytes of a model. units: of each expert's, in order, as they lie and move; the understanding expert's last
     `head_pieces` are the output head's. fixed: small tensors that never move. stored: the whole model, embeddings too.
-    working: of the buffer that an expert's units are unpacked to before they run; scratch: what that takes beside it.
+    working: of the buffer that an expert's units are made ready in, if they do not run as they lie; scratch: what that
+    takes beside it.
     """
 
     units: dict[str, tuple[int, ...]]
@@ -33,18 +34,15 @@ class Sizes:
     scratch: int = 0
 
     @classmethod
-    def of(
-        cls, units: dict[str, tuple[Unit, ...]], layers: int, fixed: int, stored: int, merging: bool = False
-    ) -> "Sizes":
-        """merging: plain units run in the working buffer too."""
+    def of(cls, units: Units, layers: int, fixed: int, stored: int) -> "Sizes":
         sizes = {expert: tuple(unit.nbytes for unit in found) for expert, found in units.items()}
-        moved = {expert: [unit for unit in found if unit.packed or merging] for expert, found in units.items()}
-        working = {expert: max((unit.running_bytes for unit in found), default=0) for expert, found in moved.items()}
+        apart = {expert: [unit for unit in found if unit.apart] for expert, found in units.items()}
+        working = {expert: max((unit.running_bytes for unit in found), default=0) for expert, found in apart.items()}
         scratch = max(unit.scratch for found in units.values() for unit in found)
         return cls(sizes, len(sizes[READING]) - layers, fixed, stored, working, scratch)
 
     def unpacking(self, expert: str) -> int:
-        """What units of an expert are unpacked in: nothing where they run as they lie."""
+        """What units of an expert are made ready in: nothing where they run as they lie."""
         return self.working[expert] + (self.scratch if self.working[expert] else 0)
 
     def slot_of(self, expert: str) -> int:
@@ -230,7 +228,7 @@ class Plan:
         rows |= {phase.name: _explained(phase, self.limits) for phase in self.phases.values()}
         rows["device"] = f"{in_words(self.device_bytes)} at most"
         if unpacking := max(phase.unpacking_bytes for phase in self.phases.values()):
-            rows["device"] += f", {in_words(unpacking)} of it to unpack one layer at a time"
+            rows["device"] += f", {in_words(unpacking)} of it to make one layer ready at a time"
         rows["system"] = (
             f"{in_words(self.pinned_bytes)} page-locked of {in_words(self.host_free)} free; "
             f"{in_words(self.stored)} stay in their files"

@@ -15,11 +15,11 @@ from ..model import SenseNovaU1
 from .lane import Clock, Lane, Mark
 from .plan import Phase, Plan, Sizes
 from .store import Key, Store
-from .units import DRAWING, EXPERTS, READING, Fixed, Merge, Unit, fill
+from .units import DRAWING, EXPERTS, READING, Fixed, Unit, Units, fill
 
 
 class Slot:
-    """A buffer on the device that any unit of an expert fits in, or that any of them is unpacked to.
+    """A buffer on the device that any unit of an expert fits in, or that any of them is made ready in.
 
     ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
     """
@@ -56,20 +56,19 @@ class Residency:
         self,
         model: SenseNovaU1,
         weights: Weights,
-        units: dict[str, tuple[Unit, ...]],
+        units: Units,
         fixed: Fixed,
         sizes: Sizes,
         device: torch.device,
         lane: Lane,
         clock: Clock,
-        merge: Merge | None = None,
     ):
         """The model's decoders and output head get their weights from here from now on.
 
-        clock: counts how long computing stands still for copies, as "waiting". merge: changes tensors before they run.
+        clock: counts how long computing stands still for copies, as "waiting".
         """
         self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
-        self.lane, self.clock, self.merge = lane, clock, merge
+        self.lane, self.clock = lane, clock
         self.store = Store(weights, units, sizes, self.lane, direct=device.type == "cpu")
         self.copies: Counter[Key] = Counter()
         self.placed, self.times_dropped, self.most_bytes = False, 0, 0
@@ -113,6 +112,12 @@ class Residency:
             self.drop()
             raise
         self.placed = True
+
+    def use(self, units: Units, sizes: Sizes) -> None:
+        """Go on with other units from the next run on, whose bytes lie where the last ones' did, or of which none is
+        on the device."""
+        self.units, self.sizes = units, sizes
+        self.store.units, self.store.sizes = units, sizes
 
     def begin(self, plan: Plan) -> None:
         """Carry out another plan from the next pass on."""
@@ -192,9 +197,9 @@ class Residency:
             if slot.ready is not None:
                 self._await(slot)
             unit = self.units[expert][index]
-            if unit.packed or self.merge is not None:
+            if unit.apart:
                 with self._using(slot):
-                    module = self._unpacked(unit, slot)
+                    module = self._made_ready(unit, slot)
                 if index + 1 < indexes.stop:  # which may come to this slot now, while the layer computes
                     self._prefetch((expert, index + 1))
                 yield module
@@ -209,11 +214,11 @@ class Residency:
         finally:  # a pass that is broken off may have begun to use it
             slot.free = None if self._settled else self.lane.mark()
 
-    def _unpacked(self, unit: Unit, slot: Slot) -> nn.Module:
-        """The module that computes with a unit, once it is unpacked from the slot that it lies in."""
+    def _made_ready(self, unit: Unit, slot: Slot) -> nn.Module:
+        """The module that computes with a unit, once it is made ready from the slot that it lies in."""
         if self._working is None:
             self._working = self._new_buffer(self.sizes.working[unit.expert])
-        fill(unit, unit.stored_in(slot.buffer), self._working.buffer, self.merge)
+        fill(unit, lambda part: part.of(slot.buffer), self._working.buffer)
         return self._working.module(unit)
 
     def _drop_working(self) -> None:

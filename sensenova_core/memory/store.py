@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checkpoint import Weights
 from .lane import Lane, Mark
 from .plan import STAGING, Sizes
-from .units import Unit
+from .units import Unit, Units
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Store:
     every pass wants stays in one of its own. Nothing is page-locked that does not stream.
     """
 
-    def __init__(self, weights: Weights, units: dict[str, tuple[Unit, ...]], sizes: Sizes, lane: Lane, direct: bool):
+    def __init__(self, weights: Weights, units: Units, sizes: Sizes, lane: Lane, direct: bool):
         """direct: without a card between, files are read to where they are used, unless they are kept."""
         self.weights, self.units, self.lane, self.direct = weights, units, lane, direct
         self.sizes = sizes
@@ -117,7 +117,7 @@ class Store:
         return buffer
 
     def _read(self, unit: Unit, buffer: Tensor) -> None:
-        several = [self.weights.read(part.stored, part.of(buffer), part.first_row) for part in unit.parts]
+        several = [self.weights.read(part.stored, part.of(buffer), part.first_row) for part in unit.stored]
         reads = [read for reads in several for read in reads]
         wait(reads)  # all of them: one that failed must not leave others writing to a buffer that is used again
         for read in reads:

@@ -2,15 +2,17 @@
 
 import copy
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Packed, TensorHeader, Weights, assign, checkpoint_name
+from ..checkpoint import Lora, Packed, TensorHeader, Weights, assign, checkpoint_name, merge
 from ..checkpoint.formats import PIECE, SCRATCH
+from ..checkpoint.merging import Term, merge_scratch
 from ..model import MixtureOfExperts, SenseNovaU1
 
 READING, DRAWING = EXPERTS = ("understanding", "generation")
@@ -56,38 +58,67 @@ class Part:
         return working[self.place : self.place + self.running_bytes].view(self.dtype).view(self.shape)
 
 
-# (part, the tensor as it is about to run): adds to it in place, as a low-rank change of the weights does.
-Merge = Callable[[Part, Tensor], None]
+@dataclass(frozen=True)
+class Change:
+    """What a LoRA adds to a part when it runs: amount * up @ down, which lie and move with the part's unit.
+
+    leaf: the part's. amount: 0 for a LoRA that is not in use just now.
+    """
+
+    leaf: str
+    up: Part
+    down: Part
+    amount: float
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """expert, index: its place in a pass. template: a module on the meta device that computes with such tensors."""
+    """expert, index: its place in a pass. template: a module on the meta device that computes with such tensors.
+
+    changes: what LoRAs add to its parts, in the order in which they are added.
+    """
 
     expert: str
     index: int
     parts: tuple[Part, ...]
     template: nn.Module
+    changes: tuple[Change, ...] = ()
+
+    @cached_property
+    def stored(self) -> tuple[Part, ...]:
+        """All that lies and moves."""
+        return (*self.parts, *(part for change in self.changes for part in (change.up, change.down)))
 
     @cached_property
     def nbytes(self) -> int:
         """As it lies and moves."""
-        return _aligned(self.parts[-1].start + self.parts[-1].nbytes)
+        return _aligned(self.stored[-1].start + self.stored[-1].nbytes)
 
     @cached_property
     def running_bytes(self) -> int:
         return _aligned(self.parts[-1].place + self.parts[-1].running_bytes)
 
     @cached_property
-    def packed(self) -> bool:
+    def apart(self) -> bool:
         """Whether it runs in the working buffer, and not where it lies."""
-        return any(part.packed is not None for part in self.parts)
+        return any(part.packed is not None for part in self.parts) or bool(self.changed)
+
+    @cached_property
+    def changed(self) -> dict[str, tuple[Change, ...]]:
+        """By leaf, the changes that are in use."""
+        used = [change for change in self.changes if change.amount]
+        return {leaf: tuple(each for each in used if each.leaf == leaf) for leaf in {each.leaf for each in used}}
 
     @cached_property
     def scratch(self) -> int:
-        """Most bytes that unpacking takes beside the working buffer."""
-        numbers = [torch.Size(part.shape).numel() for part in self.parts if part.packed is not None]
-        return SCRATCH * min(PIECE, max(numbers, default=0))
+        """Most bytes that filling the working buffer takes beside it."""
+        return max(map(self._scratch_of, self.parts))
+
+    def _scratch_of(self, part: Part) -> int:
+        packed = part.packed is not None
+        if changes := self.changed.get(part.leaf):
+            return merge_scratch(part.shape, packed, [change.down.shape[0] for change in changes])
+        return SCRATCH * min(PIECE, torch.Size(part.shape).numel()) if packed else 0
 
     @cached_property
     def kind(self) -> str:
@@ -108,24 +139,48 @@ class Unit:
                 inner.stack_up()
         return module
 
-    def stored_in(self, buffer: Tensor) -> list[Tensor | Packed]:
-        """Its parts in the buffer that it moves in."""
-        return [part.of(buffer) for part in self.parts]
+
+Units = dict[str, tuple[Unit, ...]]  # by expert
 
 
-def fill(unit: Unit, stored: Sequence[Tensor | Packed], working: Tensor, merge: Merge | None = None) -> None:
-    """Unpack a unit's parts, as they lie, to the working buffer, where it can then run."""
-    for part, value in zip(unit.parts, stored, strict=True):
-        running = part.on(working)
-        if isinstance(value, Packed):
+def fill(unit: Unit, stored: Callable[[Part], Tensor | Packed], working: Tensor) -> None:
+    """Unpack a unit's parts to the working buffer, what LoRAs add to them added, where it can then run.
+
+    stored: a part as it lies.
+    """
+    for part in unit.parts:
+        value, running = stored(part), part.on(working)
+        if changes := unit.changed.get(part.leaf):
+            merge(value, [(each.amount, stored(each.up), stored(each.down)) for each in changes], running)
+        elif isinstance(value, Packed):
             value.unpack(running)
         else:
             running.copy_(value)
-        if merge is not None:
-            merge(part, running)
 
 
-def units_of(model: SenseNovaU1, weights: Weights) -> dict[str, tuple[Unit, ...]]:
+def with_changes(
+    units: dict[str, tuple[Unit, ...]], loras: Sequence[tuple[Lora, float]]
+) -> dict[str, tuple[Unit, ...]]:
+    """The units with what these LoRAs add at these strengths, in place of what was added before."""
+    return {expert: tuple(_with_changes(unit, loras) for unit in found) for expert, found in units.items()}
+
+
+def _with_changes(unit: Unit, loras: Sequence[tuple[Lora, float]]) -> Unit:
+    changes, start = [], replace(unit, changes=()).nbytes
+    for lora, strength in loras:
+        for part in unit.parts:
+            if (factors := lora.factors.get(part.stored)) is None:
+                continue
+            names, rank = lora.names(part.stored), factors.down.shape[0]
+            dtypes = factors.up.format.dtype, factors.down.format.dtype
+            up = Part(part.leaf, names[0], dtypes[0], (part.shape[0], rank), start, 0, part.first_row)
+            down = Part(part.leaf, names[1], dtypes[1], factors.down.shape, _aligned(start + up.nbytes), 0)
+            start = _aligned(down.start + down.nbytes)
+            changes.append(Change(part.leaf, up, down, strength * factors.factor))
+    return replace(unit, changes=tuple(changes))
+
+
+def units_of(model: SenseNovaU1, weights: Weights) -> Units:
     """Each expert's units in the order of a pass: its layers; for the understanding expert, the head's pieces too."""
     units = {
         expert: [
@@ -140,7 +195,8 @@ def units_of(model: SenseNovaU1, weights: Weights) -> dict[str, tuple[Unit, ...]
 
 class Fixed:
     """The tensors outside the units: small ones that stay on the device, and the embedding table, of which a run needs
-    a few rows, and which therefore stays in its file, mapped to memory."""
+    a few rows, and which therefore stays in its file, mapped to memory. What LoRAs add to the small ones is added when
+    they are placed; to the table, to the rows that are wanted."""
 
     def __init__(self, model: SenseNovaU1, weights: Weights):
         names = [name for name, _ in model.named_parameters() if ".decoder.layers." not in name]
@@ -152,29 +208,69 @@ class Fixed:
             if ".embed_tokens." not in name and ".lm_head." not in name
         }
         self.nbytes = sum(weights.headers[name].numel * weights.dtype(name).itemsize for name in self._small)
-        self._packed_table: Packed | None = None
-        if any(weights.headers[name].packed for name in self._table):
-            model.understanding.embed_source = partial(self._embed, weights.compute_dtype)
+        self._dtype, self._understanding = weights.compute_dtype, weakref.ref(model.understanding)  # no circle
+        self._apart = any(weights.headers[name].packed for name in self._table)
+        self._rows: Tensor | Packed | None = None  # of a table that is not in place
+        self._loras: tuple[tuple[Lora, float], ...] = ()
+        self._added: list[Term] = []  # to the table
+        self._take_rows()
+
+    def use(self, loras: Sequence[tuple[Lora, float]]) -> bool:
+        """Add what these LoRAs do at these strengths, when next placed; whether that makes any difference."""
+        before = self._changes()
+        self._loras = tuple(loras)
+        self._take_rows()
+        return self._changes() != before
 
     def place(self, weights: Weights, device: torch.device) -> None:
         for name, value in weights.mapped([*self._small]):
-            if isinstance(value, Packed):
-                value = value.unpacked(weights.dtype(name))
-            assign(*self._small[name], value.to(device, weights.dtype(name)))
+            dtype = weights.dtype(name)
+            if terms := self._terms(weights, name):
+                merged = torch.empty(value.shape, dtype=dtype)
+                merge(value, terms, merged)
+                value = merged
+            elif isinstance(value, Packed):
+                value = value.unpacked(dtype)
+            assign(*self._small[name], value.to(device, dtype))
         for name, value in weights.mapped([*self._table]):
-            if isinstance(value, Packed):
-                self._packed_table = value
-            else:
+            self._rows, self._added = value, self._terms(weights, name)
+            if not isinstance(value, Packed):
                 assign(*self._table[name], value)
 
     def drop(self) -> None:
-        self._packed_table = None
+        self._rows, self._added = None, []
         for module, leaf in (*self._small.values(), *self._table.values()):
             assign(module, leaf, getattr(module, leaf).to("meta"))
 
-    def _embed(self, dtype: torch.dtype, ids: Tensor) -> Tensor:
-        """Rows of a packed table, on the CPU: no others are unpacked."""
-        return self._packed_table.at(ids.cpu()).unpacked(dtype)
+    def _changes(self) -> list[tuple[str, str, float]]:
+        """What is added outside the layers."""
+        return [
+            (lora.key, name, strength)
+            for lora, strength in self._loras
+            for name in (*self._small, *self._table)
+            if strength and name in lora.factors
+        ]
+
+    def _terms(self, weights: Weights, name: str) -> list[Term]:
+        used = [(lora, strength) for lora, strength in self._loras if strength and name in lora.factors]
+        terms = []
+        for lora, strength in used:
+            (_, up), (_, down) = weights.mapped(lora.names(name))
+            terms.append((strength * lora.factors[name].factor, up, down))
+        return terms
+
+    def _take_rows(self) -> None:
+        """Have the table's rows come from here, if they do not run as they lie."""
+        added = any(strength and name in lora.factors for lora, strength in self._loras for name in self._table)
+        self._understanding().embed_source = self._embed if self._apart or added else None
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Rows of the table, on the CPU: no others are unpacked or changed."""
+        ids = ids.cpu()
+        rows = self._rows.at(ids) if isinstance(self._rows, Packed) else self._rows[ids]
+        into = torch.empty(rows.shape, dtype=self._dtype)
+        merge(rows, [(amount, up[ids], down) for amount, up, down in self._added], into)
+        return into
 
 
 def _layer(expert: str, index: int, prefix: str, layer: nn.Module, weights: Weights) -> Unit:

@@ -1,6 +1,6 @@
 """Put the pack's model patcher through ComfyUI's memory management, and print what became of the weights.
 
-    python patcher.py COMFYUI CHECKPOINT
+    python patcher.py COMFYUI CHECKPOINT LORA
 
 Run by ComfyUI's interpreter. A server shows none of this: on the CPU ComfyUI sets no limit and evicts nothing. A card
 is played by cpu:0, the same memory under a name that ComfyUI takes for another device, and a count of what is on it.
@@ -17,7 +17,7 @@ import weakref
 from pathlib import Path
 from unittest import mock
 
-folder, checkpoint = sys.argv[1:3]
+folder, checkpoint, lora = sys.argv[1:4]
 sys.argv[1:] = ["--cpu", "--reserve-vram", "0.5"]  # what ComfyUI reads
 sys.path.insert(0, folder)
 
@@ -258,8 +258,27 @@ def beside_another(count: int | None) -> dict[str, object]:
         return seen | {"had": before, "pictures": sorted({*pictures})}
 
 
+def taking_turns() -> dict[str, object]:
+    """A wire without and one with a LoRA, of one model, on a card with room for eight buffers."""
+    model = loaded(CARD, max_memory="100GiB")
+    other, engine = model.with_lora(Path(lora), 1.0), model.engine
+    with Card(mm.VRAMState.NORMAL_VRAM, model.patcher) as card:
+        draw(model)
+        sizes = engine.memory.sizes
+        card.capacity = RESERVED + engine.reader.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
+        pictures, seen = {"off": [], "on": []}, {"dropped": [], "within": []}
+        for _ in range(3):
+            for name, wire in (("off", model), ("on", other)):
+                pictures[name].append(draw(wire))
+                seen["dropped"].append(engine.memory.weights.times_dropped)
+                seen["within"].append(card.free() >= 0 and model.patcher.loaded_size() <= model.patcher.model_size())
+        mm.unload_all_models()
+        left = [model.patcher.loaded_size(), engine.reader.nbytes, buffers(engine)]
+    return seen | {"unloaded": left, "drawn": {name: sorted(set(drawn)) for name, drawn in pictures.items()}}
+
+
 def main() -> dict[str, object]:
-    seen = {}
+    seen = {"taking turns": taking_turns()}
     for name, options in PLACEMENTS.items():
         model = loaded(**options)
         seen[name] = contract(model)

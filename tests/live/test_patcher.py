@@ -6,6 +6,7 @@ import pytest
 
 from tests.live import comfyui
 from tests.live.checkpoints import DEEP_LAYERS
+from tests.loras import matrices, write_lora
 
 PLACEMENTS = ("mapped", "balanced", "low", "some stay", "some page-locked", "all may stay")
 STREAMING = PLACEMENTS[1:]
@@ -15,8 +16,10 @@ BOTH = 2 * DEEP_LAYERS  # buffers where both experts stay
 
 
 @pytest.fixture(scope="module")
-def seen(installation, models) -> dict[str, dict]:
-    arguments = ("tests/live/patcher.py", installation.folder, models / "deep")
+def seen(installation, models, tmp_path_factory) -> dict[str, dict]:
+    lora = tmp_path_factory.mktemp("lora") / "x.safetensors"
+    write_lora(lora, matrices(models / "deep", lambda name: ".layers." in name and "_mot_gen" in name))
+    arguments = ("tests/live/patcher.py", installation.folder, models / "deep", lora)
     return json.loads(comfyui.run_python(installation, *arguments))
 
 
@@ -97,3 +100,12 @@ def test_makes_room_for_another_and_comes_back(seen, needs, lost):
     assert (part["had"], part["lost"], part["left"]) == (BOTH, lost, lost < BOTH)
     assert part["fits"] and part["fits again"] and part["other"] == [True, True]
     assert part["unloaded"] == [0, 0, 0]
+
+
+def test_wires_with_and_without_a_lora_take_turns(seen):
+    """Weights are dropped when the LoRA is first used, and no more; without it the picture is what it ever was."""
+    part = seen["taking turns"]
+    first, *later = part["dropped"]
+    assert later == [first + 1] * 5 and all(part["within"]) and part["unloaded"] == [0, 0, 0]
+    (off,), (on,) = part["drawn"]["off"], part["drawn"]["on"]
+    assert on != off and seen["balanced"]["pictures"] == [off]

@@ -1,0 +1,63 @@
+"""LoRAs."""
+
+from comfy_api.latest import io
+
+from ..sensenova_core.presets import mismatch, preset_of
+from . import host
+from .sockets import CATEGORY, Model, Preset
+
+
+class Lora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SenseNovaCoreLora",
+            display_name="SenseNova U1 LoRA",
+            category=CATEGORY,
+            description="Adds a LoRA to a model, as many after one another as you like. Weights are changed as they "
+            "run and never where they lie: another strength loads nothing, and off is exactly the model as it was.",
+            search_aliases=["lora", "8-step", "adapter"],
+            inputs=[
+                Model.Input("model", tooltip="From the Loader or another LoRA."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=host.lora_choices(),
+                    tooltip="A .safetensors LoRA of this model inside models/sensenova/loras or models/loras. Press R "
+                    "to refresh the list.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="1 is as it was trained, 0 is off, less than 0 is its opposite.",
+                ),
+            ],
+            outputs=[
+                Model.Output(display_name="model"),
+                Preset.Output(
+                    display_name="preset",
+                    tooltip="For the sampler and Interleave: 8 steps, cfg 1, shift 3 after an 8-step LoRA, as its "
+                    "metadata or its name say it is; else nothing.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **kwargs):
+        return host.lora_fingerprint(lora_name)
+
+    @classmethod
+    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
+        engine, file = model.engine, host.lora_path(lora_name)
+        lora = engine.read_lora(file)
+        changed = model.with_lora(file, strength)
+        preset = preset_of(engine.read_lora(path) for path, other in changed.loras if other)
+        about = f"changes {len(lora.factors)} weights" + (f"\nPreset: {preset}" if preset else "")
+        if warning := mismatch(lora, engine.config, engine.name):
+            host.warn(warning)
+            about = f"Warning: {warning}\n{about}"
+        host.show_text(about)
+        return io.NodeOutput(changed, preset)

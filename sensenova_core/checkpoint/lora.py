@@ -1,0 +1,243 @@
+"""LoRA files: which parameters one changes, and where the two thin factors of each change lie.
+
+What is added to a parameter is factor * up @ down. Keys are a parameter's published name without `.weight` and one of
+the endings below, with or without a prefix; docs/model.md.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+from . import dialect
+from .files import PICKLES, SAFETENSORS, read_json
+from .safetensors_file import read_header
+from .tensors import TensorHeader
+from .weights import State, file_state, in_short
+
+PREFIXES = (*dialect.PREFIXES, "base_model.model.", "transformer.")
+DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight")
+UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight")
+ALPHA = ".alpha"
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of factors
+ALPHA_TYPES = TYPES | {"F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
+# Changes of other kinds: what they are, and what tells.
+OTHERS = {
+    "DoRA (its magnitudes would be lost)": re.compile(r"dora_scale|lora_magnitude_vector"),
+    "LoHa": re.compile(r"\.hada_"),
+    "LoKr": re.compile(r"\.lokr_"),
+    "whole differences of weights": re.compile(r"\.(diff|diff_b|set_weight|modules_to_save\..*)$"),
+}
+REMEDY = (
+    "Plain LoRAs of this model are understood: <parameter>.lora_down, .lora_up and .alpha, or PEFT's .lora_A and "
+    ".lora_B; take one that was made for it, or have its maker export it as such"
+)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a LoRA adds to one parameter: factor * up (rows, rank) @ down (rank, width)."""
+
+    up: TensorHeader
+    down: TensorHeader
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """One file. states: of all that was read, see `lora_states`. factors: by the published names of the parameters.
+
+    metadata: what the file and a configuration beside it say of themselves.
+    """
+
+    path: Path
+    states: dict[Path, State | None]
+    factors: dict[str, Factors]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Another one for a file that was replaced."""
+        return "|".join(f"{path}|{state}" for path, state in self.states.items())
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes what is read, and not only how is drawn."""
+        return any("_mot_gen" not in name and not name.startswith("fm_modules.") for name in self.factors)
+
+    def headers(self) -> dict[str, TensorHeader]:
+        """Of all factors, by names that no two files share."""
+        return {
+            name: header
+            for parameter, factors in self.factors.items()
+            for name, header in zip(self.names(parameter), (factors.up, factors.down), strict=True)
+        }
+
+    def names(self, parameter: str) -> tuple[str, str]:
+        return f"{self.key}|{parameter}|up", f"{self.key}|{parameter}|down"
+
+
+def lora_file(path: str | Path) -> Path:
+    """The file that is meant: of PEFT's folders the one in it. Raises CheckpointError where there is none."""
+    path = Path(path).expanduser()
+    file = path / PEFT_FILE if path.is_dir() else path
+    if file.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            f"LoRA {file}: a pickle, which can run code and is never opened; fetch the safetensors version"
+        )
+    if not file.is_file():
+        raise CheckpointError(f"LoRA {file}: no such file; give a .safetensors file, or a folder with {PEFT_FILE}")
+    if file.suffix.lower() != SAFETENSORS:
+        raise CheckpointError(f"LoRA {file}: not a .safetensors file; have its maker export it as such")
+    return file.resolve()
+
+
+def lora_states(file: Path) -> dict[Path, State | None]:
+    """Size and time of change of a LoRA's file, and of the settings beside it if there are any."""
+    beside = file.with_name(PEFT_CONFIG)
+    return {each: file_state(each) for each in (file, beside) if each == file or beside.is_file()}
+
+
+def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
+    """Read which parameters a LoRA changes, and none of its factors. shapes: of the model's parameters, by their
+    published names. Raises one CheckpointError that lists all that does not fit."""
+    file = lora_file(path)
+    states = lora_states(file)
+    tensors, said = read_header(file)
+    headers = {key: TensorHeader(file, *tensor) for key, tensor in tensors.items()}
+    found: dict[str, dict[str, TensorHeader]] = {}
+    problems: dict[str, list[str]] = {kind: [] for kind in OTHERS}
+    unknown, foreign = problems.setdefault("unknown", []), problems.setdefault("of another type", [])
+    for key, header in headers.items():
+        kind = next((kind for kind, tells in OTHERS.items() if tells.search(key)), None)
+        place, role = _place(key)
+        if kind or role is None:
+            problems.get(kind, unknown).append(key)
+        elif role in found.setdefault(place, {}):
+            unknown.append(f"{key} (a second one)")
+        elif role != "alpha" and header.dtype not in TYPES:
+            foreign.append(f"{key} is {header.dtype}, readable are {', '.join(TYPES)}")
+        else:
+            found[place][role] = header
+    settings = _settings(file, said, problems)
+    alphas = _alphas(file, headers)
+    factors = {}
+    for place, parts in found.items():
+        if not {"up", "down"} <= parts.keys():
+            if not foreign:
+                problems.setdefault("without their other half", []).append(place)
+        elif f"{place}.weight" not in shapes:
+            problems.setdefault("for parameters that this model lacks", []).append(place)
+        elif (fitted := _fitted(parts["up"], parts["down"], shapes[f"{place}.weight"])) is None:
+            problems.setdefault("of another shape", []).append(
+                f"{place} is {list(shapes[f'{place}.weight'])}, its factors {list(parts['up'].shape)} and "
+                f"{list(parts['down'].shape)}"
+            )
+        else:
+            rank = fitted[1].shape[0]
+            factor = alphas[place] / rank if place in alphas else settings.factor(place, rank)
+            if not math.isfinite(factor):
+                problems.setdefault("of no finite alpha", []).append(place)
+            factors[f"{place}.weight"] = Factors(*fitted, factor)
+    if text := in_short(problems):
+        raise CheckpointError(f"LoRA {file.name} does not fit: {text}. {REMEDY}")
+    if not factors:
+        raise CheckpointError(f"LoRA {file.name}: there is no LoRA in it. {REMEDY}")
+    return Lora(file, states, factors, settings.metadata)
+
+
+def _place(key: str) -> tuple[str, str | None]:
+    """A parameter without .weight, and which part of its change a key is for; None for no known one."""
+    for role, endings in (("down", DOWN), ("up", UP), ("alpha", (ALPHA,))):
+        for ending in endings:
+            if key.endswith(ending):
+                return _without_prefix(key.removesuffix(ending)), role
+    return key, None
+
+
+def _without_prefix(name: str) -> str:
+    """No parameter's own name begins with any of them."""
+    prefix = next(filter(name.startswith, PREFIXES), None)
+    return name if prefix is None else _without_prefix(name.removeprefix(prefix))
+
+
+def _fitted(up: TensorHeader, down: TensorHeader, shape: tuple[int, ...]) -> tuple[TensorHeader, TensorHeader] | None:
+    """Both as matrices; None where they are not those of a weight of this shape. Convolutions may have theirs flat or
+    as convolutions: down with the kernel, up 1 x 1."""
+    if len(shape) < 2 or len(up.shape) < 2 or len(down.shape) < 2:
+        return None
+    rows, width, rank = shape[0], math.prod(shape[1:]), down.shape[0]
+    flat = down.shape == (rank, width) or down.shape[1:] == shape[1:]
+    fits = up.shape[:2] == (rows, rank) and set(up.shape[2:]) <= {1} and flat and rank > 0
+    return (replace(up, shape=(rows, rank)), replace(down, shape=(rank, width))) if fits else None
+
+
+def _alphas(file: Path, headers: Mapping[str, TensorHeader]) -> dict[str, float]:
+    """By parameter. They are single numbers, and all that is read of the file's tensors here."""
+    alphas = {}
+    with open(file, "rb") as stream:
+        for key, header in headers.items():
+            if not key.endswith(ALPHA):
+                continue
+            number, dtype = math.nan, ALPHA_TYPES.get(header.dtype)
+            if header.numel == 1 and dtype is not None:
+                stream.seek(header.start)
+                number = float(torch.frombuffer(bytearray(stream.read(dtype.itemsize)), dtype=dtype))
+            alphas[_place(key)[0]] = number
+    return alphas
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What PEFT says of alpha where the file has no tensor for it. Without a word of it, alpha is the rank."""
+
+    metadata: dict[str, str]
+    alpha: float | None
+    patterns: dict[str, float]
+    stabilised: bool  # "rslora": by the root of the rank
+
+    def factor(self, place: str, rank: int) -> float:
+        special = (alpha for end, alpha in self.patterns.items() if re.fullmatch(rf"(.*\.)?{re.escape(end)}", place))
+        alpha = next(special, self.alpha)
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.stabilised else rank)
+
+
+def _settings(file: Path, metadata: dict[str, str], problems: dict[str, list[str]]) -> _Settings:
+    """From adapter_config.json beside the file, or else from its metadata."""
+    beside, within = file.with_name(PEFT_CONFIG), "lora_adapter_metadata"
+    source, inside = (beside if beside.is_file() else file), {}
+    try:
+        if source == beside:
+            inside = read_json(beside)
+        elif within in metadata:  # diffusers: PEFT's settings, each named below its model
+            inside = {name.rpartition("transformer.")[2]: value for name, value in json.loads(metadata[within]).items()}
+        raw = metadata | inside
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"LoRA {source}: its settings are no JSON object ({error}); fetch it again") from error
+    problems["DoRA (its magnitudes would be lost)"] += ["use_dora"] if _yes(raw.get("use_dora")) else []
+    problems["of transposed weights"] = ["fan_in_fan_out"] if _yes(raw.get("fan_in_fan_out")) else []
+    alpha, patterns = _number(raw.get("lora_alpha")), raw.get("alpha_pattern")
+    patterns = patterns if isinstance(patterns, dict) else {}
+    told = {name: value for name, value in raw.items() if isinstance(value, str)}
+    numbers = {str(end): number for end, value in patterns.items() if (number := _number(value)) is not None}
+    return _Settings(told, alpha, numbers, _yes(raw.get("use_rslora")))
+
+
+def _yes(value: object) -> bool:
+    return value is True or str(value).lower() == "true"
+
+
+def _number(value: object) -> float | None:
+    """Metadata are texts."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
