@@ -12,11 +12,11 @@ from sensenova_core.model import SenseNovaU1
 from tests.geometries import geometry
 from tests.golden_set import COMPACT, GOLDEN, checkpoint
 
-# (layers, hidden, heads, kv heads, head_dim, pixel head, largest noise) of model.md's table
+# (layers, hidden, heads, kv heads, head_dim, rotary base of time, pixel head, largest noise) of the published configs
 PUBLISHED = {
-    "8b": (42, 4096, 32, 8, 128, False, 8.0),
-    "u15_8b": (42, 4096, 32, 8, 128, True, 16.0),
-    "a3b": (48, 2048, 32, 4, 128, False, 8.0),
+    "8b": (42, 4096, 32, 8, 128, 5e6, False, 8.0),
+    "u15_8b": (42, 4096, 32, 8, 128, 5e6, True, 16.0),
+    "a3b": (48, 2048, 32, 4, 128, 1e7, False, 8.0),
 }
 Q_NORM = "language_model.model.layers.0.self_attn.q_norm.weight"
 
@@ -40,26 +40,30 @@ def test_the_published_geometries(name):
     config = derived(published(name))
     decoder = config.decoder
     numbers = decoder.num_layers, decoder.hidden_size, decoder.num_heads, decoder.num_kv_heads, decoder.head_dim
-    assert (*numbers, config.pixel_head, config.noise.max_scale) == PUBLISHED[name]
+    assert (*numbers, decoder.rope_theta, config.pixel_head, config.noise.max_scale) == PUBLISHED[name]
     assert decoder.vocab_size == 151936 and config.vision.hidden_size == 1024 and config.vision.patch_size == 16
-    assert (decoder.rope_theta, decoder.rope_theta_hw, decoder.rms_norm_eps) == (5e6, 1e4, 1e-6)
+    assert (decoder.rope_theta_hw, decoder.rms_norm_eps) == (1e4, 1e-6)
     assert config.noise.embedded and config.noise.mode == "resolution"
     assert shapes_of(config) == published(name)
 
 
 def test_the_experts_of_the_a3b_model():
     config = derived(published("a3b")).decoder
-    assert {(each.num_experts, each.per_token, each.width) for each in config.understanding_experts} == {(128, 8, 768)}
-    assert {(each.num_experts, each.per_token, each.width) for each in config.generation_experts} == {(32, 8, 768)}
+    for experts, number in ((config.understanding_experts, 128), (config.generation_experts, 32)):
+        assert {(each.num_experts, each.per_token, each.width, each.renormalise) for each in experts} == {
+            (number, 8, 768, True)
+        }
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (GOLDEN / "checkpoints").iterdir()))
 def test_shapes_give_what_config_json_says(name):
-    """Of the tiny models: all but the number of experts for each token and the dense width of layers that have none."""
+    """Of the tiny models: all but experts for each token, the dense width of layers that have none, and the rotary base
+    of the one with experts, which is not the published one's."""
     opened = open_checkpoint(checkpoint(name))
     raw, assumed = config_from_shapes({name: header.shape for name, header in opened.headers.items()})
     said = json.loads((checkpoint(name) / "config.json").read_text(encoding="utf-8"))
     untold = {"num_experts_per_tok", "gen_num_experts_per_tok"} | ({"intermediate_size"} & assumed.keys())
+    untold |= {"rope_theta"} if "num_experts" in raw["llm_config"] else set()
     for key, value in raw["llm_config"].items():
         assert key in untold or value == said["llm_config"][key], key
     for key, value in raw["vision_config"].items():

@@ -1,6 +1,7 @@
 """A `config.json` from the shapes of tensors, for files that come without one.
 
-What shapes do not tell is the same in all published models, or follows from the kind of head.
+What shapes do not tell is the same in all published models, or follows from the kind of head or of feed-forward layer:
+docs/model.md has the values.
 """
 
 import re
@@ -12,6 +13,7 @@ from ..errors import CheckpointError
 LAYERS = "language_model.model.layers."
 _INDEX = re.compile(re.escape(LAYERS) + r"(\d{1,6})\.(?:mlp(_mot_gen)?\.experts\.(\d{1,6})\.)?")
 _PUBLISHED_FEED_FORWARD = 6144  # of dense layers in the A3B models, which have none
+_ROPE_THETA, _ROPE_THETA_OF_MIXTURES = 5e6, 1e7
 _NOISE_MAX = {"linear": 8.0, "pixel": 16.0}
 
 Shape = tuple[int, ...]
@@ -68,7 +70,12 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dic
         "head_dim": head_dim,
         "vocab_size": vocabulary,
     }
-    assumed = {"rms_norm_eps": 1e-6, "rope_theta": 5e6, "rope_theta_hw": 1e4, "max_position_embeddings": 262_144}
+    assumed = {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": _ROPE_THETA_OF_MIXTURES if experts else _ROPE_THETA,
+        "rope_theta_hw": 1e4,
+        "max_position_embeddings": 262_144,
+    }
     if dense:
         llm["intermediate_size"] = in_layer("mlp.gate_proj", layer=dense[0])[0]
     else:
@@ -83,7 +90,7 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dic
             "mlp_only_layers": dense,
         }
         assumed |= {"num_experts_per_tok": min(8, experts), "gen_num_experts_per_tok": min(8, gen_experts)}
-        assumed["norm_topk_prob"] = True
+        assumed["norm_topk_prob"] = True  # published; where a config.json leaves it out, it means false
     noise = {
         "noise_scale_mode": "resolution",
         "noise_scale": 1.0,
