@@ -82,6 +82,16 @@ def test_answers_and_documents_take_it_too(model, lora, tmp_path, capsys):
     assert main(["interleave", "--model", model, "--prompt", "x", *document, "--lora", str(lora)]) == 0
 
 
+def test_a_plan_counts_it(model, lora, capsys, caplog):
+    options = ["plan", "--model", model, "--width", "64", "--height", "64", "--vram-mode", "balanced"]
+    assert main(options) == 0
+    assert "make one layer ready" not in capsys.readouterr().out
+    assert main([*options, "--lora", f"{lora}:0.5"]) == 0
+    assert "make one layer ready" in capsys.readouterr().out
+    assert "seems to be made for U1 (by its file name)" in caplog.text
+    assert main([*options, "--lora", f"{lora}x"]) == 1
+
+
 def test_mistakes_are_one_line(model, lora, tmp_path, capsys):
     picture(64, 64).save(tmp_path / "x.safetensors", format="PNG")
     for text, said in [

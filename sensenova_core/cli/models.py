@@ -32,13 +32,7 @@ def add_running_options(parser) -> None:
     add_device_options(parser)
     parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
     add_memory_options(parser)
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="PATH[:STRENGTH]",
-        help="a LoRA of this model, at strength 1 unless given; may be given several times",
-    )
+    add_lora_option(parser)
     parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
 
 
@@ -63,6 +57,16 @@ def add_memory_options(parser) -> None:
         metavar="SIZE",
         help="of the card for everything, such as 13GiB, or 0=13GiB,cpu=24GiB; in GiB, MiB and KiB (of 1024), GB, MB "
         "and KB (of 1000) (default: auto, what is free)",
+    )
+
+
+def add_lora_option(parser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:STRENGTH]",
+        help="a LoRA of this model, at strength 1 unless given; may be given several times",
     )
 
 
@@ -144,7 +148,7 @@ def open_engine(options, place: bool = True):
         place,
         [parse_lora(text) for text in options.lora],
     )
-    _warn_of_loras(engine, options)
+    warn_of_loras(engine, options)
     _hold_to(engine.memory.limits.device, device)
     return engine
 
@@ -160,7 +164,7 @@ def parse_lora(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
-def _warn_of_loras(engine, options) -> None:
+def warn_of_loras(engine, options) -> None:
     """Of bases that do not match, and of settings that a distilled one is not made for."""
     from ..presets import mismatch, preset_of
 

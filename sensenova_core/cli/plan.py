@@ -1,6 +1,16 @@
 """`sensenova plan`: what a task will take, before it is run, here or on another card."""
 
-from .models import add_device_options, add_memory_options, add_model_option, best_area, pick_device, resolve_model
+from .models import (
+    add_device_options,
+    add_lora_option,
+    add_memory_options,
+    add_model_option,
+    best_area,
+    parse_lora,
+    pick_device,
+    resolve_model,
+    warn_of_loras,
+)
 from .options import warn_without_effect
 
 DRAWING = ("width", "height", "batch_size", "num_steps", "cfg_scale", "img_cfg_scale", "max_think_tokens")
@@ -11,6 +21,7 @@ def add_parser(commands) -> None:
     add_model_option(parser)
     add_device_options(parser)
     add_memory_options(parser)
+    add_lora_option(parser)
     parser.add_argument(
         "--task",
         choices=("draw", "understand", "interleave"),
@@ -57,6 +68,8 @@ def run(options) -> int:
         options.vram_mode,
         options.max_memory,
     )
+    engine.use_loras([parse_lora(text) for text in options.lora])
+    warn_of_loras(engine, options)
     print(
         engine.explain(
             settings,
