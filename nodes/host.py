@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..sensenova_core import DEMO, CheckpointError
-from ..sensenova_core.checkpoint import locate
+from ..sensenova_core.checkpoint import locate, lora_states
 from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
 from ..sensenova_core.download import check_name, downloading
 from ..sensenova_core.engine import Engine
@@ -122,12 +122,11 @@ def download(repo: str) -> Path:
 
     What was fetched whole before is not asked for again.
     """
-    repo = repo.strip()
-    folder = Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo)
+    folder = _folder_of(repo)
     if (folder / "config.json").is_file():
         return folder
     bar = None
-    for done, total in downloading(repo, folder):
+    for done, total in downloading(repo.strip(), folder):
         stop_if_interrupted()
         bar = bar or comfy.utils.ProgressBar(total)
         bar.update_absolute(done, total)
@@ -136,10 +135,19 @@ def download(repo: str) -> Path:
     return folder
 
 
-def fingerprint_of(choice: str) -> tuple | None:
-    """Changes when a choice means another checkpoint, or a file of it is replaced."""
+def _folder_of(repo: str) -> Path:
+    """Where a repository is downloaded to."""
+    return Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo.strip())
+
+
+def fingerprint_of(choice: str, repo: str = "") -> tuple | None:
+    """Changes when a choice means another checkpoint, or a file of it is replaced.
+
+    repo: what is downloaded if the choice is not there, if anything is.
+    """
     try:
-        path = checkpoint_path(checkpoint_meant(choice))
+        elsewhere = repo and not is_there(choice)
+        path = _folder_of(repo) if elsewhere else checkpoint_path(checkpoint_meant(choice))
         return (str(path), *fingerprint(locate(path).all))
     except (OSError, CheckpointError):
         return None
@@ -222,10 +230,9 @@ def lora_path(name: str) -> Path:
 
 
 def lora_fingerprint(name: str) -> tuple | None:
-    """Changes when a name means another file, or the file is replaced."""
+    """Changes when a name means another file, or the file or the settings beside it are replaced."""
     try:
-        path = lora_path(name)
-        return str(path), path.stat().st_size, path.stat().st_mtime_ns
+        return fingerprint(lora_states(lora_path(name)))
     except OSError:
         return None
 

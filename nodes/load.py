@@ -95,8 +95,8 @@ class Loader(io.ComfyNode):
         return host.not_there(checkpoint)
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, **kwargs):
-        return host.fingerprint_of(checkpoint)
+    def fingerprint_inputs(cls, checkpoint, download=False, repo=DEFAULT_MODEL, **kwargs):
+        return host.fingerprint_of(checkpoint, repo if download else "")
 
     @classmethod
     def execute(

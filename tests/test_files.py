@@ -79,7 +79,8 @@ def test_shards_and_a_cache_draw_the_same_picture(aligned, expected, tmp_path):
         save_aligned(load_file(file), file)
     assert torch.equal(picture(sensenova_core.load(folder)), expected)
     hub = as_hub_cache(folder, tmp_path / "models--SenseNova--Tiny-U1.5")
-    assert torch.equal(picture(sensenova_core.load(hub)), expected)
+    engine = sensenova_core.load(hub)
+    assert torch.equal(picture(engine), expected) and engine.name == "Tiny-U1.5"
 
 
 def as_hub_cache(folder: Path, repository: Path, revision: str = "abc", main: str | None = "abc") -> Path:
@@ -142,6 +143,12 @@ def test_a_config_beside_counts_if_it_is_of_this_size(single):
     raw["max_pixels"] = 65536
     (file.parent / "config.json").write_text(json.dumps(raw))
     assert open_checkpoint(file).config.best_area == 65536
+    raw["max_pixels"] = 262144
+    (file.parent / file.stem).mkdir()
+    (file.parent / file.stem / "config.json").write_text(json.dumps(raw))
+    opened = open_checkpoint(file)
+    assert opened.config.best_area == 262144 and set(opened.files.configs) < set(opened.files.all)
+    shutil.rmtree(file.parent / file.stem)
     raw["llm_config"]["hidden_size"] = 128
     (file.parent / "config.json").write_text(json.dumps(raw))
     assert open_checkpoint(file).config_from == "the tensors' shapes"

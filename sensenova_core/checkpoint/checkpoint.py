@@ -9,14 +9,13 @@ from typing import Any
 from ..config import ModelConfig, read_config_json
 from ..errors import CheckpointError
 from .dialect import published_names
-from .files import Files, locate, read_json
+from .files import CONFIG_JSON, Files, locate, read_json
 from .geometry import LAYERS, config_from_shapes, counts, head_width
 from .headers import read_files
 from .scales import check_scales
 from .tensors import TensorHeader
 
 FAMILY = "NEOChatModel"
-CONFIG_JSON = "config.json"
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,9 @@ def _config_within(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _config_beside(files: Files) -> dict[str, Any] | None:
     """The config.json beside a single file, or in the folder of its name. It may be of another checkpoint."""
-    for folder in (files.folder / files.path.stem, files.folder):
+    for file in files.configs:
         try:
-            raw = read_json(folder / CONFIG_JSON)
+            raw = read_json(file)
         except (OSError, ValueError):
             continue
         if _is_ours(raw):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-INDEX_NAME = "model.safetensors.index.json"
+INDEX_NAME, CONFIG_JSON = "model.safetensors.index.json", "config.json"
 SAFETENSORS, GGUF = ".safetensors", ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
@@ -46,6 +46,12 @@ class Files:
         return self.path.parent if self.is_single else self.path
 
     @property
+    def configs(self) -> list[Path]:
+        """Where its config.json may be, the likeliest first. One beside a single file may be of another checkpoint."""
+        folders = [self.folder / self.path.stem, self.folder] if self.is_single else [self.folder]
+        return [folder / CONFIG_JSON for folder in folders]
+
+    @property
     def tokenizer(self) -> Path | None:
         """The folder of its tokenizer, if there is one."""
         return next((folder for folder in self._tokenizer_folders() if has_tokenizer(folder)), None)
@@ -53,7 +59,7 @@ class Files:
     @property
     def all(self) -> list[Path]:
         """Every file whose content matters to what is loaded."""
-        beside = [self.folder / "config.json", *([self.index] if self.index else [])]
+        beside = [*self.configs, *([self.index] if self.index else [])]
         beside += [self.tokenizer / name for name in TOKENIZER_FILES] if self.tokenizer else []
         return [*self.weights, *(path for path in beside if path.is_file())]
 
@@ -180,7 +186,7 @@ def _nothing_in(folder: Path, packed: list[str]) -> str:
     if packed:
         return f"{folder}: {len(packed)} checkpoints in it; give one of the files: {', '.join(packed)}"
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
-    if pickled or (folder / "config.json").is_file():
+    if pickled or (folder / CONFIG_JSON).is_file():
         reason = f"; {pickled[0]} is a pickle, which can run code and is never opened" if pickled else ""
         return f"{folder}: no .safetensors file in it{reason}; fetch the safetensors version"
     return (

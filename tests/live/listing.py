@@ -102,6 +102,16 @@ before = host.fingerprint_of("single.safetensors")
 os.utime(single, (1, 1))
 report["fingerprint sees the time"] = before != host.fingerprint_of("single.safetensors")
 report["fingerprint of none"] = host.fingerprint_of("none")
+loras = folder / "models/sensenova/loras"
+loras.mkdir()
+(loras / "l.safetensors").write_bytes(b"x")
+before = host.lora_fingerprint("l.safetensors")
+report["fingerprint of a LoRA stays"] = before == host.lora_fingerprint("l.safetensors") is not None
+(loras / "adapter_config.json").write_text("{}")
+report["fingerprint sees a LoRA's settings"] = before != host.lora_fingerprint("l.safetensors")
+before = host.lora_fingerprint("l.safetensors")
+os.utime(loras / "l.safetensors", (1, 1))
+report["fingerprint sees a LoRA's time"] = before != host.lora_fingerprint("l.safetensors")
 report["valid"] = {
     str(arguments): load.Loader.validate_inputs(*arguments)
     for arguments in (("single.safetensors",), ("none",), ("none", True), ("automatic",), (None,))
@@ -121,6 +131,10 @@ if hub:
     report["downloaded"] = host.checkpoints()["Fetched"].relative_to(folder).as_posix()
     report["loaded"] = out.args[0].engine.config.pixel_head
     report["bar"] = bars[-1]
+    fetched = {"checkpoint": "none", "download": True, "repo": "SenseNova/Fetched", "dtype": "auto"}
+    before = load.Loader.fingerprint_inputs(**fetched)
+    os.utime(folder / "models/sensenova/Fetched/model.safetensors", (1, 1))
+    report["fingerprint sees what was fetched"] = before != load.Loader.fingerprint_inputs(**fetched) is not None
     os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
     report["again"] = host.download("SenseNova/Fetched").name
 print(json.dumps(report))

@@ -39,6 +39,9 @@ def test_a_file_is_looked_at_once(report):
 def test_fingerprints_cover_what_is_loaded(report):
     assert report["fingerprint stays"] and report["fingerprint of none"] is None
     assert report["fingerprint sees the tokenizer"] and report["fingerprint sees the time"]
+    assert report["fingerprint sees what was fetched"]
+    assert report["fingerprint of a LoRA stays"]
+    assert report["fingerprint sees a LoRA's settings"] and report["fingerprint sees a LoRA's time"]
 
 
 def test_choices_that_are_not_there_are_refused_unless_they_are_fetched(report):
