@@ -58,19 +58,22 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
 
 
-def write_gguf(source: Path, target: Path, choose: Choose) -> tuple[Path, Path]:
-    """The folder with model.gguf, and one beside it with the numbers it stands for in float32."""
+def write_gguf(source: Path, target: Path, choose: Choose, prefix: str = "") -> tuple[Path, Path]:
+    """The folder with model.gguf, and one beside it with the numbers it stands for in float32.
+
+    prefix: before the names in model.gguf.
+    """
     packed, plain = _folders(source, target)
     writer, numbers = gguf.GGUFWriter(packed / "model.gguf", "sensenova"), {}
     for name, value in tensors_of(source).items():
         kind = choose(name, value)
         if kind in ("F32", "F16"):
             raw = value.to(FORMATS[kind].dtype)
-            writer.add_tensor(name, raw.numpy())
+            writer.add_tensor(prefix + name, raw.numpy())
             numbers[name] = raw.float()
             continue
         raw = quantised(kind, value)
-        writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+        writer.add_tensor(prefix + name, raw, raw_dtype=gguf.GGMLQuantizationType[kind])
         numbers[name] = torch.from_numpy(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

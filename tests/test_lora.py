@@ -3,6 +3,7 @@
 import gc
 import json
 import random
+import shutil
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from sensenova_core.checkpoint.merging import merge_scratch
 from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.units import DRAWING, READING
-from tests.geometries import geometry, scaled_down, write_checkpoint
+from tests.geometries import geometry, save_aligned, scaled_down, write_checkpoint
 from tests.peak import PeakBytes
 from tests.pictures import picture
 from tests.test_residency import WAYS, allow, check_same, copied, draw_short, gone, peaks_of_two_runs, story
@@ -32,6 +33,13 @@ from tests.packing import mixed, tensors_of, wide, write_fp8, write_gguf
 LAYER = "language_model.model.layers.1."
 Q_PROJ, HEAD = LAYER + "self_attn.q_proj.weight", "language_model.lm_head.weight"
 KINDS = ["plain", "gguf", "rows", "weight_scale_inv", "experts", "other head"]
+SINGLE = [
+    "diffusion_model.plain",
+    "model.diffusion_model.plain",
+    "model.diffusion_model.gguf",
+    "diffusion_model.rows",
+    "model.diffusion_model.scale_weight",
+]  # files by themselves, all their names after a prefix
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +49,7 @@ def few_instructions(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
-    """A kind -> a folder to load, and one with its numbers in float32."""
+    """A kind -> what to load, and a folder with its numbers in float32."""
     made: dict[str, tuple[Path, Path]] = {}
 
     def make(kind: str) -> tuple[Path, Path]:
@@ -56,9 +64,26 @@ def folders(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
                 made[kind] = plain, plain
             elif kind == "gguf":
                 made[kind] = write_gguf(make("plain")[0], target, mixed)
+            elif kind in SINGLE:
+                made[kind] = alone(kind, target)
             else:
                 made[kind] = write_fp8(make("plain")[0], target, kind)
         return made[kind]
+
+    def alone(kind: str, target: Path) -> tuple[Path, Path]:
+        """A file without a config."""
+        prefix, _, stored = kind.rpartition(".")
+        prefix += "."
+        if stored == "gguf":
+            folder, plain = write_gguf(make("plain")[0], target, mixed, prefix)
+        else:
+            folder, plain = (shutil.copytree(each, target / str(i)) for i, each in enumerate(make(stored)))
+            tensors = tensors_of(folder)
+            save_aligned({prefix + name: value for name, value in tensors.items()}, folder / "model.safetensors")
+        for each in (folder, plain):
+            (each / "config.json").unlink()
+        (file,) = folder.glob("model.*")
+        return file, plain
 
     return make
 
@@ -114,7 +139,7 @@ def check_close(told: dict, expected: dict, base: dict, bound: float = 1e-4) -> 
 
 
 @pytest.mark.parametrize("vram_mode", ["auto", "balanced"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + SINGLE)
 def test_at_any_strength_it_is_as_if_merged_by_hand(folders, lora, load, tmp_path, kind, vram_mode):
     """Of every matrix: layers, experts, the output head in pieces, the embedding, vision, embedders, either head."""
     file, deltas = lora(kind)
@@ -159,7 +184,7 @@ def test_results_are_the_same_bit_for_bit_whatever_the_memory(lora, load, expect
 
 
 @pytest.mark.parametrize("way", ["in place", "balanced, kept", "some stay"])
-@pytest.mark.parametrize("kind", ["plain", "gguf", "rows", "experts"])
+@pytest.mark.parametrize("kind", ["plain", "gguf", "rows", "experts", *SINGLE])
 def test_on_and_off_is_as_never(lora, load, kind, way):
     settings = {"vram_mode": "auto"} if way == "in place" else WAYS[way]
     never = tell(load(kind, **settings))
@@ -418,6 +443,24 @@ def test_a_file_that_was_replaced_is_read_anew(folders, load, tmp_path, vram_mod
     tell(engine)
 
 
+def test_settings_that_were_replaced_are_read_anew(folders, load, tmp_path):
+    """They lie beside the file, which stays as it is."""
+    peft, beside = SPELLINGS["peft"], tmp_path / "adapter_config.json"
+    write_lora(tmp_path / "adapter_model.safetensors", matrices(folders("plain")[1], _drawing), alpha=None, name=peft)
+    engine = load(vram_mode="auto")
+    drawn = []
+    for settings in (None, {"lora_alpha": 12}, {"lora_alpha": 8.5}):
+        if settings is not None:
+            beside.write_text(json.dumps(settings))
+        engine.use_loras([(tmp_path, 1.0)])
+        drawn.append(draw_short(engine))
+    beside.unlink()
+    engine.use_loras([(tmp_path, 1.0)])
+    assert torch.equal(draw_short(engine), drawn[0])
+    engine.use_loras([(tmp_path, 3.0)])  # as alpha 12 at rank 4
+    assert torch.equal(draw_short(engine), drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
 def test_strengths_are_numbers(lora, load):
     engine = load()
     for strength in (float("nan"), float("inf"), "1", None):
@@ -545,16 +588,39 @@ def test_settings_that_change_the_meaning_are_refused(tmp_path, settings, said):
         read_lora(tmp_path, {Q_PROJ: (256, 256)})
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{", "7", '"x"', "[" * 10_000, "\xff"])
+@pytest.mark.parametrize("where", ["beside", "metadata"])
+def test_settings_that_are_none(tmp_path, content, where):
+    metadata = {"lora_adapter_metadata": content} if where == "metadata" else None
+    write_lora(tmp_path / "adapter_model.safetensors", {Q_PROJ: (256, 256)}, metadata=metadata)
+    if where == "beside":
+        (tmp_path / "adapter_config.json").write_text(content, encoding="latin-1")
+    said = "adapter_config" if where == "beside" else r"adapter_model\.safetensors"
+    with pytest.raises(CheckpointError, match=rf"LoRA .*{said}.*: its settings are no JSON object.*fetch it again"):
+        read_lora(tmp_path, {Q_PROJ: (256, 256)})
+
+
+@pytest.mark.parametrize("alpha, factor", [("10" + "0" * 400, 1.0), ("[]", 1.0), ("true", 1.0), ('"8"', 2.0)])
+def test_an_alpha_that_is_no_number_is_none(tmp_path, alpha, factor):
+    write_lora(tmp_path / "adapter_model.safetensors", {Q_PROJ: (256, 256)}, alpha=None)
+    (tmp_path / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}}}')
+    assert read_lora(tmp_path, {Q_PROJ: (256, 256)}).factors[Q_PROJ].factor == factor
+
+
 def test_what_is_no_lora(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     save_file(PAIR, tmp_path / "x.safetensors")
     content = (tmp_path / "x.safetensors").read_bytes()
     (tmp_path / "short.safetensors").write_bytes(content[:-10])
-    (tmp_path / "lora.pt").write_bytes(content)
+    (tmp_path / "long.safetensors").write_bytes((2**62).to_bytes(8, "little") + content[8:])
+    for name in ("lora.PT", "lora.gguf"):
+        (tmp_path / name).write_bytes(content)
     for name, said in [
         ("empty.safetensors", "there is no LoRA in it"),
         ("short.safetensors", "truncated or damaged"),
-        ("lora.pt", "a pickle, which can run code"),
+        ("long.safetensors", "truncated or damaged"),
+        ("lora.PT", "a pickle, which can run code"),
+        ("lora.gguf", "not a .safetensors file"),
         ("nothing.safetensors", "no such file"),
         (".", "no such file"),
     ]:

@@ -25,7 +25,7 @@ def published_names(names: Iterable[str], where: str) -> tuple[dict[str, str], l
     foreign = [name for name, (_, bare) in split.items() if bare is None]
     ours = {name: part for name, part in split.items() if part[1] is not None}
     if any(mark in name for name in split for mark in _LORA):
-        raise CheckpointError(f"{where} is a LoRA, which goes on top of a checkpoint; give the one it was made for")
+        raise CheckpointError(f"{where} is a LoRA; give its checkpoint here, and this to the LoRA node or --lora")
     if not ours:
         raise CheckpointError(
             f"{where} holds no tensor of a SenseNova-U1 model, whose names begin with {', '.join(OURS)}; it has "
