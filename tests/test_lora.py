@@ -4,6 +4,7 @@ import gc
 import json
 import random
 import shutil
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -578,6 +579,20 @@ def test_what_does_not_fit_is_listed(tmp_path, tensors, said):
     save_file({key: value.clone() for key, value in (PAIR | tensors).items()}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=rf"LoRA x\.safetensors does not fit: .*{said}.*made for it"):
         read_lora(tmp_path / "x.safetensors", {Q_PROJ: (256, 256)})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_links_as_in_the_hub_s_cache(tmp_path):
+    """Their names and what lies beside them count."""
+    write_lora(tmp_path / "blobs/abc.safetensors", {Q_PROJ: (256, 256)}, alpha=None)
+    (tmp_path / "blobs/abc.safetensors").rename(tmp_path / "blobs/abc")
+    (tmp_path / "snapshot").mkdir()
+    for name in ("adapter_model.safetensors", "U1-8step.safetensors"):
+        (tmp_path / "snapshot" / name).symlink_to(tmp_path / "blobs/abc")
+    (tmp_path / "snapshot/adapter_config.json").write_text('{"lora_alpha": 8}')
+    assert read_lora(tmp_path / "snapshot", {Q_PROJ: (256, 256)}).factors[Q_PROJ].factor == 2
+    named = read_lora(tmp_path / "blobs/../snapshot/U1-8step.safetensors", {Q_PROJ: (256, 256)})
+    assert named.path == tmp_path / "snapshot/U1-8step.safetensors"
 
 
 @pytest.mark.parametrize("settings, said", [({"use_dora": True}, "DoRA"), ({"fan_in_fan_out": True}, "transposed")])

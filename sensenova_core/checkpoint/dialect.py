@@ -7,7 +7,7 @@ from ..errors import CheckpointError
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 OURS = ("language_model.", "vision_model.", "fm_modules.")  # how published names begin
-_LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora_a.", ".lora_b.")
+LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora_a.", ".lora_b.")  # in names of LoRAs
 # Of no use to this model, and harmless: a note that pictures are pixels, tables that are computed, a mark of FP8 files.
 _IGNORED = ("pixel_space_vae", ".rotary_emb.inv_freq", "scaled_fp8")
 _SHOWN = 4
@@ -24,7 +24,7 @@ def published_names(names: Iterable[str], where: str) -> tuple[dict[str, str], l
         del split[name]
     foreign = [name for name, (_, bare) in split.items() if bare is None]
     ours = {name: part for name, part in split.items() if part[1] is not None}
-    if any(mark in name for name in split for mark in _LORA):
+    if any(mark in name for name in split for mark in LORA):
         raise CheckpointError(f"{where} is a LoRA; give its checkpoint here, and this to the LoRA node or --lora")
     if not ours:
         raise CheckpointError(

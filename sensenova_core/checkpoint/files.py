@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .dialect import LORA
 
 INDEX_NAME, CONFIG_JSON = "model.safetensors.index.json", "config.json"
 SAFETENSORS, GGUF = ".safetensors", ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
 MAX_JSON = 2**24  # bytes of an index or a config
-MARK, LORA = b"fm_modules.", (b".lora_down.", b".lora_A.")  # in the names of a model's tensors, and of a LoRA's
+MARK = b"fm_modules."  # in the names of a model's tensors
 LOOK = 2**23  # bytes of a GGUF file that hold all names, after a vocabulary if there is one
 _SHARD = re.compile(r"-\d{5,}-of-\d{5,}$")  # ends the stem of a part of a checkpoint
 _HUB = "models--"  # begins the folder of a repository in the hub's cache
@@ -114,7 +115,7 @@ def is_of_family(file: Path) -> bool:
             names = stream.read(length)
     except OSError:
         return False
-    return MARK in names and not any(lora in names for lora in LORA)
+    return MARK in names and not any(mark.encode() in names for mark in LORA)
 
 
 def is_hub_repository(folder: Path) -> bool:

@@ -6,6 +6,7 @@ the endings below, with or without a prefix; docs/model.md.
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -84,7 +85,10 @@ class Lora:
 
 
 def lora_file(path: str | Path) -> Path:
-    """The file that is meant: of PEFT's folders the one in it. Raises CheckpointError where there is none."""
+    """The file that is meant: of PEFT's folders the one in it. Raises CheckpointError where there is none.
+
+    A link is not followed: its name and what lies beside it count, as in the hub's cache.
+    """
     path = Path(path).expanduser()
     file = path / PEFT_FILE if path.is_dir() else path
     if file.suffix.lower() in PICKLES:
@@ -95,7 +99,7 @@ def lora_file(path: str | Path) -> Path:
         raise CheckpointError(f"LoRA {file}: no such file; give a .safetensors file, or a folder with {PEFT_FILE}")
     if file.suffix.lower() != SAFETENSORS:
         raise CheckpointError(f"LoRA {file}: not a .safetensors file; have its maker export it as such")
-    return file.resolve()
+    return Path(os.path.abspath(file))
 
 
 def lora_states(file: Path) -> dict[Path, State | None]:
