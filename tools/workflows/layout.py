@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 TITLE = 30  # height of a node's title bar, which lies above its position
-COLUMN_GAP, ROW_GAP = 60, 64  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
+COLUMN_GAP = ROW_GAP = 60  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
 MOST_WIDTH = 1960  # wider, and a window of 1600 pixels opens it at under 60 %, where the editor leaves all text out
 WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 420, 380
 CHARACTERS, LINE = 54, 16  # of a text box at TEXT_WIDTH
