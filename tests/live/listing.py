@@ -112,10 +112,11 @@ report["fingerprint sees a LoRA's settings"] = before != host.lora_fingerprint("
 before = host.lora_fingerprint("l.safetensors")
 os.utime(loras / "l.safetensors", (1, 1))
 report["fingerprint sees a LoRA's time"] = before != host.lora_fingerprint("l.safetensors")
-report["valid"] = {
-    str(arguments): load.Loader.validate_inputs(*arguments)
-    for arguments in (("single.safetensors",), ("none",), ("none", True), ("automatic",), (None,))
-}
+report["valid"] = load.Loader.validate_inputs("none")
+try:
+    load.Loader.execute("none", "auto", "auto", "auto", "auto")
+except FileNotFoundError as error:
+    report["refused"] = str(error)
 
 if hub:
     bars: list[tuple[int, int]] = []
