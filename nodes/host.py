@@ -85,9 +85,9 @@ def checkpoint_meant(choice: str) -> str:
 
 def checkpoint_folder(name: str) -> Path:
     """The folder of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
-    folders = checkpoint_folders()
     if name == BUILT_IN:
         return DEMO
+    folders = checkpoint_folders()
     if name not in folders:
         raise FileNotFoundError(
             f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "

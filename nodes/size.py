@@ -100,8 +100,8 @@ class EditSize(io.ComfyNode):
                     "mode",
                     options=[FULL_RESOLUTION, SAME],
                     default=FULL_RESOLUTION,
-                    tooltip="Full resolution: the image's ratio at about 2048 x 2048 pixels, where the models are "
-                    "sharpest. The same: exactly the image's size; switch on the sampler's crop, which draws at the "
+                    tooltip="Full resolution: the image's ratio at about 2048 x 2048 pixels, where the published models "
+                    "are sharpest; the sampler's own 0 and 0 is that size for any model, the demo's included. The same: exactly the image's size; switch on the sampler's crop, which draws at the "
                     "next multiples of 32 and cuts back.",
                 ),
             ],
