@@ -100,7 +100,7 @@ class EditSize(io.ComfyNode):
                     "mode",
                     options=[FULL_RESOLUTION, SAME],
                     default=FULL_RESOLUTION,
-                    tooltip="Full resolution: the image's ratio at about 2048 x 2048 pixels, where the published models "
+                    tooltip="Full resolution: the image's ratio at about 2048 x 2048, where the published models "
                     "are sharpest. The sampler's own 0 and 0 is that size for any model, the demo included. The same: "
                     "exactly the image's size; switch on the sampler's crop, which draws at the next multiples of 32 "
                     "and cuts back.",
