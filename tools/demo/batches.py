@@ -92,7 +92,7 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     progress: 0 .. 1 of all steps; single shapes come first, of which all is said. scale: of the number of rows.
     """
     rng = random.Random(f"{seed}/{step}/{task}")
-    counts = (1.0, 0.0, 0.0) if progress < SIMPLE else (0.6, 0.3, 0.1) if progress < EASY else (0.45, 0.35, 0.2)
+    counts = (1.0, 0.0, 0.0) if progress < SIMPLE else (0.6, 0.3, 0.1) if progress < EASY else (0.3, 0.4, 0.3)
     rows = Rows(prompts, rng, counts, 0.8 if progress < SIMPLE else 0.2)
 
     def many(count: float) -> range:

@@ -65,10 +65,10 @@ CONFIG = {
 HEAD_WIDTH = 256  # of the pixel head as it is trained
 PUBLISHED_HEAD_WIDTH = 1024  # the only one that other implementations know
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
-WARM_UP, DECAY = 200, 0.3  # steps; part of the training over which the rate falls to nothing
+WARM_UP, DECAY = 200, 0.2  # steps; part of the training over which the rate falls to nothing
 AVERAGING = 0.998
 STATE, LINE_EVERY = "state.safetensors", 50  # steps
-WRITING = 0.3  # weight of the cross entropy beside the velocity's error
+WRITING = 0.5  # weight of the cross entropy beside the velocity's error
 
 
 def widened(name: str, value: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Training:
         self._gradients = {name: flat.view(value.shape) for (name, value), flat in pairs}
         self._found = losses_.view(len(TASKS), 2, 2)  # (tasks, drawing and writing, sum and count)
 
-    def learn(self, batches: list[Batch], learning_rate: float) -> dict[str, float]:
+    def learn(self, batches: list[Batch], learning_rate: float, progress: float = 0.0) -> dict[str, float]:
         """One step over the sum of the losses of these batches, and of those that other processes have."""
         for name, parameter in self.parameters.items():
             parameter.grad = self._gradients[name].zero_()
@@ -128,7 +128,7 @@ class Training:
         for batch in batches:
             place = TASKS.index(batch.task)
             stream = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * len(TASKS) + place)
-            drawing, writing = losses(self.model, batch, stream)
+            drawing, writing = losses(self.model, batch, stream, progress)
             (drawing + WRITING * writing).backward()
             for kind, loss in enumerate((drawing, writing)):
                 if loss.requires_grad:
@@ -254,7 +254,7 @@ def _steps(training: Training, loader: DataLoader, folder: Path | None, argument
         waited += time.monotonic() - asked
         learning_rate = rate(training.step, arguments.steps, arguments.rate)
         with torch.autocast("cpu", torch.bfloat16, enabled=not arguments.float32):
-            recent.append(training.learn(batches, learning_rate))
+            recent.append(training.learn(batches, learning_rate, training.step / arguments.steps))
         now = time.monotonic()
         if training.step % LINE_EVERY == 0:
             training.seconds += now - began
@@ -284,7 +284,7 @@ def _say(log, line: str) -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=7000, help="of the whole training")
+    parser.add_argument("--steps", type=int, default=5500, help="of the whole training")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that share a step's tasks")
