@@ -94,21 +94,17 @@ def checkpoint_meant(choice: str) -> str:
 
 def checkpoint_path(name: str) -> Path:
     """The folder or file of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
-    found = checkpoints()
     if name == BUILT_IN:
         return DEMO
+    found = checkpoints()
     if name not in found:
-        raise FileNotFoundError(not_there(name))
+        raise FileNotFoundError(
+            f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
+            f"files) or a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and "
+            f"press R to refresh the list, or turn download on; found now: {', '.join(found) or 'none'}. "
+            f"{BUILT_IN!r} needs no files"
+        )
     return found[name]
-
-
-def not_there(name: str) -> str:
-    return (
-        f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer files) or "
-        f"a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and press R to "
-        f"refresh the list, or turn download on; found now: {', '.join(checkpoints()) or 'none'}. {BUILT_IN!r} needs "
-        "no files"
-    )
 
 
 def is_there(name: str) -> bool:

@@ -10,7 +10,7 @@ from ..sensenova_core.flow import Guidance
 from ..sensenova_core.pages import FORMATS, DocumentBuilder, page, save_document
 from ..sensenova_core.pages import Document as Pages
 from ..sensenova_core.sampling import SamplingSettings
-from ..sensenova_core.sizes import DOCUMENT_AREA, INTERLEAVE_SIZES, document_size, square_size
+from ..sensenova_core.sizes import INTERLEAVE_SIZES
 from . import host
 from .decoding import decoding_input, decoding_settings
 from .sample import preset_or, sampling_inputs, time_floor_input
@@ -67,7 +67,8 @@ class Interleave(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         steps, cfg, shift = preset_or(preset, steps, cfg, shift)
         images = images or References()
-        width, height = size_of(size, cls.hidden, INTERLEAVE_SIZES) or cls._best_size(model, images)
+        first = images.images[0].size if images.images else None
+        width, height = size_of(size, cls.hidden, INTERLEAVE_SIZES) or model.engine.best_size(first, document=True)
         guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
         settings = DocumentSettings(
             SamplingSettings(width, height, steps, guidance, shift, t_eps, seed),
@@ -88,13 +89,6 @@ class Interleave(io.ComfyNode):
         shown = ui.PreviewImage(host.picture_to_wire(picture), cls=cls)
         pictures = [host.picture_to_wire(picture) for picture in document.images] or [host.NOTHING]
         return io.NodeOutput(pictures, document.text, document, profile.summary(model.engine), ui=shown)
-
-    @classmethod
-    def _best_size(cls, model, images: References) -> tuple[int, int]:
-        best = model.engine.config.best_area
-        if images.images:
-            return document_size(*images.images[0].size, best)
-        return square_size(min(best, DOCUMENT_AREA))
 
 
 def collect(events: Iterable[Event], steps: int) -> Pages:

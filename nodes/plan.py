@@ -74,7 +74,7 @@ class MemoryPlan(io.ComfyNode):
         task="draw", max_tokens=512, prompt_tokens=needs.USUAL_PROMPT,
     ) -> io.NodeOutput:  # fmt: skip
         model.use_loras()
-        width, height = size_or_best(model, width, height)
+        width, height = size_or_best(model, width, height, document=task == "interleave")
         settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
         planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
         text = model.engine.explain(settings, images, think_tokens, card, **planned)

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..sensenova_core.errors import SettingsError
-from ..sensenova_core.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size, square_size
+from ..sensenova_core.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size
 from .sockets import CATEGORY, Images
 
 CUSTOM, AUTOMATIC = "custom", "automatic"
@@ -26,15 +26,16 @@ def side_input(name: str, automatic: bool = False) -> io.Int.Input:
     )
 
 
-def size_or_best(model, width: int, height: int, image: tuple[int, int] | None = None) -> tuple[int, int]:
+def size_or_best(
+    model, width: int, height: int, image: tuple[int, int] | None = None, document: bool = False
+) -> tuple[int, int]:
     """(width, height) as they are; for 0 and 0 what the model draws best, in the ratio of `image` if there is one.
 
-    Raises SettingsError where one of the two is 0.
+    document: whether it is for the pictures of a document. Raises SettingsError where one of the two is 0.
     """
     if bool(width) != bool(height):
         raise SettingsError(f"width is {width} and height is {height}; give both, or 0 for both")
-    best = model.engine.config.best_area
-    return (width, height) if width else edit_size(*image, best) if image else square_size(best)
+    return (width, height) if width else model.engine.best_size(image, document)
 
 
 def size_input(sizes: dict[str, tuple[int, int]]) -> io.DynamicCombo.Input:
@@ -99,9 +100,10 @@ class EditSize(io.ComfyNode):
                     "mode",
                     options=[FULL_RESOLUTION, SAME],
                     default=FULL_RESOLUTION,
-                    tooltip="Full resolution: the image's ratio at about 2048 x 2048 pixels, where the models are "
-                    "sharpest. The same: exactly the image's size; switch on the sampler's crop, which draws at the "
-                    "next multiples of 32 and cuts back.",
+                    tooltip="Full resolution: the image's ratio at about 2048 x 2048, where the published models "
+                    "are sharpest. The sampler's own 0 and 0 is that size for any model, the demo included. The same: "
+                    "exactly the image's size; switch on the sampler's crop, which draws at the next multiples of 32 "
+                    "and cuts back.",
                 ),
             ],
             outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],

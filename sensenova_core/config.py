@@ -29,6 +29,7 @@ _DECODER_SWITCHES: dict[str, Any] = {
     "use_sliding_window": False,
 }
 NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
+SMALLEST_AREA = 32 * 32  # of one token
 BEST_AREA = 2048 * 2048  # of the published models, which name 4096 x 4096 as their max_pixels and are weaker there
 MAX_LAYERS, MAX_EXPERTS = 2**10, 2**16  # experts of all layers together, on one path
 _ARCHITECTURES = {"NEOChatModel"}
@@ -147,7 +148,7 @@ class ModelConfig:
             ),
             pixel_head=bool(raw.get("use_pixel_head", False)),
             head_width=1024 if raw.get("use_pixel_head") else 4096,
-            best_area=min(BEST_AREA, top.count("max_pixels", BEST_AREA, most=2**62)),
+            best_area=_best_area(raw.get("max_pixels")),
         )
         if config.pixel_head and config.vision.patch_size != 16:
             raise CheckpointError(
@@ -155,6 +156,12 @@ class ModelConfig:
                 "the pixel head upsamples by 32, so it needs patch_size 16"
             )
         return config
+
+
+def _best_area(max_pixels: object) -> int:
+    """Published files state more than their models were trained at, and no other program reads it: only less counts."""
+    whole = isinstance(max_pixels, int) and not isinstance(max_pixels, bool)
+    return min(BEST_AREA, max_pixels) if whole and max_pixels >= SMALLEST_AREA else BEST_AREA
 
 
 @dataclass(frozen=True)

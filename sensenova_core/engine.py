@@ -26,6 +26,7 @@ from .prompt import Conditioning, Message, PromptBuilder
 from .prompt import Sequence as Tokens
 from .reader import Reader
 from .sampling import Denoiser, SamplingSettings, Step
+from .sizes import best_size
 from .thinking import MAX_THINK_TOKENS
 from .tokenizer import Tokenizer
 
@@ -280,12 +281,19 @@ class Engine:
 
             return thinking.think(self.reader, self.prompts, conditioning, settings, choose, show)
 
+    def best_size(self, image: tuple[int, int] | None = None, document: bool = False) -> tuple[int, int]:
+        """(width, height) that the model draws best: of a picture, or of those of a document.
+
+        image: (width, height) of the first reference, whose ratio it takes.
+        """
+        return best_size(self.config.best_area, image, document)
+
     def sample(
         self,
         conditioning: Conditioning,
         *,
-        width: int = 2048,
-        height: int = 2048,
+        width: int | None = None,
+        height: int | None = None,
         steps: int = 50,
         cfg: float = 4.0,
         img_cfg: float = 1.0,
@@ -300,8 +308,13 @@ class Engine:
         """Draw. Returns an iterator of `steps` Steps; the last one's `image()` is the result.
 
         Nothing is computed before the first step is asked for, and a caller that stops asking has cancelled.
-        Ranges: see SamplingSettings and flow.Guidance; raises SettingsError at the call, before any work.
+        width, height: together, or neither for `best_size`. Ranges: see SamplingSettings and flow.Guidance; raises
+        SettingsError at the call, before any work.
         """
+        if (width is None) != (height is None):
+            raise SettingsError(f"width is {width} and height is {height}; give both or neither")
+        if width is None:
+            width, height = self.best_size(conditioning.images[0].original if conditioning.images else None)
         interval = tuple(cfg_interval) if isinstance(cfg_interval, list) else cfg_interval
         guidance = Guidance(cfg, img_cfg, cfg_norm, interval)
         return self.denoise(
@@ -380,7 +393,9 @@ class Engine:
 
         Raises PromptError or SettingsError at the call, before any work.
         """
-        settings = settings or DocumentSettings()
+        if settings is None:
+            size = self.best_size(images[0].size if images else None, document=True)
+            settings = DocumentSettings(SamplingSettings(*size))
         for index in range(max(1, len(settings.sizes))):
             settings.of_image(index).check_size(self.config)
         shown = references(

@@ -98,7 +98,8 @@ def _is_sampler(node: dict) -> bool:
 def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:
     """(min_pixels, max_pixels) of each of `images` references of an edit or a document.
 
-    best_area: pixels of the pictures that the model draws best; it reads none that is larger.
+    best_area: pixels of the pictures that the model draws best; what it reads is scaled to no more, before both sides
+    become multiples of a token's.
     """
     most = min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1), best_area)
     return min(EDIT_MIN_PIXELS, best_area), most

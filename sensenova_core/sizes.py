@@ -54,6 +54,14 @@ def document_size(width: int, height: int, best_area: int = BEST_AREA) -> tuple[
     return columns, rows
 
 
-def square_size(best_area: int = BEST_AREA) -> tuple[int, int]:
-    """(width, height) of a square of the area that the model draws best."""
-    return edit_size(1, 1, best_area)
+def best_size(
+    best_area: int = BEST_AREA, image: tuple[int, int] | None = None, document: bool = False
+) -> tuple[int, int]:
+    """(width, height) that is drawn unless told otherwise: what the model draws best.
+
+    image: (width, height) of the first reference, whose ratio it takes; without one it is a square.
+    document: whether it is for the pictures of a document.
+    """
+    if image is not None:
+        return (document_size if document else edit_size)(*image, best_area)
+    return edit_size(1, 1, min(best_area, DOCUMENT_AREA) if document else best_area)

@@ -1,26 +1,28 @@
 """The built-in demo's scenes, texts, detectors and training; what the trained checkpoint can do is measured apart."""
 
-import copy
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 import sensenova_core
 from sensenova_core import flow
 from sensenova_core.config import ModelConfig
 from sensenova_core.flow import CONDITION, UNCONDITIONAL
 from sensenova_core.layout import tokens_to_image
+from sensenova_core.prompt import PromptBuilder, system_message
 from sensenova_core.sampling import Denoiser, SamplingSettings
 from tools.demo import texts
 from tools.demo.batches import batches_of_step, collate
-from tools.demo.detect import seen
+from tools.demo.detect import UNKNOWN, seen
 from tools.demo.learning import ReadingRows, guesses, losses, understand
 from tools.demo.rows import Rows
-from tools.demo.scenes import KINDS, draw, scene
+from tools.demo.scenes import COLOURS, KINDS, draw, scene
 from tools.demo.train import CONFIG, Training, prepared
 
 TINY = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -31,17 +33,28 @@ RAW = CONFIG | {
 }
 
 
+@dataclass(frozen=True)
+class Tiny:
+    """A checkpoint folder without weights, its config.json, and what makes prompts for it."""
+
+    folder: Path
+    raw: dict
+    prompts: PromptBuilder
+
+    def training(self, seed: int = 3) -> Training:
+        return Training(ModelConfig.from_dict(self.raw).with_head_width(32), seed)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[Path, dict, object]:
-    """A checkpoint folder with the tokenizer, the tiny model's config.json, and what makes prompts."""
+def tiny(tmp_path_factory) -> Tiny:
     folder = tmp_path_factory.mktemp("demo")
-    return folder, *prepared(folder, RAW)
+    return Tiny(folder, *prepared(folder, RAW))
 
 
 @pytest.fixture
-def training(made) -> Training:
+def training(tiny) -> Training:
     torch.set_num_threads(1)
-    return Training(ModelConfig.from_dict(made[1]).with_head_width(32), seed=3)
+    return tiny.training()
 
 
 def test_short_ideas_are_asked_about_as_the_workflow_does():
@@ -96,6 +109,23 @@ def test_detectors_see_what_was_drawn(size):
         assert found.shows_kinds(made)
 
 
+@pytest.mark.parametrize(
+    "boxes", [[(20, 52, 44, 76), (84, 52, 108, 76)], [(14, 50, 114, 78)], [(50, 50, 78, 78), (10, 10, 30, 30)]]
+)
+def test_detectors_take_no_blots_for_shapes(boxes):
+    """Two of a colour, one that is far too flat, one with something beside it."""
+    picture = Image.new("RGB", (128, 128), COLOURS["white"])
+    for box in boxes:
+        ImageDraw.Draw(picture).ellipse(box, fill=COLOURS["red"])
+    found = seen(picture)
+    assert [(one.kind, one.colour) for one in found.shapes] == [(UNKNOWN, "red")] and found.background == "white"
+
+
+def test_detectors_see_nothing_in_grey():
+    found = seen(Image.new("RGB", (128, 128), (128, 128, 128)))
+    assert found.background is None and not found.shapes
+
+
 def test_detectors_tell_every_kind_from_the_others():
     rng, found = random.Random(3), {}
     while len(found) < len(KINDS):
@@ -110,18 +140,23 @@ def test_an_edit_keeps_what_it_does_not_name():
         made = scene(rng, 2)
         change = texts.edit(rng, made)
         assert change.after != made
-        assert len({*made.shapes} & {*change.after.shapes}) >= 1
+        untouched = len({*made.shapes} & {*change.after.shapes})
+        if change.name == "background":
+            assert change.after.shapes == made.shapes
+        else:
+            assert change.after.background == made.background
+            assert untouched == (2 if change.name == "add" else 1)
 
 
-def test_a_word_is_one_token_and_a_system_message_a_few(made):
-    prompts = made[2]
-    asked = prompts.picture("a red circle on a blue background")
-    assert len(asked.sequences[CONDITION].ids) < 30
+def test_a_word_is_one_token_and_a_system_message_a_few(tiny):
+    prompts = tiny.prompts
+    assert len(prompts.tokenizer.encode(["a red circle on a blue background"])) == 7
+    assert len(prompts.tokenizer.encode([system_message("GEN")])) < 15
     assert prompts.tokenizer.decode(prompts.tokenizer.encode(["ein Häuschen, 龍"])) == "ein Häuschen, 龍"
 
 
-def test_what_is_learnt_to_be_written_is_what_was_said(made):
-    prompts = made[2]
+def test_what_is_learnt_to_be_written_is_what_was_said(tiny):
+    prompts = tiny.prompts
     rows = Rows(prompts, random.Random(6), (0.0, 1.0, 0.0))
     row = rows.conversation((128, 128), turns=3)
     answers = [prompts.tokenizer.decode(row.sequence.ids[start : stop - 1].tolist()) for start, stop in row.written]
@@ -133,13 +168,13 @@ def test_what_is_learnt_to_be_written_is_what_was_said(made):
     assert row.drawn[0].tokens == len(row.sequence.ids)
 
 
-def test_training_sees_what_drawing_sees(made, training):
+def test_training_sees_what_drawing_sees(tiny, training):
     """The guess of a padded batch is the engine's own, so that what is learnt is what is used."""
-    folder, raw, prompts = made
+    folder, prompts = tiny.folder, tiny.prompts
     for value in training.parameters.values():
         value.data.add_(0.05 * torch.randn_like(value))
     training.average = {name: value.detach() for name, value in training.parameters.items()}
-    training.export(folder, raw, torch.float32)
+    training.export(folder, torch.float32)
     engine = sensenova_core.load(folder)
     rows = Rows(prompts, random.Random(7), (1.0, 0.0, 0.0))
     row = rows.picture((128, 96), 1)
@@ -157,10 +192,10 @@ def test_training_sees_what_drawing_sees(made, training):
     torch.testing.assert_close(ours[2], theirs[1][0], rtol=1e-3, atol=1e-3)
 
 
-def test_drawing_teaches_both_experts(made, training):
+def test_drawing_teaches_both_experts(tiny, training):
     stream = torch.Generator().manual_seed(1)
     training.model.generation.head.conv2.weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
-    for batch in every_task(made[2]):
+    for batch in every_task(tiny.prompts):
         training.model.zero_grad()
         drawing, writing = losses(training.model, batch, stream)
         assert drawing.isfinite() and writing.isfinite()
@@ -172,27 +207,27 @@ def test_drawing_teaches_both_experts(made, training):
             assert writing.requires_grad
 
 
-def test_training_lowers_both_losses(made, training):
-    batches = [batch for batch in every_task(made[2]) if batch.task in ("picture", "think", "conversation")]
+def test_training_lowers_both_losses(tiny, training):
+    batches = [batch for batch in every_task(tiny.prompts) if batch.task in ("picture", "think", "conversation")]
     found = [training.learn(batches, 3e-3) for _ in range(60)]
     for name, fraction in (("picture draw", 0.8), ("conversation write", 0.5)):
         first, last = (sum(one[name] for one in part) / 8 for part in (found[:8], found[-8:]))  # times differ in luck
         assert last < fraction * first
 
 
-def test_resumed_training_is_the_same_bit_by_bit(made, training, tmp_path):
-    prompts = made[2]
+def test_resumed_training_is_the_same_bit_by_bit(tiny, training, tmp_path):
 
     def some_steps(one: Training, count: int) -> None:
         for _ in range(count):
-            one.learn(batches_of_step(prompts, one.seed, one.step, 0.5, scale=0.05), 1e-3)
+            one.learn(batches_of_step(tiny.prompts, one.seed, one.step, 0.5, scale=0.05), 1e-3)
 
-    straight = copy.deepcopy(made[1])
-    whole = Training(ModelConfig.from_dict(straight).with_head_width(32), seed=3)
+    whole = tiny.training()
     some_steps(whole, 4)
     some_steps(training, 2)
     training.save(tmp_path)
-    resumed = Training(ModelConfig.from_dict(straight).with_head_width(32), seed=99)
+    with pytest.raises(ValueError, match="of seed 3, not 99; give that --seed"):
+        tiny.training(seed=99).resume(tmp_path)
+    resumed = tiny.training()
     resumed.resume(tmp_path)
     some_steps(resumed, 2)
     assert resumed.step == whole.step
@@ -201,10 +236,9 @@ def test_resumed_training_is_the_same_bit_by_bit(made, training, tmp_path):
         assert torch.equal(whole.average[name], resumed.average[name]), name
 
 
-def test_the_exported_folder_loads_and_does_every_task(made, training):
-    folder, raw, _ = made
-    training.export(folder, raw)
-    engine = sensenova_core.load(folder, dtype="float32")
+def test_the_exported_folder_loads_and_does_every_task(tiny, training):
+    training.export(tiny.folder)
+    engine = sensenova_core.load(tiny.folder, dtype="float32")
     made_scene = scene(random.Random(8), 1)
     conditioning = engine.encode("a red circle", [draw(made_scene)])
     last = [*engine.sample(conditioning, width=128, height=96, steps=2, img_cfg=2.0)][-1]

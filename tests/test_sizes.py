@@ -9,9 +9,9 @@ from sensenova_core.sizes import (
     INTERLEAVE_SIZES,
     TRAINED_SIZES,
     TRAINED_SIZES_U15,
+    best_size,
     document_size,
     edit_size,
-    square_size,
 )
 from tests.pictures import picture
 from tests.watch import SMALL
@@ -45,8 +45,9 @@ def test_automatic_sizes_keep_the_shape():
 
 def test_a_small_model_draws_at_its_own_size():
     small = ModelConfig.from_dict(CONFIG | {"max_pixels": 128 * 128}).best_area
-    assert square_size(small) == edit_size(500, 500, small) == document_size(500, 500, small) == (128, 128)
-    assert square_size(ModelConfig.from_dict(CONFIG | {"max_pixels": 4096 * 4096}).best_area) == (2048, 2048)
+    assert best_size(small) == edit_size(500, 500, small) == document_size(500, 500, small) == (128, 128)
+    for other in (4096 * 4096, 10**4000, 1023, -1, True, 1e5, "16384", None):
+        assert best_size(ModelConfig.from_dict(CONFIG | {"max_pixels": other}).best_area) == (2048, 2048)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (480, 288), (300, 200), (96, 4000), (40, 40)])

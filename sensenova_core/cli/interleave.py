@@ -72,7 +72,7 @@ def run(options) -> int:
 
 def _settings(options, images: list):
     from ..document import DocumentSettings
-    from ..sizes import DOCUMENT_AREA, INTERLEAVE_SIZES, document_size, square_size
+    from ..sizes import INTERLEAVE_SIZES, best_size
 
     if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")
@@ -83,8 +83,7 @@ def _settings(options, images: list):
     elif options.resolution:
         size = named_size(options.resolution, INTERLEAVE_SIZES)
     else:
-        best = best_area(options.model)
-        size = document_size(*images[0].size, best) if images else square_size(min(best, DOCUMENT_AREA))
+        size = best_size(best_area(options.model), images[0].size if images else None, document=True)
     values = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, "cfg_interval")}
     return DocumentSettings(
         sampling_settings(values, size),

@@ -118,7 +118,7 @@ def _check_images(images: int, modality: str) -> None:
 
 
 def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], ...], options) -> tuple[int, int]:
-    from ..sizes import edit_size
+    from ..sizes import best_size
 
     if images and options.same_size and (width, height) != (None, None):
         given = f"width {width}" if height is None else f"height {height}" if width is None else f"{width} x {height}"
@@ -129,7 +129,7 @@ def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], 
         return width, height
     if images and options.same_size:
         return images[0]
-    automatic = edit_size(*(images[0] if images else (1, 1)), best_area(options.model))
+    automatic = best_size(best_area(options.model), images[0] if images else None)
     return automatic[0] if width is None else width, automatic[1] if height is None else height
 
 

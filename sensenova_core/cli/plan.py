@@ -50,9 +50,9 @@ def run(options) -> int:
     from ..engine import Engine
     from ..flow import Guidance
     from ..sampling import SamplingSettings
-    from ..sizes import square_size
+    from ..sizes import best_size
 
-    best = square_size(best_area(options.model))
+    best = best_size(best_area(options.model), document=options.task == "interleave")
     settings = SamplingSettings(
         best[0] if options.width is None else options.width,
         best[1] if options.height is None else options.height,

@@ -23,7 +23,7 @@ from sensenova_core.document import DocumentSettings, Drawing, Text
 from sensenova_core.flow import Guidance
 from sensenova_core.prompt import Message
 from sensenova_core.sampling import SamplingSettings
-from sensenova_core.sizes import DOCUMENT_AREA, INTERLEAVE_SIZES, TRAINED_SIZES, document_size, edit_size, square_size
+from sensenova_core.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
 
 MODELS, INPUT = map(Path, sys.argv[1:3])
 NO_IMAGES = ([], None)
@@ -70,8 +70,7 @@ def size_of_first(images, mode):
 
 def sampler(model, conditioning, width, height, cfg_start, cfg_end, **settings):
     if (width, height) == (0, 0):
-        sides, best = [image.original for image in conditioning.images[:1]], model.config.best_area
-        width, height = edit_size(*sides[0], best) if sides else square_size(best)
+        width, height = model.best_size(conditioning.images[0].original if conditioning.images else None)
     interval = (cfg_start, cfg_end)
     *_, last = model.sample(conditioning, width=width, height=height, cfg_interval=interval, **settings)
     return (last.image(),)
@@ -96,8 +95,7 @@ def interleave(
 ):  # fmt: skip
     sides = INTERLEAVE_SIZES.get(size, (widgets.pop("size.width", None), widgets.pop("size.height", None)))
     if size == "automatic":
-        best = model.config.best_area
-        sides = document_size(*images[0][0].size, best) if images[0] else square_size(min(best, DOCUMENT_AREA))
+        sides = model.best_size(images[0][0].size if images[0] else None, document=True)
     guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
     drawn = SamplingSettings(*sides, steps, guidance, shift, t_eps, seed)
     settings = DocumentSettings(drawn, (sides,), written(max_tokens, **widgets), max_images, think)

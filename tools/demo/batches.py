@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sensenova_core.prompt import PromptBuilder
+
 from .rows import AREA, Row, Rows
 
 SMALL_SIZES = ((128, 128),) * 6 + ((160, 96), (96, 160), (128, 96), (96, 128))  # references are read as they are
@@ -84,13 +86,13 @@ def tasks_of_step(seed: int, step: int, progress: float) -> list[str]:
     return tasks
 
 
-def batch_of(prompts, seed: int, step: int, task: str, progress: float, scale: float = 1.0) -> Batch:
+def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: float, scale: float = 1.0) -> Batch:
     """A task's batch at one step; by seed, step and task alone.
 
     progress: 0 .. 1 of all steps; single shapes come first, of which all is said. scale: of the number of rows.
     """
     rng = random.Random(f"{seed}/{step}/{task}")
-    counts = (1.0, 0.0, 0.0) if progress < SIMPLE else (0.6, 0.3, 0.1) if progress < EASY else (0.45, 0.35, 0.2)
+    counts = (1.0, 0.0, 0.0) if progress < SIMPLE else (0.6, 0.3, 0.1) if progress < EASY else (0.3, 0.4, 0.3)
     rows = Rows(prompts, rng, counts, 0.8 if progress < SIMPLE else 0.2)
 
     def many(count: float) -> range:
@@ -116,8 +118,12 @@ def batch_of(prompts, seed: int, step: int, task: str, progress: float, scale: f
     return collate(task, made)
 
 
-def batches_of_step(prompts, seed: int, step: int, progress: float, scale: float = 1.0) -> list[Batch]:
-    return [batch_of(prompts, seed, step, task, progress, scale) for task in tasks_of_step(seed, step, progress)]
+def batches_of_step(
+    prompts: PromptBuilder, seed: int, step: int, progress: float, part: slice = slice(None), scale: float = 1.0
+) -> list[Batch]:
+    """part: which of the step's tasks."""
+    tasks = tasks_of_step(seed, step, progress)[part]
+    return [batch_of(prompts, seed, step, task, progress, scale) for task in tasks]
 
 
 def _weights(progress: float) -> tuple[float, ...]:

@@ -1,4 +1,7 @@
-"""What is in a picture: the background's colour, and the colour, kind and place of each shape. No model."""
+"""What is in a picture: the background's colour, and the colour, kind and place of each shape. No model.
+
+Kinds go by overlap with templates: moments, which need no templates, mistake small stars and rings with a rough edge.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,13 +13,18 @@ from .scenes import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, outline
 
 FAR = 75.0  # a pixel further than this from every colour is none of them
 LEAST_AREA = 0.012  # of the picture
+LEAST_LIKENESS = 0.65  # of a shape; what the scenes draw has 0.78 or more
+UNKNOWN = "unknown"
 TEMPLATE = 32
 PALETTE = np.array([*COLOURS.values()], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Found:
-    """x, y: centre, as parts of width and height. likeness: overlap with the best template, 0 .. 1."""
+    """All of one colour. kind: UNKNOWN unless it is one shape. x, y: centre, as parts of width and height.
+
+    likeness: overlap with the best template, 0 .. 1.
+    """
 
     kind: str
     colour: str
@@ -31,7 +39,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Seen:
-    background: str
+    """background: None where the border has none of the colours."""
+
+    background: str | None
     shapes: tuple[Found, ...]
 
     @property
@@ -43,8 +53,13 @@ class Seen:
         return self.background == scene.background and self.colours == {shape.colour for shape in scene.shapes}
 
     def shows_kinds(self, scene: Scene) -> bool:
-        """Whether every shape is there in its colour, and nothing else."""
-        return {(one.kind, one.colour) for one in self.shapes} == {(one.kind, one.colour) for one in scene.shapes}
+        """Whether every shape is there in its colour, on the background, and nothing else."""
+        found = {(one.kind, one.colour) for one in self.shapes}
+        return self.background == scene.background and found == {(one.kind, one.colour) for one in scene.shapes}
+
+    def shows_places(self, scene: Scene) -> bool:
+        """Whether every colour stands where its shape should."""
+        return {(one.colour, one.place) for one in self.shapes} == {(one.colour, one.place) for one in scene.shapes}
 
 
 def seen(picture: Image.Image) -> Seen:
@@ -54,7 +69,8 @@ def seen(picture: Image.Image) -> Seen:
     border = np.concatenate(
         [nearest[:3].ravel(), nearest[-3:].ravel(), nearest[:, :3].ravel(), nearest[:, -3:].ravel()]
     )
-    ground = np.bincount(border[border >= 0], minlength=len(COLOURS)).argmax()
+    known = border[border >= 0]
+    ground = np.bincount(known, minlength=len(COLOURS)).argmax() if 2 * len(known) > len(border) else None
     shapes = []
     for index, colour in enumerate(COLOURS):
         mask = _opened(nearest == index)
@@ -64,7 +80,7 @@ def seen(picture: Image.Image) -> Seen:
         kind, likeness = _kind(mask)
         x, y = columns.mean() / picture.width, rows.mean() / picture.height
         shapes.append(Found(kind, colour, float(x), float(y), likeness))
-    return Seen([*COLOURS][ground], tuple(shapes))
+    return Seen(None if ground is None else [*COLOURS][ground], tuple(shapes))
 
 
 def _opened(mask: np.ndarray) -> np.ndarray:
@@ -79,7 +95,7 @@ def _kind(mask: np.ndarray) -> tuple[str, float]:
     for kind, templates in _templates().items():
         likeness[kind] = max(float(np.minimum(cut, one).sum() / np.maximum(cut, one).sum()) for one in templates)
     best = max(likeness, key=likeness.__getitem__)
-    return best, likeness[best]
+    return best if likeness[best] >= LEAST_LIKENESS else UNKNOWN, likeness[best]
 
 
 def _framed(mask: np.ndarray) -> np.ndarray:

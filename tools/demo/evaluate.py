@@ -16,22 +16,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import sensenova_core
-from sensenova_core.decode import DecodingSettings
-from sensenova_core.document import DocumentSettings, Drawing, Text
-from sensenova_core.sampling import SamplingSettings
+from sensenova_core import (
+    Conditioning,
+    DecodingSettings,
+    DocumentSettings,
+    Drawing,
+    Engine,
+    SamplingSettings,
+    Step,
+    Text,
+)
 
 from . import texts
 from .detect import covered, seen
 from .scenes import Scene, draw, scene
 
-SIDE, STEPS, CFG = 128, 20, 4.0
+SIDE, STEPS, CFG, IMG_CFG = 128, 20, 4.0, 1.5
 SEED = 7  # of the scenes
 THOUGHT = 150  # tokens, of which a plan of three shapes takes 50
 LINE, LINES = 14, 5  # pixels and most lines of the text under a picture
+PAGE_WIDTH, GAP = 1088, 6
 
 
 @dataclass
@@ -50,16 +57,14 @@ class Tally:
 
 
 def picture_of(
-    engine, conditioning, seed: int, size=(SIDE, SIDE), cfg: float = CFG, img_cfg: float = 1.0
+    engine: Engine, conditioning: Conditioning, seed: int, cfg: float = CFG, img_cfg: float = 1.0
 ) -> Image.Image:
-    width, height = size
-    steps = engine.sample(conditioning, width=width, height=height, steps=STEPS, cfg=cfg, img_cfg=img_cfg, seed=seed)
-    return as_picture([*steps][-1].image()[0])
+    size = {"width": SIDE, "height": SIDE}
+    return as_picture([*engine.sample(conditioning, **size, steps=STEPS, cfg=cfg, img_cfg=img_cfg, seed=seed)][-1])
 
 
-def as_picture(image: torch.Tensor) -> Image.Image:
-    """float32 (height, width, 3) in 0 .. 1 -> a picture."""
-    return Image.fromarray((image.cpu().numpy() * 255).round().astype(np.uint8))
+def as_picture(step: Step) -> Image.Image:
+    return Image.fromarray((step.image()[0].cpu().numpy() * 255).round().astype(np.uint8))
 
 
 def held_out_scenes(count: int, task: str, most: int = 3) -> Iterable[tuple[random.Random, Scene]]:
@@ -69,14 +74,19 @@ def held_out_scenes(count: int, task: str, most: int = 3) -> Iterable[tuple[rand
         yield rng, scene(rng, min((1, 2, 1, 2, 1, 3)[index % 6], most), held_out=True)
 
 
-def captions(engine, count: int, cfg: float = CFG) -> Tally:
-    """Whether the background and every shape have their colours, and whether every shape is there, and nothing else."""
+def captions(engine: Engine, count: int, cfg: float = CFG) -> Tally:
+    """Whether the background and every shape have their colours, and whether every shape is there, and nothing else.
+
+    places: whether the shapes stand where the captions say, of those that do.
+    """
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "captions")):
-        asked = texts.caption(rng, made, zh=index % 5 == 4).text
-        picture = picture_of(engine, engine.encode(asked), index, cfg=cfg)
+        asked = texts.caption(rng, made, zh=index % 5 == 4)
+        picture = picture_of(engine, engine.encode(asked.text), index, cfg)
         _judge(tally, made, picture)
-        tally.shown.append((asked, [picture]))
+        if asked.place:
+            tally.count(places=seen(picture).shows_places(made))
+        tally.shown.append((asked.text, [picture]))
     return tally
 
 
@@ -87,25 +97,30 @@ def _judge(tally: Tally, made: Scene, picture: Image.Image) -> None:
     tally.count(colours=colours, kinds=kinds, **{f"colours_of_{count}": colours, f"kinds_of_{count}": kinds})
 
 
-def unguided(engine, count: int) -> Tally:
+def unguided(engine: Engine, count: int) -> Tally:
     """The same without guidance."""
     return captions(engine, count, cfg=1.0)
 
 
-def edits(engine, count: int, img_cfg: float = 1.0) -> Tally:
+def edits(engine: Engine, count: int, cfg: float = CFG, img_cfg: float = 1.0) -> Tally:
     """Whether what was asked for is there, and how much all else changed: mean difference outside, in 0 .. 1."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "edits", most=2)):
         change = texts.edit(rng, made, held_out=True)
         asked = texts.asked(rng, change, zh=index % 5 == 4)
         before = draw(made, SIDE, SIDE)
-        picture = picture_of(engine, engine.encode(asked, [before]), index, img_cfg=img_cfg)
+        picture = picture_of(engine, engine.encode(asked, [before]), index, cfg, img_cfg)
         _judge_edit(tally, change.name, made, change.after, picture)
         tally.shown.append((asked, [before, picture]))
     return tally
 
 
-def merges(engine, count: int) -> Tally:
+def edits_by_image(engine: Engine, count: int) -> Tally:
+    """The same where the reference guides too."""
+    return edits(engine, count, img_cfg=IMG_CFG)
+
+
+def merges(engine: Engine, count: int) -> Tally:
     tally = Tally()
     rng = random.Random(f"{SEED}/merges")
     for index in range(count):
@@ -123,7 +138,7 @@ def merges(engine, count: int) -> Tally:
 
 def _judge_edit(tally: Tally, name: str, before: Scene, after: Scene, picture: Image.Image) -> None:
     found = seen(picture)
-    done, colours = found.shows_kinds(after) and found.background == after.background, found.shows_colours(after)
+    done, colours = found.shows_kinds(after), found.shows_colours(after)
     outside = np.ones((SIDE, SIDE), dtype=bool)
     for shape in {*before.shapes} ^ {*after.shapes}:
         outside &= ~covered(shape, SIDE, SIDE)
@@ -132,7 +147,7 @@ def _judge_edit(tally: Tally, name: str, before: Scene, after: Scene, picture: I
     tally.count(done=done, colours=colours, difference=difference, **{f"done_{name}": done})
 
 
-def questions(engine, count: int) -> Tally:
+def questions(engine: Engine, count: int) -> Tally:
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "questions")):
         question = texts.question(rng, made, zh=index % 5 == 4)
@@ -141,7 +156,7 @@ def questions(engine, count: int) -> Tally:
     return tally
 
 
-def thoughts(engine, count: int) -> Tally:
+def thoughts(engine: Engine, count: int) -> Tally:
     """Whether the reasoning names every shape with its colour and the background, and the picture follows it."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "thoughts")):
@@ -156,7 +171,7 @@ def thoughts(engine, count: int) -> Tally:
     return tally
 
 
-def stories(engine, count: int) -> Tally:
+def stories(engine: Engine, count: int) -> Tally:
     tally = Tally()
     rng = random.Random(f"{SEED}/stories")
     for index in range(count):
@@ -168,11 +183,11 @@ def stories(engine, count: int) -> Tally:
             if isinstance(event, Text):
                 text += event.text
             elif isinstance(event, Drawing) and event.step.index + 1 == event.step.total:
-                pictures.append(as_picture(event.step.image()[0]))
+                pictures.append(as_picture(event.step))
         tally.count(
             asked_number=len(pictures) == wanted, first=bool(pictures) and seen(pictures[0]).shows_kinds(told.scenes[0])
         )
-        if re.match("(First|Tell a story in)", told.asked) and len(pictures) == wanted:
+        if told.told and len(pictures) == wanted:
             tally.count(last=seen(pictures[-1]).shows_kinds(told.scenes[-1]))
         tally.shown.append((f"{told.asked} | {text}", pictures))
     return tally
@@ -182,6 +197,7 @@ TASKS = {
     "captions": (captions, 64),
     "unguided": (unguided, 64),
     "edits": (edits, 48),
+    "edits_by_image": (edits_by_image, 48),
     "merges": (merges, 24),
     "questions": (questions, 128),
     "thoughts": (thoughts, 24),
@@ -199,17 +215,21 @@ TARGETS = {
 }
 
 
-def sheet(shown: list[tuple[str, list[Image.Image]]], columns: int = 4) -> Image.Image:
-    """Pictures with what was asked under each."""
-    most = max(len(pictures) for _, pictures in shown)
-    width, height = most * (SIDE + 4) + 16, SIDE + LINES * LINE + 10
-    page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), "white")
+def sheet(shown: list[tuple[str, list[Image.Image]]]) -> Image.Image:
+    """Pictures with what was asked under each, from left to right and line by line."""
+    corners, x, y = [], 0, 0
+    for _, pictures in shown:
+        width = len(pictures) * (SIDE + GAP) + 3 * GAP
+        if x + width > PAGE_WIDTH:
+            x, y = 0, y + SIDE + LINES * LINE + 3 * GAP
+        corners.append((x + GAP, y + GAP))
+        x += width
+    page = Image.new("RGB", (PAGE_WIDTH, y + SIDE + LINES * LINE + 3 * GAP), "white")
     pen, font = ImageDraw.Draw(page), _font()
-    for index, (asked, pictures) in enumerate(shown):
-        x, y = index % columns * width + 8, index // columns * height + 8
+    for (asked, pictures), (x, y) in zip(shown, corners, strict=True):
         for place, picture in enumerate(pictures):
-            page.paste(picture, (x + place * (SIDE + 4), y))
-        for line, text in enumerate(_lines(asked, width - 16, font)[:LINES]):
+            page.paste(picture, (x + place * (SIDE + GAP), y))
+        for line, text in enumerate(_lines(asked, len(pictures) * (SIDE + GAP), font)[:LINES]):
             pen.text((x, y + SIDE + 2 + LINE * line), text, fill="black", font=font)
     return page
 
@@ -238,7 +258,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=TASKS, default=[*TASKS])
     parser.add_argument("--part", type=float, default=1.0, help="of the number of cases")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of results, and the figures")
     arguments = parser.parse_args()
     engine = sensenova_core.load(arguments.folder, dtype=arguments.dtype)

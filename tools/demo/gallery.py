@@ -1,16 +1,17 @@
-"""Draw the README's picture of what the demo can do.
+"""Draw the README's picture of what the demo can do, or the example pictures that the workflows start from.
 
-python -m tools.demo.gallery FOLDER PICTURE.png
+python -m tools.demo.gallery sensenova_core/demo docs/demo.png
+python -m tools.demo.gallery --examples workflows/pictures
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
 import sensenova_core
-from sensenova_core.document import DocumentSettings, Drawing
-from sensenova_core.sampling import SamplingSettings
+from sensenova_core import DocumentSettings, Drawing, Engine, SamplingSettings
 
 from .evaluate import SIDE, STEPS, as_picture, picture_of, sheet
 from .scenes import Scene, Shape, draw
@@ -22,36 +23,47 @@ PROMPTS = (
     "a green square on the left and an orange triangle on the right on white",
     "红色背景上的一个白色圆形",
     "a small black star above a big green heart, yellow background",
+    "a red circle, a blue square and a green star",
 )
-BEFORE = Scene(
-    (Shape("circle", "red", "big", "left", 0.27, 0.5, 0.19), Shape("star", "blue", "big", "right", 0.73, 0.5, 0.19)),
-    "white",
+EXAMPLES = (
+    Scene(
+        (
+            Shape("circle", "red", "big", "left", 0.27, 0.5, 0.19),
+            Shape("star", "blue", "big", "right", 0.73, 0.5, 0.19),
+        ),
+        "white",
+    ),
+    Scene((Shape("heart", "yellow", "big", "middle", 0.5, 0.5, 0.19),), "green"),
 )
-EDITS = ("change the background to yellow", "make the circle purple")
+EDITS = ("make the circle purple", "remove the star")
+MERGE = "Use the background of Image-2 for Image-1."
 STORY = "Tell a story about a red circle on a white background in three pictures."
 SEED = 42
 
 
-def gallery(engine: sensenova_core.Engine) -> Image.Image:
-    shown = [(prompt, [picture_of(engine, engine.encode(prompt), SEED)]) for prompt in PROMPTS]
-    for asked in EDITS:
-        before = draw(BEFORE, SIDE, SIDE)
-        shown.append((asked, [before, picture_of(engine, engine.encode(asked, [before]), SEED)]))
-    return sheet(shown, columns=4)
-
-
-def story(engine: sensenova_core.Engine) -> list[Image.Image]:
-    events = engine.interleave(STORY, settings=DocumentSettings(SamplingSettings(SIDE, SIDE, STEPS, seed=SEED)))
-    drawings = [event.step for event in events if isinstance(event, Drawing)]
-    return [as_picture(step.image()[0]) for step in drawings if step.index + 1 == step.total]
+def gallery(engine: Engine) -> Iterator[tuple[str, list[Image.Image]]]:
+    """What was asked, with the pictures that were given and drawn."""
+    examples = [draw(scene, SIDE, SIDE) for scene in EXAMPLES]
+    for prompt in PROMPTS:
+        yield prompt, [picture_of(engine, engine.encode(prompt), SEED)]
+    for asked, given in (*((edit, examples[:1]) for edit in EDITS), (MERGE, examples)):
+        yield asked, [*given, picture_of(engine, engine.encode(asked, given), SEED)]
+    settings = DocumentSettings(SamplingSettings(SIDE, SIDE, STEPS, seed=SEED))
+    drawings = [event.step for event in engine.interleave(STORY, (), settings) if isinstance(event, Drawing)]
+    yield STORY, [as_picture(step) for step in drawings if step.index + 1 == step.total]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("folder", type=Path, help="a checkpoint, or with --examples where they go")
+    parser.add_argument("picture", type=Path, nargs="?", default=Path("gallery.png"))
+    parser.add_argument("--examples", action="store_true")
     arguments = parser.parse_args()
-    gallery(sensenova_core.load(arguments.folder, dtype="float32")).save(arguments.picture)
+    if arguments.examples:
+        for number, scene in enumerate(EXAMPLES, 1):
+            draw(scene, SIDE, SIDE).save(arguments.folder / f"sensenova_scene_{number}.png")
+    else:
+        sheet([*gallery(sensenova_core.load(arguments.folder))]).save(arguments.picture)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from sensenova_core.prompt import image_positions
 
 from .batches import Batch
 
-MEAN_TIME, SPREAD_OF_TIME = -0.6, 1.3  # of the logit of the times; what goes where is decided under 0.2
+# Of the logit of the times, early and later in training. Outlines are seen after 0.3 and are learnt first; what goes
+# where is decided under 0.15, and takes longest.
+EARLY_MEAN, LATE_MEAN, SPREAD_OF_TIME = -0.6, -1.6, 1.3
+LATE = 0.5  # part of the training
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -63,10 +66,10 @@ class DrawingRows:
         return attend
 
 
-def losses(model: SenseNovaU1, batch: Batch, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+def losses(model: SenseNovaU1, batch: Batch, stream: torch.Generator, progress: float = 0.0) -> tuple[Tensor, Tensor]:
     """Mean squared error of the velocity over all pictures, and mean cross entropy over all written tokens; 0 for none.
 
-    stream: where times and noises come from.
+    stream: where times and noises come from. progress: 0 .. 1 of the training.
     """
     read = ReadingRows(batch.positions, batch.valid)
     hidden = understand(model, batch, read)
@@ -75,7 +78,7 @@ def losses(model: SenseNovaU1, batch: Batch, stream: torch.Generator) -> tuple[T
         logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
         writing = F.cross_entropy(logits.float(), batch.written)
     if len(batch.owners):
-        drawing = draw(model, batch, read, stream)
+        drawing = draw(model, batch, read, stream, EARLY_MEAN if progress < LATE else LATE_MEAN)
     return drawing, writing
 
 
@@ -91,11 +94,11 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
     return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
 
 
-def draw(model: SenseNovaU1, batch: Batch, read: ReadingRows, stream: torch.Generator) -> Tensor:
-    """Mean squared error of the velocity, at a random time and noise for each picture."""
+def draw(model: SenseNovaU1, batch: Batch, read: ReadingRows, stream: torch.Generator, mean_time: float) -> Tensor:
+    """Mean squared error of the velocity, at a random time and noise for each picture. mean_time: of its logit."""
     side, count = model.config.token_pixels, len(batch.owners)
     tokens = batch.pictures[0, 0].numel() // side**2
-    t = torch.sigmoid(MEAN_TIME + SPREAD_OF_TIME * torch.randn(count, generator=stream))
+    t = torch.sigmoid(mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
     near = t[:, None, None, None]
     error = guesses(model, batch, read, near * batch.pictures + (1 - near) * noise, t)

@@ -1,6 +1,6 @@
 """Write a tiny checkpoint of this model family: random weights from a fixed seed, and a tokenizer of single bytes.
 
-    python tools/demo/make_checkpoint.py FOLDER [--layers N]
+    python -m tools.demo.make_checkpoint FOLDER [--layers N]
 
 An ordinary Hugging Face folder, a thousandth of the real size and good for trying things out: it draws noise.
 """
@@ -12,15 +12,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sensenova_core.checkpoint import checkpoint_name
 from sensenova_core.config import ModelConfig
 from sensenova_core.model import SenseNovaU1
+from tools.demo.family import SPECIALS, add_specials, byte_level
 
 SEED = 1
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<IMG_CONTEXT>", "<img>", "</img>")
-VISIBLE = ("<think>", "</think>")  # part of the text the model writes, so not flagged special
 HEAD_WIDTH = 128
 LAYERS = 3
 
@@ -59,12 +58,8 @@ CONFIG = {
 def byte_tokenizer() -> Tokenizer:
     """One token a byte, and the family's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    for special in SPECIALS:
-        tokenizer.add_tokens([AddedToken(special, special=special not in VISIBLE, normalized=False)])
+    tokenizer = byte_level(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    add_specials(tokenizer)
     return tokenizer
 
 

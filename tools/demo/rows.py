@@ -19,7 +19,16 @@ from sensenova_core.images import (
     references,
     understanding_pixel_limits,
 )
-from sensenova_core.prompt import IMAGE_PLACEHOLDER, Message, Piece, PromptBuilder, Sequence, positions, system_message
+from sensenova_core.prompt import (
+    IMAGE_PLACEHOLDER,
+    Conditioning,
+    Message,
+    Piece,
+    PromptBuilder,
+    Sequence,
+    positions,
+    system_message,
+)
 from sensenova_core.tokenizer import (
     IMAGE_END,
     IMAGE_SLOT,
@@ -94,12 +103,12 @@ class Rows:
         background = "white" if self.rng.random() < 0.2 else None
         return scene(self.rng, count, background=background)
 
-    def zh(self) -> bool:
+    def in_chinese(self) -> bool:
         return self.rng.random() < 0.2
 
     def picture(self, size: Size, draws: int, think: bool = False) -> Row:
         """Text to image: `draws` pictures of one caption, which differ in jitter."""
-        made, zh = self.scene(), self.zh()
+        made, zh = self.scene(), self.in_chinese()
         caption = texts.caption(self.rng, made, zh, self.whole)
         drawn = [as_usual(self.rng, made, caption.size, caption.place) for _ in range(draws)]
         conditioning = self.prompts.picture(caption.text)
@@ -116,7 +125,7 @@ class Rows:
 
     def edit(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
         before = self.scene()
-        change, zh = texts.edit(self.rng, before), self.zh()
+        change, zh = texts.edit(self.rng, before), self.in_chinese()
         asked = texts.asked(self.rng, change, zh)
         return self._edited([before], asked, change.after, zh, size, draws, images_only, think)
 
@@ -126,7 +135,7 @@ class Rows:
         while change is None or change.after.held_out:
             before = self.scene(2), self.scene(2)
             change = texts.merge(self.rng, *before)
-        zh = self.zh()
+        zh = self.in_chinese()
         asked = texts.asked(self.rng, change, zh)
         return self._edited([*before], asked, change.after, zh, size, draws, images_only, False)
 
@@ -151,7 +160,7 @@ class Rows:
 
     def conversation(self, size: Size, turns: int = 4) -> Row:
         """Questions about one picture, one after the other; half the time the first asks for all there is to see."""
-        made, zh = self.scene(), self.zh()
+        made, zh = self.scene(), self.in_chinese()
         shown = self._worn(shown_at(made, size))
         images = references([shown], self.side, understanding_pixel_limits(AREA), None)
         messages, starts = [], []
@@ -228,7 +237,7 @@ class Rows:
             images=sequence.images + images,
         )
 
-    def _thought(self, conditioning, plan: str) -> tuple[Sequence, tuple[tuple[int, int], ...]]:
+    def _thought(self, conditioning: Conditioning, plan: str) -> tuple[Sequence, tuple[tuple[int, int], ...]]:
         asked = self.prompts.thinking(conditioning)
         ids = self.tokenizer.encode([plan, Special(THINK_END)])
         start = len(asked.ids)

@@ -63,7 +63,7 @@ class Scene:
         """The same with one shape changed."""
         return self.with_shapes(*(replace(shape, **changes) if shape == old else shape for shape in self.shapes))
 
-    def sorts_right(self) -> bool:
+    def is_proper(self) -> bool:
         """Whether kinds and colours are all different, and every shape stands out."""
         kinds, colours = ({getattr(shape, name) for shape in self.shapes} for name in ("kind", "colour"))
         return len(kinds) == len(colours) == len(self.shapes) and self.background not in colours
@@ -80,7 +80,7 @@ def new_shape(rng: random.Random, kind: str, colour: str, size: str, place: str)
 
 
 def layout(rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """(size, place) of each of `count` shapes, so that none touch."""
+    """(size, place) of each of `count` shapes, so that few touch and none hides another."""
     if count == 1:
         return [(rng.choice([*SIZES]), rng.choice([*PLACES]))]
     if count == 2 and rng.random() < 0.7:

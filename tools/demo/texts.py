@@ -133,7 +133,7 @@ class Edit:
     name: str
 
 
-def the(scene: Scene, shape: Shape, rng: random.Random, zh: bool = False) -> str:
+def the(rng: random.Random, shape: Shape, zh: bool = False) -> str:
     """Such as "the circle", or "the red circle"."""
     colour = rng.random() < 0.3
     if zh:
@@ -143,7 +143,7 @@ def the(scene: Scene, shape: Shape, rng: random.Random, zh: bool = False) -> str
 
 def recolour(rng: random.Random, scene: Scene) -> Edit:
     shape, colour = rng.choice(scene.shapes), rng.choice([*COLOURS])
-    name, zh = the(scene, shape, rng), the(scene, shape, rng, zh=True)
+    name, zh = the(rng, shape), the(rng, shape, zh=True)
     return Edit(
         (f"make {name} {colour}", f"change the colour of {name} to {colour}", f"turn {name} {colour}"),
         (f"把{zh}变成{ZH_COLOURS[colour]}",),
@@ -166,7 +166,7 @@ def repaint(rng: random.Random, scene: Scene) -> Edit:
 
 def swap(rng: random.Random, scene: Scene) -> Edit:
     shape, kind = rng.choice(scene.shapes), rng.choice(KINDS)
-    name, zh = the(scene, shape, rng), the(scene, shape, rng, zh=True)
+    name, zh = the(rng, shape), the(rng, shape, zh=True)
     return Edit(
         (f"replace {name} with {article(kind)} {kind}", f"turn {name} into {article(kind)} {kind}"),
         (f"把{zh}换成{ZH_KINDS[kind]}",),
@@ -178,7 +178,7 @@ def swap(rng: random.Random, scene: Scene) -> Edit:
 
 def remove(rng: random.Random, scene: Scene) -> Edit:
     shape = rng.choice(scene.shapes)
-    name, zh = the(scene, shape, rng), the(scene, shape, rng, zh=True)
+    name, zh = the(rng, shape), the(rng, shape, zh=True)
     return Edit(
         (f"remove {name}", f"take away {name}"),
         (f"去掉{zh}",),
@@ -188,15 +188,15 @@ def remove(rng: random.Random, scene: Scene) -> Edit:
     )
 
 
-def add(rng: random.Random, scene: Scene) -> Edit:
-    """Another shape, at a place where it touches none."""
+def add(rng: random.Random, scene: Scene) -> Edit | None:
+    """Another shape, at a place where there is room; None if there is none."""
     taken = {shape.place for shape in scene.shapes}
     big = any(shape.size == "big" for shape in scene.shapes)
     free = [place for place in AROUND if place not in taken]
     if big:
         free = [place for place in free if all((other, place) in OPPOSITE for other in taken)]
     if "middle" in taken or not free:
-        return Edit((), (), "", scene, "add")  # no room; refused by `edit`
+        return None
     shape = new_shape(rng, rng.choice(KINDS), rng.choice([*COLOURS]), "small", rng.choice(free))
     said = named(shape, size=False)
     return Edit(
@@ -208,16 +208,18 @@ def add(rng: random.Random, scene: Scene) -> Edit:
     )
 
 
-EDITS: tuple[Callable[[random.Random, Scene], Edit], ...] = (recolour, repaint, swap, remove, add)
+EDITS: tuple[Callable[[random.Random, Scene], Edit | None], ...] = (recolour, repaint, swap, remove, add)
 
 
 def edit(rng: random.Random, scene: Scene, held_out: bool = False, kinds=EDITS) -> Edit:
     """A random change that leads to another proper scene: one that is held out, if there is any, or one that is not."""
     for tried in itertools.count():
         made = rng.choice(kinds)(rng, scene)
+        if made is None:
+            continue
         changed = made.after != scene and made.after.shapes and len(made.after.shapes) <= 3
         settled = made.after.held_out == held_out or (held_out and tried > ENOUGH)
-        if changed and made.after.sorts_right() and settled:
+        if changed and made.after.is_proper() and settled:
             return made
 
 
@@ -248,7 +250,7 @@ def merge(rng: random.Random, first: Scene, second: Scene) -> Edit | None:
         texts = (f"give the {target.kind} of Image-1 the colour of the {shape.kind} of Image-2",)
         zh = (f"给Image-1的{ZH_KINDS[target.kind]}换上Image-2的{ZH_KINDS[shape.kind]}的颜色",)
         after = first.with_changed(target, colour=shape.colour)
-    if after == first or len(after.shapes) > 3 or not after.sorts_right():
+    if after == first or len(after.shapes) > 3 or not after.is_proper():
         return None
     return Edit(texts, zh, "", after, kind)
 
@@ -315,12 +317,16 @@ def idea(rng: random.Random, scene: Scene) -> str:
 
 @dataclass(frozen=True)
 class Story:
-    """What is asked for; and the text before each picture, with the scene it shows. After the last comes `ending`."""
+    """What is asked for; and the text before each picture, with the scene it shows. After the last comes `ending`.
+
+    told: whether what is asked for says what happens.
+    """
 
     asked: str
     texts: tuple[str, ...]
     scenes: tuple[Scene, ...]
     ending: str
+    told: bool
 
 
 STORY_EDITS = (recolour, repaint, swap, add)
@@ -345,7 +351,7 @@ def story(rng: random.Random, start: Scene, count: int, held_out: bool = False) 
         name = f"{named(hero, size=False, place=False)} on {article(start.background)} {start.background} background"
         asked = rng.choice([f"Tell a story about {name} in {pictures}", f"A story in {pictures} about {name}"])
     texts = [f"First there is {described(start)}."] + [f"Then {event}." for event in events]
-    return Story(asked + rng.choice(["", "."]), tuple(texts), tuple(scenes), "The end.")
+    return Story(asked + rng.choice(["", "."]), tuple(texts), tuple(scenes), "The end.", told)
 
 
 def words() -> list[str]:

@@ -1,8 +1,8 @@
-"""Train the demo checkpoint, both experts together, on scenes that a script draws.
+"""Train the demo checkpoint, both experts together, on scenes that a script draws. Needs torch 2.9, which has Muon.
 
-    python -m tools.demo.train FOLDER [--steps 12000]
+    python -m tools.demo.train FOLDER
 
-FOLDER gets state.safetensors and state.json, from which the same command goes on, log.txt, and the checkpoint itself in
+FOLDER gets state.safetensors, from which the same command goes on, log.txt, and the checkpoint itself in
 FOLDER/checkpoint, written each time the state is.
 """
 
@@ -16,16 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sensenova_core.checkpoint import checkpoint_name
 from sensenova_core.config import ModelConfig
-from sensenova_core.model import SenseNovaU1
 from sensenova_core.prompt import PromptBuilder
 
-from .batches import TASKS, Batch, batch_of, tasks_of_step
+from .batches import TASKS, Batch, batches_of_step
+from .family import completed, write_beside_weights
+from .initial import new_model
 from .learning import losses
 from .rows import RememberingTokenizer
 from .vocabulary import trained_tokenizer
@@ -60,70 +62,24 @@ CONFIG = {
     },
     "vision_config": {"hidden_size": 128, "num_channels": 3, "patch_size": 16, "rope_theta_vision": 1e4},
 }
-HEAD_WIDTH = 256
-MARK, SHARPNESS = 3.0, 1.8  # of what heads look at to begin with
+HEAD_WIDTH = 256  # of the pixel head as it is trained
+PUBLISHED_HEAD_WIDTH = 1024  # the only one that other implementations know
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
-WARM_UP, DECAY = 200, 0.3  # steps; part of the training over which the rate falls to nothing
+WARM_UP, DECAY = 200, 0.2  # steps; part of the training over which the rate falls to nothing
 AVERAGING = 0.998
-WRITING = 0.3  # weight of the cross entropy beside the velocity's error
+STATE, LINE_EVERY = "state.safetensors", 50  # steps
+WRITING = 0.5  # weight of the cross entropy beside the velocity's error
 
 
-def new_model(config: ModelConfig, seed: int) -> SenseNovaU1:
-    """Weights that keep the variance of what passes through; what a layer adds begins small, and the head at zero."""
-    model = SenseNovaU1(config)
-    generator = torch.Generator().manual_seed(seed)
-    depth = math.sqrt(2 * config.decoder.num_layers)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 1:
-            parameter.data.fill_(1.0 if "norm" in name else 0.0)
-            continue
-        spread = 1 / math.sqrt(math.prod(parameter.shape[1:]))
-        if "o_proj" in name or "down_proj" in name:
-            spread /= depth
-        elif "embed_tokens" in name:
-            spread = 0.5
-        elif "head.conv2" in name or "head.2" in name:
-            spread = 0.0
-        elif "lm_head" in name:
-            spread *= 0.1
-        values = spread * torch.randn(parameter.shape, generator=generator)
-        parameter.data.copy_(smooth(values) if "patch_embedding" in name else values)
-    look_at_the_same_place(model)
-    return model
-
-
-def look_at_the_same_place(model: SenseNovaU1) -> None:
-    """Let the first heads of every layer attend, to begin with, to what stands in the same row and column of any image.
-
-    An edit copies from there; to find that out by itself takes a small model thousands of steps. Image tokens get a
-    mark in their first channel, and these heads turn it into the fastest of the rotary pairs of row and of column.
-    """
-    decoder = model.config.decoder
-    heads, size = decoder.num_heads // decoder.num_kv_heads, decoder.head_dim
-    fastest = (size // 2, size // 2 + size // 4)
-    for expert in (model.understanding, model.generation):
-        expert.vision.dense_embedding.bias.data[0] = MARK
-        for layer in expert.decoder.layers:
-            attention = layer.self_attn
-            for projection, count in ((attention.q_proj, heads), (attention.k_proj, 1)):
-                for head in range(count):
-                    projection.weight.data[[head * size + channel for channel in fastest], 0] = MARK
-            for norm in (attention.q_norm_hw, attention.k_norm_hw):
-                norm.weight.data.fill_(SHARPNESS)
-
-
-def smooth(filters: Tensor) -> Tensor:
-    """Random filters (count, channels, side, side) -> the same of low frequencies, a third as strong.
-
-    What lies under the noise is flat areas and their edges; filters that are noise themselves would hardly see it.
-    """
-    side = filters.shape[-1]
-    waves = torch.arange(side, dtype=torch.float32)
-    basis = torch.cos(math.pi / side * (waves[None] + 0.5) * waves[:, None])  # (frequency, place)
-    basis = basis / basis.norm(dim=1, keepdim=True)
-    strength = torch.exp(-(waves[:, None] ** 2 + waves[None] ** 2) / 8)
-    mixed = basis.T @ (filters * strength) @ basis
-    return mixed / mixed.flatten(1).norm(dim=1)[:, None, None, None] / 3
+def widened(name: str, value: Tensor) -> Tensor:
+    """A weight of the pixel head with zeros up to the published width, which change nothing that it draws."""
+    missing = {"conv1.weight": (0, 1), "conv1.bias": (0, 1), "conv2.weight": (1, 4)}.get(".".join(name.split(".")[-2:]))
+    if missing is None or "head." not in name:
+        return value
+    axis, share = missing
+    shape = [*value.shape]
+    shape[axis] = PUBLISHED_HEAD_WIDTH // share - shape[axis]
+    return torch.cat([value, value.new_zeros(shape)], axis)
 
 
 def optimisers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
@@ -164,7 +120,7 @@ class Training:
         self._gradients = {name: flat.view(value.shape) for (name, value), flat in pairs}
         self._found = losses_.view(len(TASKS), 2, 2)  # (tasks, drawing and writing, sum and count)
 
-    def learn(self, batches: list[Batch], learning_rate: float) -> dict[str, float]:
+    def learn(self, batches: list[Batch], learning_rate: float, progress: float = 0.0) -> dict[str, float]:
         """One step over the sum of the losses of these batches, and of those that other processes have."""
         for name, parameter in self.parameters.items():
             parameter.grad = self._gradients[name].zero_()
@@ -172,7 +128,7 @@ class Training:
         for batch in batches:
             place = TASKS.index(batch.task)
             stream = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * len(TASKS) + place)
-            drawing, writing = losses(self.model, batch, stream)
+            drawing, writing = losses(self.model, batch, stream, progress)
             (drawing + WRITING * writing).backward()
             for kind, loss in enumerate((drawing, writing)):
                 if loss.requires_grad:
@@ -211,13 +167,16 @@ class Training:
                 tensors |= {f"{part}/{names[value]}": moment for part, moment in moments.items()}
         about = {"step": self.step, "seed": self.seed, "seconds": round(self.seconds)}
         save_file(tensors, folder / "state.new", metadata={"state": json.dumps(about)})
-        os.replace(folder / "state.new", folder / "state.safetensors")
-        (folder / "state.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        os.replace(folder / "state.new", folder / STATE)
 
     def resume(self, folder: Path) -> None:
-        tensors = load_file(folder / "state.safetensors")
-        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        self.step, self.seed, self.seconds = about["step"], about["seed"], about["seconds"]
+        """Go on from what `save` wrote. Raises ValueError for a training with another seed."""
+        tensors = load_file(folder / STATE)
+        with safe_open(folder / STATE, "pt") as file:
+            about = json.loads(file.metadata()["state"])
+        if about["seed"] != self.seed:
+            raise ValueError(f"{folder} holds a training of seed {about['seed']}, not {self.seed}; give that --seed")
+        self.step, self.seconds = about["step"], about["seconds"]
         names = {value: name for name, value in self.parameters.items()}
         for name, value in self.parameters.items():
             value.data.copy_(tensors[f"weight/{name}"])
@@ -228,36 +187,33 @@ class Training:
             for value in (value for group in optimiser.param_groups for value in group["params"]):
                 optimiser.state[value] = {part: tensors[f"{part}/{names[value]}"].clone() for part in parts}
 
-    def export(self, folder: Path, raw: dict, dtype: torch.dtype = torch.float16) -> None:
-        """The running average as a checkpoint folder of the family. The tokenizer lies there already."""
-        tensors = {checkpoint_name(name): value.to(dtype) for name, value in self.average.items()}
+    def export(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """The running average as the checkpoint's weights; its other files lie there already."""
+        tensors = {checkpoint_name(name): widened(name, value).to(dtype) for name, value in self.average.items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
 class Steps(Dataset):
     """The batches of every step that are one process's part, made in another process."""
 
-    def __init__(self, prompts: PromptBuilder, training: Training, stop: int, arguments: argparse.Namespace, rank: int):
-        self.prompts, self.seed, self.start, self.stop = prompts, training.seed, training.step, stop
-        self.steps, self.scale, self.rank, self.processes = arguments.steps, arguments.scale, rank, arguments.processes
+    def __init__(self, prompts: PromptBuilder, training: Training, arguments: argparse.Namespace, rank: int):
+        self.prompts, self.seed, self.start, self.steps = prompts, training.seed, training.step, arguments.steps
+        self.part = slice(rank, None, arguments.processes)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return self.steps - self.start
 
     def __getitem__(self, index: int) -> list[Batch]:
         step = self.start + index
-        progress = step / self.steps
-        tasks = tasks_of_step(self.seed, step, progress)[self.rank :: self.processes]
-        return [batch_of(self.prompts, self.seed, step, task, progress, self.scale) for task in tasks]
+        return batches_of_step(self.prompts, self.seed, step, step / self.steps, self.part)
 
 
 def prepared(folder: Path, raw: dict) -> tuple[dict, PromptBuilder]:
-    """The checkpoint folder with its tokenizer; the config with its size, and what makes prompts with it."""
+    """Write a checkpoint folder but for its weights; the whole config.json, and what makes prompts."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = trained_tokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    raw = raw | {"llm_config": raw["llm_config"] | {"vocab_size": tokenizer.get_vocab_size()}}
+    raw = completed(raw, tokenizer)
+    write_beside_weights(folder, raw, tokenizer)
     return raw, prompts_of(folder, raw)
 
 
@@ -272,36 +228,35 @@ def train(rank: int, folder: Path, raw: dict, arguments: argparse.Namespace, mee
     if arguments.processes > 1:
         store = distributed.TCPStore("localhost", meeting, is_master=rank == 0)
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=arguments.processes)
-    training = Training(ModelConfig.from_dict(raw).with_head_width(arguments.head_width), arguments.seed)
-    if (folder / "state.json").is_file():
+    training = Training(ModelConfig.from_dict(raw).with_head_width(HEAD_WIDTH), arguments.seed)
+    if (folder / STATE).is_file():
         training.resume(folder)
-    stop = min(arguments.steps, arguments.stop or arguments.steps)
-    data = Steps(prompts_of(folder / "checkpoint", raw), training, stop, arguments, rank)
+    data = Steps(prompts_of(folder / "checkpoint", raw), training, arguments, rank)
     loader = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
     if rank:
-        for _ in _steps(training, loader, None, raw, arguments):
+        for _ in _steps(training, loader, None, arguments):
             pass
         return
     counted = sum(value.numel() for value in training.parameters.values())
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        _say(log, f"{counted:,} parameters, steps {training.step} to {stop} of {arguments.steps}: {vars(arguments)}")
-        for line in _steps(training, loader, folder, raw, arguments):
+        _say(log, f"{counted:,} parameters, steps {training.step} to {arguments.steps}: {vars(arguments)}")
+        for line in _steps(training, loader, folder, arguments):
             _say(log, line)
     training.save(folder)
-    training.export(folder / "checkpoint", raw)
+    training.export(folder / "checkpoint")
 
 
-def _steps(training: Training, loader: DataLoader, folder: Path | None, raw: dict, arguments) -> Iterator[str]:
+def _steps(training: Training, loader: DataLoader, folder: Path | None, arguments: argparse.Namespace) -> Iterator[str]:
     """Take all steps, with a line now and then. folder: where the state is kept, by one process."""
     began, saved, waited, recent = time.monotonic(), time.monotonic(), 0.0, []
     asked = time.monotonic()
     for batches in loader:
         waited += time.monotonic() - asked
         learning_rate = rate(training.step, arguments.steps, arguments.rate)
-        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.half):
-            recent.append(training.learn(batches, learning_rate))
+        with torch.autocast("cpu", torch.bfloat16, enabled=not arguments.float32):
+            recent.append(training.learn(batches, learning_rate, training.step / arguments.steps))
         now = time.monotonic()
-        if training.step % arguments.every == 0:
+        if training.step % LINE_EVERY == 0:
             training.seconds += now - began
             names = sorted({name for one in recent for name in one})
             means = [f"{name} {_mean(recent, name):.4f}" for name in names]
@@ -311,7 +266,7 @@ def _steps(training: Training, loader: DataLoader, folder: Path | None, raw: dic
             began, waited, recent = now, 0.0, []
         if folder and now - saved > arguments.save_seconds:
             training.save(folder)
-            training.export(folder / "checkpoint", raw)
+            training.export(folder / "checkpoint")
             saved = now
         asked = time.monotonic()
 
@@ -329,26 +284,19 @@ def _say(log, line: str) -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=12_000, help="of the whole training")
-    parser.add_argument("--stop", type=int, default=0, help="stop early, at this step")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows in a batch")
+    parser.add_argument("--steps", type=int, default=5500, help="of the whole training")
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that learn different tasks at a time")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that share a step's tasks")
     parser.add_argument("--threads", type=int, default=1, help="of each process; a second one helps little")
-    parser.add_argument("--every", type=int, default=50, help="steps between lines of the log")
     parser.add_argument("--save-seconds", type=float, default=300)
-    parser.add_argument("--half", action="store_true", help="matrix products in bfloat16")
-    parser.add_argument("--config", default="{}", help="JSON laid over the configuration, for experiments")
-    parser.add_argument("--head-width", type=int, default=HEAD_WIDTH)
+    parser.add_argument("--float32", action="store_true", help="matrix products in float32 instead of bfloat16")
     return parser.parse_args()
 
 
 def main() -> None:
     chosen = parsed()
-    raw = CONFIG | json.loads(chosen.config)
-    raw["llm_config"] = CONFIG["llm_config"] | raw["llm_config"]
-    raw, _ = prepared(chosen.folder / "checkpoint", raw)
+    raw, _ = prepared(chosen.folder / "checkpoint", CONFIG)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

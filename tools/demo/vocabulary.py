@@ -9,16 +9,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sensenova_core.prompt import NO_THINKING, system_message
 from sensenova_core.tokenizer import Special, markup
 
 from . import texts
+from .family import SPECIALS, add_specials, byte_level
 from .scenes import scene
 
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<IMG_CONTEXT>", "<img>", "</img>")
-VISIBLE = ("<think>", "</think>")  # part of the text the model writes, so not flagged special
 MOST_TOKENS = 2048
 WORD_WEIGHT = 2000  # over the count of any pair of letters in the system messages
 SAMPLES = 4000
@@ -26,18 +25,14 @@ SAMPLES = 4000
 
 def trained_tokenizer() -> Tokenizer:
     """The same each time."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=MOST_TOKENS - len(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    for special in SPECIALS:
-        tokenizer.add_tokens([AddedToken(special, special=special not in VISIBLE, normalized=False)])
+    add_specials(tokenizer)
     return tokenizer
 
 
