@@ -2,14 +2,27 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sensenova_core.checkpoint import assign
 from sensenova_core.config import ExpertsConfig
 from sensenova_core.model import MixtureOfExperts
 
 
+def looped_over_all(mixture: MixtureOfExperts, x: Tensor) -> Tensor:
+    """As published code does it: every expert, chosen or not, finds its tokens in a one-hot mask. x: (..., hidden)."""
+    tokens = x.flatten(0, -2)
+    weights, chosen = mixture.route(tokens)
+    masks = F.one_hot(chosen, mixture.config.num_experts).permute(2, 0, 1)  # (experts, tokens, per_token)
+    out = torch.zeros_like(tokens)
+    for expert, mask in zip(mixture.experts, masks, strict=True):
+        token, slot = torch.where(mask)
+        out.index_add_(0, token, expert(tokens[token]) * weights[token, slot, None].to(x.dtype))
+    return out.view_as(x)
+
+
 def looped(mixture: MixtureOfExperts, x: Tensor) -> Tensor:
-    """x: (..., hidden) -> the same."""
+    """The same, tuned: the chosen experts alone, and no masks. x: (..., hidden) -> the same."""
     tokens = x.flatten(0, -2)
     weights, chosen = mixture.route(tokens)
     out = torch.zeros_like(tokens)

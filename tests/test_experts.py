@@ -1,6 +1,8 @@
 """The mixture of experts in its grouped forms: the loop's numbers, and no more weights and memory than a pass needs."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from sensenova_core.memory.lane import DirectLane
 from sensenova_core.memory.residency import Slot
 from sensenova_core.memory.units import Part, Unit
 from sensenova_core.model import MixtureOfExperts, feed_forward
-from tests.mixtures import in_one_buffer, looped, random_mixture
+from tests.mixtures import in_one_buffer, looped, looped_over_all, random_mixture
 from tests.peak import PeakBytes
 
 FORMS = ("one by one", "in groups")
@@ -42,7 +44,8 @@ def prefer(mixture: MixtureOfExperts, experts: list[int]) -> None:
 
 
 def check(mixture: MixtureOfExperts, x: torch.Tensor) -> None:
-    torch.testing.assert_close(mixture(x), looped(mixture, x), atol=TOLERANCE, rtol=TOLERANCE)
+    for loop in (looped, looped_over_all):
+        torch.testing.assert_close(mixture(x), loop(mixture, x), atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -54,6 +57,15 @@ def test_the_same_as_the_loop(form, seed, monkeypatch):
     mixture = mixture_for(form, hidden, width, experts, per_token)
     monkeypatch.setattr(feed_forward, "ROWS", draw.choice([7, 64, 4096]))
     check(mixture, torch.randn(draw.randint(1, 3), draw.choice([1, 2, 30, 200]), hidden))
+
+
+def test_three_times_as_fast_as_the_plain_loop_when_it_was_measured():
+    """Of the loop over all experts with masks; docs/benchmarks.md says where that stops."""
+    results = sorted((Path(__file__).parents[1] / "benchmarks/results").glob("experts-*-cpu.json"))
+    for row in json.loads(results[-1].read_text())["rows"]:
+        if row["size"] in ("16x8", "64x24"):
+            assert (row["experts"], row["tokens"]) == (128, 4096) and row["rounds"] > 10
+            assert row["plain_ratio"] > 3 and row["medians"]["plain"] > 3 * row["medians"]["grouped"]
 
 
 @pytest.mark.parametrize("chosen", [[5], [0, 7], [7, 3, 4]], ids=str)
