@@ -1,6 +1,5 @@
 """`config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .repository import CONFIG_JSON, read_json
 
 # Switches of the family that change the computation, with the only value this engine implements.
 # A config that sets another value is refused by the switch's name.
@@ -32,7 +32,7 @@ NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
 SMALLEST_AREA = 32 * 32  # of one token
 BEST_AREA = 2048 * 2048  # of the published models, which name 4096 x 4096 as their max_pixels and are weaker there
 MAX_LAYERS, MAX_EXPERTS = 2**10, 2**16  # experts of all layers together, on one path
-_ARCHITECTURES = {"NEOChatModel"}
+FAMILY = "NEOChatModel"  # what every config.json of the family names as its architecture
 _BACKBONES = {"qwen3", "qwen3_moe"}
 
 
@@ -120,9 +120,9 @@ class ModelConfig:
         """Parse the content of a `config.json` (same keys as the published checkpoints)."""
         top = _Section("config.json: ", raw)
         architectures = raw.get("architectures")
-        if not isinstance(architectures, list) or not any(name in _ARCHITECTURES for name in architectures):
+        if not isinstance(architectures, list) or FAMILY not in architectures:
             raise CheckpointError(
-                f"config.json: architectures is {architectures!r}, expected one of {sorted(_ARCHITECTURES)}; "
+                f"config.json: architectures is {architectures!r}, expected [{FAMILY!r}]; "
                 "this is not a SenseNova-U1 or U1.5 checkpoint"
             )
         llm, vision = top.section("llm_config"), top.section("vision_config")
@@ -221,12 +221,12 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give the folder that holds config.json and *.safetensors")
-    path = folder / "config.json"
+    path = folder / CONFIG_JSON
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json in it; give the checkpoint's own folder, not one above it")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        raw = read_json(path)
+    except ValueError as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); fetch the file again") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")

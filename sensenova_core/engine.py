@@ -11,7 +11,17 @@ import torch
 from PIL import Image
 
 from . import needs, thinking
-from .checkpoint import Lora, Weights, checkpoint_name, lora_file, lora_states, open_checkpoint, read_lora
+from .checkpoint import (
+    Checkpoint,
+    Lora,
+    Weights,
+    check_tensors,
+    checkpoint_name,
+    lora_file,
+    lora_states,
+    open_checkpoint,
+    read_lora,
+)
 from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
 from .devices import device_named, dtype_named
@@ -78,14 +88,16 @@ class Engine:
         limits = limits_of(vram_mode, max_memory, self.device)
         dtype = dtype_named(dtype)
         self.path = Path(path)
-        checkpoint = open_checkpoint(self.path)
-        self.name, self.config = checkpoint.name, checkpoint.config
+        self.checkpoint: Checkpoint = open_checkpoint(self.path)
+        self.name, self.config = self.checkpoint.name, self.checkpoint.config
+        self._shapes = {checkpoint_name(name): shape for name, shape in SenseNovaU1.shapes(self.config).items()}
+        check_tensors(self._shapes, self.checkpoint.headers)  # building a model of many experts takes seconds
         self.model = SenseNovaU1.on_meta(self.config)
-        self.weights = Weights(self.model, checkpoint.headers, dtype)
+        self.weights = Weights(self.model, self.checkpoint.headers, dtype)
         self.memory = Placement(self.model, self.weights, self.device, limits)
         self.attention = attention
         self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
-        self.tokenizer = Tokenizer(checkpoint.tokenizer, self.config.decoder.vocab_size)
+        self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, self.memory.attempt)
         forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
@@ -181,7 +193,7 @@ class Engine:
         known = self._carried.get(file)
         if known is not None and known.states == lora_states(file):
             return known
-        return read_lora(file, {checkpoint_name(name): tuple(p.shape) for name, p in self.model.named_parameters()})
+        return read_lora(file, self._shapes)
 
     def use_loras(self, loras: Sequence[tuple[str | Path, float]]) -> None:
         """Run with these LoRAs, (file, strength) each, in place of those before. Raises CheckpointError, SettingsError.

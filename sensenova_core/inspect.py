@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 
 from .checkpoint import Checkpoint, checkpoint_name, open_checkpoint
-from .checkpoint.headers import stored_bytes
+from .checkpoint.headers import Stored
 from .config import ModelConfig
 from .errors import SettingsError
 
@@ -34,27 +34,15 @@ _MODULE_ORDER = (
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What a checkpoint holds in one type."""
-
-    tensors: int = 0
-    numel: int = 0
-    nbytes: int = 0
-
-    def __add__(self, other: "Stored") -> "Stored":
-        return Stored(self.tensors + other.tensors, self.numel + other.numel, self.nbytes + other.nbytes)
-
-
-@dataclass(frozen=True)
 class Inspection:
     """Parameter counts of one checkpoint. groups: group -> {parameter name: numel}, in the model's order.
 
-    stored: type -> what the files hold in it. notes: what else there is to say of the files.
+    stored: type -> what the files hold in it, scales and all. notes: what else there is to say of the files.
     """
 
     model: str
     groups: dict[str, dict[str, int]]
-    stored: dict[str, Stored] = field(default_factory=dict)
+    stored: Mapping[str, Stored] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -89,7 +77,7 @@ def inspect(model: str | Path, custom_groups: Mapping[str, list[str]] | None = N
         groups.setdefault(group_of(name), {})[name] = numel
     if checkpoint is None:
         return Inspection(str(model), groups)
-    return Inspection(str(model), groups, _stored(checkpoint), _notes(checkpoint))
+    return Inspection(str(model), groups, checkpoint.stored, _notes(checkpoint))
 
 
 def read_custom_groups(path: str | Path) -> dict[str, list[str]]:
@@ -144,7 +132,7 @@ def report(inspection: Inspection, dtype: str = "bfloat16", show_groups: tuple[s
         lines += [*(f"{name:<45} {_scaled(numel):>11} {dtype:>11}" for name, numel in members.items()), line]
     if inspection.stored:
         lines += ["", "As stored:", line, f"{'type':<21}{'tensors':>12}{'params':>18}{'bytes':>18}", line]
-        for kind, held in sorted(inspection.stored.items(), key=lambda item: -item[1].nbytes):
+        for kind, held in inspection.stored.items():
             lines.append(f"{kind:<21}{held.tensors:>12}{_scaled(held.numel):>18}{held.nbytes:>18,}")
         total = sum(inspection.stored.values(), Stored())
         lines += [line, f"{'all':<21}{total.tensors:>12}{_scaled(total.numel):>18}{total.nbytes:>18,}", line]
@@ -165,20 +153,12 @@ def _counts(model: Path, checkpoint: Checkpoint | None) -> dict[str, int]:
     return {checkpoint_name(name): prod(value.shape) for name, value in parameters}
 
 
-def _stored(checkpoint: Checkpoint) -> dict[str, Stored]:
-    stored: dict[str, Stored] = {}
-    for header in checkpoint.headers.values():
-        stored[header.dtype] = stored.get(header.dtype, Stored()) + Stored(1, header.numel, stored_bytes(header))
-    return stored
-
-
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     files = checkpoint.files
     notes = [f"Files: {len(files.weights)}, {sum(file.stat().st_size for file in files.weights):,} bytes"]
     notes.append(f"Config: {checkpoint.config_from}")
     if checkpoint.assumed:
-        assumed = ", ".join(f"{key} {value}" for key, value in checkpoint.assumed.items())
-        notes.append(f"Assumed, as in the published models: {assumed}")
+        notes.append(f"Assumed, as in the published models: {checkpoint.assumptions}")
     if checkpoint.ignored:
         notes.append(f"Left out: {', '.join(checkpoint.ignored)}")
     where = files.tokenizer

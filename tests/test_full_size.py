@@ -85,6 +85,12 @@ def test_names_and_shapes(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_shapes_are_known_without_building(name):
+    config = ModelConfig.from_dict(config_json(*MODELS[name][:3]))
+    assert SenseNovaU1.shapes(config) == {key: tuple(value.shape) for key, value in built(name).named_parameters()}
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_parameter_counts(name):
     def count(module) -> int:
         return sum(value.numel() for value in module.parameters())

@@ -2,6 +2,7 @@
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .files import locate
+from .fit import check_tensors
 from .headers import read_headers
 from .lora import Lora, lora_file, lora_states, read_lora
 from .merging import merge
@@ -16,6 +17,7 @@ __all__ = [
     "TensorHeader",
     "Weights",
     "assign",
+    "check_tensors",
     "checkpoint_name",
     "locate",
     "lora_file",

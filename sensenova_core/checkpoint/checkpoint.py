@@ -6,28 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, read_config_json
+from ..config import FAMILY, ModelConfig, read_config_json
 from ..errors import CheckpointError
+from ..repository import CONFIG_JSON, read_json
 from .dialect import published_names
-from .files import CONFIG_JSON, Files, locate, read_json
+from .files import Files, locate
 from .geometry import LAYERS, config_from_shapes, counts, head_width
-from .headers import read_files
-from .scales import check_scales
+from .headers import Stored, read_files, stored_types
+from .scales import check_scales, with_scales
 from .tensors import TensorHeader
 
-FAMILY = "NEOChatModel"
+_KINDS = 3  # types that are named
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What lies at a path. headers: by the published names. config_from: who says how large the model is.
+    """What lies at a path. headers: by the published names. stored: type -> what the files hold in it.
 
-    assumed: what no file says, and all published models have in common. ignored: tensors that the model does not need.
+    config_from: who says how large the model is. assumed: what no file says, and all published models have in common.
+    ignored: tensors that the model does not need.
     """
 
     files: Files
     config: ModelConfig
     headers: Mapping[str, TensorHeader]
+    stored: Mapping[str, Stored]
     config_from: str
     assumed: Mapping[str, Any]
     ignored: tuple[str, ...]
@@ -35,6 +38,23 @@ class Checkpoint:
     @property
     def name(self) -> str:
         return self.files.name
+
+    def found(self) -> str:
+        """What it is, in three lines: for the user to see that it is what was meant."""
+        decoder, kinds = self.config.decoder, list(self.stored)
+        family = "U1.5" if self.config.pixel_head else "U1"
+        experts = " with experts" if any(decoder.generation_experts) else ""
+        types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more types" if len(kinds) > _KINDS else "")
+        files = "1 file" if len(self.files.weights) == 1 else f"{len(self.files.weights)} files"
+        assumed = f" (assumed, as published: {self.assumptions})" if self.assumed else ""
+        return (
+            f"{self.name}: {family}{experts}, {decoder.num_layers} layers, {types}, {files} in {self.files.folder}\n"
+            f"Config: {self.config_from}{assumed}\nTokenizer: {self.files.tokenizer or 'none'}"
+        )
+
+    @property
+    def assumptions(self) -> str:
+        return ", ".join(f"{key} {value}" for key, value in self.assumed.items())
 
     @property
     def tokenizer(self) -> Path:
@@ -66,16 +86,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Reads no weight, so any size takes a second at most. Raises CheckpointError, naming file and remedy.
     """
     files = locate(path)
-    stored, metadata = read_files(files)
+    tensors, metadata = read_files(files)
     try:
-        names, ignored = published_names(stored, str(files.path))
-        headers = {published: stored[name] for name, published in names.items()}
+        scaled = with_scales(tensors)
+        names, ignored = published_names(scaled, str(files.path))
+        headers = {published: scaled[name] for name, published in names.items()}
         config, config_from, assumed = _config(files, headers, metadata)
         _check_counts(config, headers, config_from)
         check_scales(headers)
     except CheckpointError as error:
         raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from error
-    return Checkpoint(files, config, headers, config_from, assumed, tuple(ignored))
+    stored = stored_types(tensors.values())
+    return Checkpoint(files, config, headers, stored, config_from, assumed, tuple(ignored))
 
 
 def _config(

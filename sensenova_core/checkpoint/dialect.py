@@ -8,8 +8,8 @@ from ..errors import CheckpointError
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 OURS = ("language_model.", "vision_model.", "fm_modules.")  # how published names begin
 LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora_a.", ".lora_b.")  # in names of LoRAs
-# Of no use to this model, and harmless: a note that pictures are pixels, tables that are computed, a mark of FP8 files.
-_IGNORED = ("pixel_space_vae", ".rotary_emb.inv_freq", "scaled_fp8")
+# Of no use to this model, and harmless: a note that pictures are pixels, and tables that are computed.
+_IGNORED = ("pixel_space_vae", ".rotary_emb.inv_freq")
 _SHOWN = 4
 
 

@@ -1,23 +1,21 @@
 """What a path names: which files hold a checkpoint's weights, its config and its tokenizer. Opens indexes alone."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError
+from ..repository import CONFIG_JSON, INDEX, INDEX_NAME, MAX_JSON, TOKENIZER_FILES, read_json
 from .dialect import LORA
 
-INDEX_NAME, CONFIG_JSON = "model.safetensors.index.json", "config.json"
 SAFETENSORS, GGUF = ".safetensors", ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
-MAX_JSON = 2**24  # bytes of an index or a config
 MARK = b"fm_modules."  # in the names of a model's tensors
 LOOK = 2**23  # bytes of a GGUF file that hold all names, after a vocabulary if there is one
 _SHARD = re.compile(r"-\d{5,}-of-\d{5,}$")  # ends the stem of a part of a checkpoint
+_SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}$")  # ends the stem of a part of a GGUF file
+_SPLIT_GGUF = "a part of a GGUF file in several; join them (llama-gguf-split --merge), or fetch it in one file"
 _HUB = "models--"  # begins the folder of a repository in the hub's cache
 
 
@@ -92,10 +90,16 @@ def locate(path: str | Path) -> Files:
             f"{path}: {'a link to a file that is not there' if path.is_symlink() else 'no such file or folder'}; give "
             "the folder that holds config.json and *.safetensors, or a .safetensors or .gguf file"
         )
-    if path.name.endswith(".json") or is_shard(path):  # of the folder's checkpoint
+    if path.name.endswith(INDEX):
+        return _indexed(path)
+    if is_shard(path):
+        return _of_shard(path)
+    if path.name == CONFIG_JSON:
         return _in_folder(path.parent)
     if path.suffix.lower() not in (SAFETENSORS, GGUF):
         raise CheckpointError(f"{path}: neither .safetensors nor .gguf; give one of these, or a checkpoint's folder")
+    if path.suffix.lower() == GGUF and _SPLIT.search(path.stem):
+        raise CheckpointError(f"{path}: {_SPLIT_GGUF}")
     return Files(path, (path,))
 
 
@@ -140,19 +144,19 @@ def has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer.json").is_file() or all((folder / n).is_file() for n in ("vocab.json", "merges.txt"))
 
 
-def read_json(path: Path) -> Any:
-    """Raises ValueError for what is no JSON, or is too much of it."""
-    if path.stat().st_size > MAX_JSON:
-        raise ValueError(f"{path.stat().st_size:,} bytes, which is no file of this kind")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("nested without end") from error
-
-
 def shards_of(index: Path) -> dict[str, str]:
     """Tensor -> file of an index. Raises CheckpointError, also where the files it names are not all there."""
-    folder = index.parent
+    where = _weight_map(index)
+    names = sorted(set(where.values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.parent}: {len(missing)} of {len(names)} shards missing: {', '.join(missing)}; fetch them again"
+        )
+    return where
+
+
+def _weight_map(index: Path) -> dict[str, str]:
     try:
         where = read_json(index)["weight_map"]
         names = sorted(set(where.values()))
@@ -162,19 +166,16 @@ def shards_of(index: Path) -> dict[str, str]:
     if outside or not names:
         named = f"{outside[0]!r}, which is not a .safetensors file of this folder" if outside else "no file"
         raise CheckpointError(f"{index}: names {named}; fetch the index again")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{folder}: {len(missing)} of {len(names)} shards missing: {', '.join(missing)}; fetch them again"
-        )
     return where
 
 
 def _in_folder(folder: Path) -> Files:
-    indexes = [path for path in _visible(folder, SAFETENSORS + ".index.json")]
+    indexes = _visible(folder, INDEX)
+    if (folder / INDEX_NAME) in indexes or len(indexes) == 1:
+        return _indexed(folder / INDEX_NAME if len(indexes) > 1 else indexes[0])
     if indexes:
-        index = next((path for path in indexes if path.name == INDEX_NAME), indexes[0])
-        return Files(folder, tuple(folder / name for name in sorted(set(shards_of(index).values()))), index)
+        names = ", ".join(path.name for path in indexes)
+        raise CheckpointError(f"{folder}: {len(indexes)} checkpoints in it; give one of their indexes: {names}")
     if files := _visible(folder, SAFETENSORS):
         return Files(folder, tuple(files))
     packed = _visible(folder, GGUF)
@@ -183,7 +184,26 @@ def _in_folder(folder: Path) -> Files:
     raise CheckpointError(_nothing_in(folder, [path.name for path in packed]))
 
 
+def _indexed(index: Path) -> Files:
+    folder = index.parent
+    return Files(folder, tuple(folder / name for name in sorted(set(shards_of(index).values()))), index)
+
+
+def _of_shard(shard: Path) -> Files:
+    """The checkpoint whose index names a shard, or all of a folder that has no index."""
+    indexes = _visible(shard.parent, INDEX)
+    naming = [index for index in indexes if shard.name in _weight_map(index).values()]
+    if indexes and len(naming) != 1:
+        raise CheckpointError(
+            f"{shard}: {len(naming) or 'none'} of the indexes beside it names this part; give one of "
+            f"{', '.join(index.name for index in indexes)}"
+        )
+    return _indexed(naming[0]) if naming else _in_folder(shard.parent)
+
+
 def _nothing_in(folder: Path, packed: list[str]) -> str:
+    if packed and all(_SPLIT.search(Path(name).stem) for name in packed):
+        return f"{folder}: {packed[0]} is {_SPLIT_GGUF}"
     if packed:
         return f"{folder}: {len(packed)} checkpoints in it; give one of the files: {', '.join(packed)}"
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..config import FAMILY
 from ..errors import CheckpointError
 
 LAYERS = "language_model.model.layers."
@@ -98,7 +99,7 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dic
         "noise_scale_max_value": _NOISE_MAX[head],
     }
     config = {
-        "architectures": ["NEOChatModel"],
+        "architectures": [FAMILY],
         "llm_config": llm | assumed,
         "vision_config": {"hidden_size": width, "num_channels": channels, "patch_size": patch},
         "use_pixel_head": head == "pixel",

@@ -19,6 +19,7 @@ MAX_TENSORS, MAX_ENTRIES, MAX_NAME = 2**18, 2**16, 2**12
 _ALIGNMENT = "general.alignment"
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # begins the key of a shape that blocks did not fit, by ComfyUI-GGUF's tools
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 # ggml's number of a type -> its name, numbers in a block, bytes of a block.
 _TYPES = {
@@ -37,7 +38,7 @@ BLOCKS = {name: (block, size) for name, block, size in _TYPES.values()}  # numbe
 def read_gguf(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
     """Name -> (type, shape, where its bytes begin in the file) of every tensor, and the file's metadata.
 
-    Arrays of texts are left out of the metadata. Raises CheckpointError for anything but a whole GGUF file.
+    Arrays are None in the metadata, but for shapes. Raises CheckpointError for anything but a whole GGUF file.
     """
     try:
         if not file.is_file():  # opening a pipe would wait for ever
@@ -58,12 +59,15 @@ class _Reader:
         if not self.begun.startswith(MAGIC):
             raise Damage("it does not begin as GGUF files do")
 
-    def raw(self, count: int) -> bytearray:
+    def skip(self, count: int) -> None:
         self.at += count
         if self.at > len(self.begun):
             if self.at > min(self.size, MAX_HEADER):
                 raise Damage("its header does not end")
             self.begun += self.stream.read(self.at - len(self.begun) + _PIECE)
+
+    def raw(self, count: int) -> bytearray:
+        self.skip(count)
         return self.begun[self.at - count : self.at]
 
     def number(self, kind: str) -> Any:
@@ -78,22 +82,36 @@ class _Reader:
     def text(self, most: int = MAX_HEADER) -> str:
         return self.raw(self.count("Q", most, "letters in a name")).decode("utf-8")
 
-    def value(self) -> Any:
-        """A value of the metadata; None for an array of texts."""
+    def value(self, key: str) -> Any:
+        """A value of the metadata; None for an array that is no shape."""
         kind = self.number("I")
         if kind == _STRING:
             return self.text()
-        return self.array() if kind == _ARRAY else self.number(_known(kind))
+        return self.array(key.startswith(_ORIGINAL_SHAPE)) if kind == _ARRAY else self.number(_known(kind))
 
-    def array(self) -> list | None:
+    def array(self, wanted: bool) -> list | None:
+        """wanted: whether to keep its numbers, as far as they can be a shape. Vocabularies are passed over."""
         kind, count = self.number("I"), self.number("Q")
         if kind == _STRING:
-            for _ in range(count):  # ends with the header at the latest
-                self.raw(int.from_bytes(self.raw(8), "little"))
+            self.skip_texts(count)
             return None
-        size = struct.calcsize("<" + _known(kind))
-        raw = self.raw(count * size)
-        return list(struct.unpack(f"<{count}{_known(kind)}", raw))
+        layout = _known(kind)
+        if wanted and count <= MAX_AXES:
+            return [self.number(layout) for _ in range(count)]
+        self.skip(count * struct.calcsize("<" + layout))
+        return None
+
+    def skip_texts(self, count: int) -> None:
+        if count > (MAX_HEADER - self.at) // _LENGTH.size:
+            raise Damage(f"it should have {count:,} texts in a list, for which its header has no room")
+        at, begun, length = self.at, self.begun, _LENGTH.unpack_from  # there may be two million, of no letters
+        for _ in range(count):
+            if at + _LENGTH.size > len(begun):
+                self.at = at
+                self.skip(_LENGTH.size)  # which reads on
+            at += _LENGTH.size + length(begun, at)[0]
+        self.at = at
+        self.skip(0)
 
 
 def _read(header: _Reader) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
@@ -103,7 +121,7 @@ def _read(header: _Reader) -> tuple[dict[str, tuple[str, tuple[int, ...], int]],
     tensors = header.count("Q", MAX_TENSORS, "tensors")
     entries = header.count("Q", MAX_ENTRIES, "entries about it")
     metadata = _named(entries, header.text, header.value)
-    found = _named(tensors, lambda: header.text(MAX_NAME), lambda: _tensor(header))
+    found = _named(tensors, lambda: header.text(MAX_NAME), lambda name: _tensor(header))
     alignment = metadata.get(_ALIGNMENT, 32)
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
         raise Damage(f"{_ALIGNMENT} is {str(alignment)[:40]}")
@@ -116,13 +134,13 @@ def _read(header: _Reader) -> tuple[dict[str, tuple[str, tuple[int, ...], int]],
     return placed, metadata
 
 
-def _named(count: int, name: Callable[[], str], value: Callable[[], Any]) -> dict[str, Any]:
+def _named(count: int, name: Callable[[], str], value: Callable[[str], Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for _ in range(count):
         key = name()
         if key in content:
             raise Damage(f"its header names {key[:100]!r} twice")
-        content[key] = value()
+        content[key] = value(key)
     return content
 
 

@@ -1,5 +1,7 @@
 """Which tensors a checkpoint holds and where they lie, from file headers alone."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,6 @@ import torch
 
 from ..errors import CheckpointError
 from .files import GGUF, Files, locate, shards_of
-from .formats import FORMATS
 from .gguf_file import BLOCKS, read_gguf
 from .safetensors_file import BITS, read_header
 from .scales import with_scales
@@ -19,11 +20,11 @@ def read_headers(path: str | Path) -> dict[str, TensorHeader]:
 
     Raises CheckpointError for a missing, truncated or damaged file, or when an index and its shards disagree.
     """
-    return read_files(locate(path))[0]
+    return with_scales(read_files(locate(path))[0])
 
 
 def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
-    """Name -> header of every tensor, and the files' metadata. Raises CheckpointError."""
+    """Name -> header of every tensor as it lies in the files, and the files' metadata. Raises CheckpointError."""
     headers: dict[str, TensorHeader] = {}
     metadata: dict[str, Any] = {}
     for file in files.weights:
@@ -37,15 +38,29 @@ def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
             headers[name] = header
     if files.index:
         _check_index(files.index, headers)
-    return with_scales(headers), metadata
+    return headers, metadata
 
 
-def stored_bytes(header: TensorHeader) -> int:
-    """What a tensor takes in its file, also in a type that cannot be read here."""
-    if header.dtype in FORMATS:
-        return header.nbytes
-    numbers, size = BLOCKS.get(header.dtype) or (8, BITS[header.dtype])
-    return -(-header.numel // numbers) * size
+@dataclass(frozen=True)
+class Stored:
+    """What files hold in one type."""
+
+    tensors: int = 0
+    numel: int = 0
+    nbytes: int = 0
+
+    def __add__(self, other: "Stored") -> "Stored":
+        return Stored(self.tensors + other.tensors, self.numel + other.numel, self.nbytes + other.nbytes)
+
+
+def stored_types(headers: Iterable[TensorHeader]) -> dict[str, Stored]:
+    """Type -> what lies in the files in it, that of most bytes first. Types that cannot be read here count too."""
+    types: dict[str, Stored] = {}
+    for header in headers:
+        numbers, size = BLOCKS.get(header.dtype) or (8, BITS[header.dtype])
+        nbytes = -(-header.numel // numbers) * size
+        types[header.dtype] = types.get(header.dtype, Stored()) + Stored(1, header.numel, nbytes)
+    return dict(sorted(types.items(), key=lambda item: -item[1].nbytes))
 
 
 def _read_file(file: Path) -> tuple[dict[str, TensorHeader], dict[str, Any]]:

@@ -4,7 +4,6 @@ What is added to a parameter is factor * up @ down. Keys are a parameter's publi
 the endings below, with or without a prefix; docs/model.md.
 """
 
-import json
 import math
 import os
 import re
@@ -16,21 +15,23 @@ import torch
 
 from ..errors import CheckpointError
 from . import dialect
-from .files import PICKLES, SAFETENSORS, read_json
+from .files import PICKLES, SAFETENSORS
+from .fit import in_short
+from .peft import DORA, PEFT_FILE, Settings, read_settings, settings_beside
 from .safetensors_file import read_header
 from .tensors import TensorHeader
-from .weights import State, file_state, in_short
+from .weights import State, file_state
 
 PREFIXES = (*dialect.PREFIXES, "base_model.model.", "transformer.")
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight")
 ALPHA = ".alpha"
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FOREIGN = "of another type"
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of factors
 ALPHA_TYPES = TYPES | {"F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
 # Changes of other kinds: what they are, and what tells.
 OTHERS = {
-    "DoRA (its magnitudes would be lost)": re.compile(r"dora_scale|lora_magnitude_vector"),
+    DORA: re.compile(r"dora_scale|lora_magnitude_vector"),
     "LoHa": re.compile(r"\.hada_"),
     "LoKr": re.compile(r"\.lokr_"),
     "whole differences of weights": re.compile(r"\.(diff|diff_b|set_weight|modules_to_save\..*)$"),
@@ -43,11 +44,15 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Factors:
-    """What a LoRA adds to one parameter: factor * up (rows, rank) @ down (rank, width)."""
+    """What a LoRA adds to one parameter: factor * up (rows, rank) @ down (rank, width).
+
+    told: whether the file says the factor; else alpha is taken as the rank, which makes it 1.
+    """
 
     up: TensorHeader
     down: TensorHeader
     factor: float
+    told: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +76,22 @@ class Lora:
     def reads(self) -> bool:
         """Whether it changes what is read, and not only how is drawn."""
         return any("_mot_gen" not in name and not name.startswith("fm_modules.") for name in self.factors)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of it before using it, in words."""
+        untold = sum(not factors.told for factors in self.factors.values())
+        notes = []
+        if untold:
+            notes.append(
+                f"{self.path.name} says no alpha for {untold} of its weights: taken as the rank (a factor of 1)"
+            )
+        if self.reads:
+            notes.append(
+                f"{self.path.name} also changes what reads and writes: text is written several times slower where all "
+                "layers stay in memory"
+            )
+        return notes
 
     def headers(self) -> dict[str, TensorHeader]:
         """Of all factors, by names that no two files share."""
@@ -103,9 +124,8 @@ def lora_file(path: str | Path) -> Path:
 
 
 def lora_states(file: Path) -> dict[Path, State | None]:
-    """Size and time of change of a LoRA's file, and of the settings beside it if there are any."""
-    beside = file.with_name(PEFT_CONFIG)
-    return {each: file_state(each) for each in (file, beside) if each == file or beside.is_file()}
+    """Size and time of change of a LoRA's file, and of the settings that belong to it if there are any."""
+    return {each: file_state(each) for each in (file, settings_beside(file)) if each is not None}
 
 
 def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
@@ -115,45 +135,64 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
     states = lora_states(file)
     tensors, said = read_header(file)
     headers = {key: TensorHeader(file, *tensor) for key, tensor in tensors.items()}
-    found: dict[str, dict[str, TensorHeader]] = {}
-    problems: dict[str, list[str]] = {kind: [] for kind in OTHERS}
-    unknown, foreign = problems.setdefault("unknown", []), problems.setdefault("of another type", [])
-    for key, header in headers.items():
-        kind = next((kind for kind, tells in OTHERS.items() if tells.search(key)), None)
-        place, role = _place(key)
-        if kind or role is None:
-            problems.get(kind, unknown).append(key)
-        elif role in found.setdefault(place, {}):
-            unknown.append(f"{key} (a second one)")
-        elif role != "alpha" and header.dtype not in TYPES:
-            foreign.append(f"{key} is {header.dtype}, readable are {', '.join(TYPES)}")
-        else:
-            found[place][role] = header
-    settings = _settings(file, said, problems)
-    alphas = _alphas(file, headers)
-    factors = {}
-    for place, parts in found.items():
-        if not {"up", "down"} <= parts.keys():
-            if not foreign:
-                problems.setdefault("without their other half", []).append(place)
-        elif f"{place}.weight" not in shapes:
-            problems.setdefault("for parameters that this model lacks", []).append(place)
-        elif (fitted := _fitted(parts["up"], parts["down"], shapes[f"{place}.weight"])) is None:
-            problems.setdefault("of another shape", []).append(
-                f"{place} is {list(shapes[f'{place}.weight'])}, its factors {list(parts['up'].shape)} and "
-                f"{list(parts['down'].shape)}"
-            )
-        else:
-            rank = fitted[1].shape[0]
-            factor = alphas[place] / rank if place in alphas else settings.factor(place, rank)
-            if not math.isfinite(factor):
-                problems.setdefault("of no finite alpha", []).append(place)
-            factors[f"{place}.weight"] = Factors(*fitted, factor)
+    problems: dict[str, list[str]] = {}
+    parts = _parts(headers, problems)
+    settings = read_settings(file, said)
+    for kind, names in settings.refused.items():
+        problems.setdefault(kind, []).extend(names)
+    factors = _factors(parts, shapes, _alphas(file, headers), settings, problems)
     if text := in_short(problems):
         raise CheckpointError(f"LoRA {file.name} does not fit: {text}. {REMEDY}")
     if not factors:
         raise CheckpointError(f"LoRA {file.name}: there is no LoRA in it. {REMEDY}")
     return Lora(file, states, factors, settings.metadata)
+
+
+def _parts(headers: Mapping[str, TensorHeader], problems: dict[str, list[str]]) -> dict[str, dict[str, TensorHeader]]:
+    """Parameter without .weight -> "up", "down", "alpha" -> tensor. Adds what is none of these to the problems."""
+    found: dict[str, dict[str, TensorHeader]] = {}
+    for key, header in headers.items():
+        kind = next((kind for kind, tells in OTHERS.items() if tells.search(key)), None)
+        place, role = _place(key)
+        if kind or role is None:
+            problems.setdefault(kind or "unknown", []).append(key)
+        elif role in found.setdefault(place, {}):
+            problems.setdefault("unknown", []).append(f"{key} (a second one)")
+        elif role != "alpha" and header.dtype not in TYPES:
+            said = f"{key} is {header.dtype}, readable are {', '.join(TYPES)}"
+            problems.setdefault(FOREIGN, []).append(said)
+        else:
+            found[place][role] = header
+    return found
+
+
+def _factors(
+    found: Mapping[str, Mapping[str, TensorHeader]],
+    shapes: Mapping[str, tuple[int, ...]],
+    alphas: Mapping[str, float],
+    settings: Settings,
+    problems: dict[str, list[str]],
+) -> dict[str, Factors]:
+    """By the names of parameters. Adds what does not fit to the problems."""
+    factors = {}
+    for place, parts in found.items():
+        name = f"{place}.weight"
+        if not {"up", "down"} <= parts.keys():
+            if FOREIGN not in problems:
+                problems.setdefault("without their other half", []).append(place)
+        elif name not in shapes:
+            problems.setdefault("for parameters that this model lacks", []).append(place)
+        elif (fitted := _fitted(parts["up"], parts["down"], shapes[name])) is None:
+            sizes = f"{list(parts['up'].shape)} and {list(parts['down'].shape)}"
+            said = f"{place} is {list(shapes[name])}, its factors {sizes}"
+            problems.setdefault("of another shape", []).append(said)
+        else:
+            rank = fitted[1].shape[0]
+            factor = alphas[place] / rank if place in alphas else settings.factor(place, rank)
+            if factor is not None and not math.isfinite(factor):
+                problems.setdefault("of no finite alpha", []).append(place)
+            factors[name] = Factors(*fitted, 1.0 if factor is None else factor, told=factor is not None)
+    return factors
 
 
 def _place(key: str) -> tuple[str, str | None]:
@@ -195,53 +234,3 @@ def _alphas(file: Path, headers: Mapping[str, TensorHeader]) -> dict[str, float]
                 number = float(torch.frombuffer(bytearray(stream.read(dtype.itemsize)), dtype=dtype))
             alphas[_place(key)[0]] = number
     return alphas
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What PEFT says of alpha where the file has no tensor for it. Without a word of it, alpha is the rank."""
-
-    metadata: dict[str, str]
-    alpha: float | None
-    patterns: dict[str, float]
-    stabilised: bool  # "rslora": by the root of the rank
-
-    def factor(self, place: str, rank: int) -> float:
-        special = (alpha for end, alpha in self.patterns.items() if re.fullmatch(rf"(.*\.)?{re.escape(end)}", place))
-        alpha = next(special, self.alpha)
-        if alpha is None:
-            return 1.0
-        return alpha / (math.sqrt(rank) if self.stabilised else rank)
-
-
-def _settings(file: Path, metadata: dict[str, str], problems: dict[str, list[str]]) -> _Settings:
-    """From adapter_config.json beside the file, or else from its metadata."""
-    beside, within = file.with_name(PEFT_CONFIG), "lora_adapter_metadata"
-    source, inside = (beside if beside.is_file() else file), {}
-    try:
-        if source == beside:
-            inside = read_json(beside)
-        elif within in metadata:  # diffusers: PEFT's settings, each named below its model
-            inside = {name.rpartition("transformer.")[2]: value for name, value in json.loads(metadata[within]).items()}
-        raw = metadata | inside
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"LoRA {source}: its settings are no JSON object ({error}); fetch it again") from error
-    problems["DoRA (its magnitudes would be lost)"] += ["use_dora"] if _yes(raw.get("use_dora")) else []
-    problems["of transposed weights"] = ["fan_in_fan_out"] if _yes(raw.get("fan_in_fan_out")) else []
-    alpha, patterns = _number(raw.get("lora_alpha")), raw.get("alpha_pattern")
-    patterns = patterns if isinstance(patterns, dict) else {}
-    told = {name: value for name, value in raw.items() if isinstance(value, str)}
-    numbers = {str(end): number for end, value in patterns.items() if (number := _number(value)) is not None}
-    return _Settings(told, alpha, numbers, _yes(raw.get("use_rslora")))
-
-
-def _yes(value: object) -> bool:
-    return value is True or str(value).lower() == "true"
-
-
-def _number(value: object) -> float | None:
-    """Metadata are texts."""
-    try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None

@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 
 from ..errors import CheckpointError
-from .formats import FORMATS
 from .tensors import TensorHeader
 
 # What a layer's scale is called beside "weight": by ComfyUI, by most others, and where a scale is of 128 x 128 numbers.
@@ -17,7 +16,10 @@ IGNORED, MARK = ("scale_input", "input_scale", "comfy_quant"), "scaled_fp8"
 
 
 def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
-    """The weights alone, each with its scale if it has one. What belongs to no weight is left as it is."""
+    """The weights alone, each with its scale if it has one. What belongs to no weight is left as it is.
+
+    Raises CheckpointError for a weight with two.
+    """
     weights = dict(headers)
     for name, header in headers.items():
         layer, _, leaf = name.rpartition(".")
@@ -25,6 +27,8 @@ def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
         if leaf == MARK:
             del weights[name]
         elif weight is not None and leaf in SCALES:
+            if weight.scale is not None:
+                raise CheckpointError(f"{header.file}: {layer} has two scales, {leaf} is one of them; fetch it again")
             weights[f"{layer}.weight"] = replace(weight, scale=header)
             del weights[name]
         elif weight is not None and leaf in IGNORED and weight.dtype.startswith("F8"):
@@ -33,9 +37,12 @@ def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
 
 
 def check_scales(headers: Mapping[str, TensorHeader]) -> None:
-    """Raise CheckpointError for a scale that is no finite number: what it is for would be none either."""
-    scaled = [(name, header.scale) for name, header in headers.items() if header.scale is not None]
-    readable = [(name, scale) for name, scale in scaled if scale.dtype in FORMATS and not scale.packed and scale.numel]
+    """Raise CheckpointError for a scale that is no finite number: what it is for would be none either.
+
+    Those of a type or shape that no scale has are not read; `check_tensors` names them.
+    """
+    scaled = [(name, header) for name, header in headers.items() if header.scale is not None]
+    readable = [(name, header.scale) for name, header in scaled if header.scale_fits and header.scale.numel]
     for file in {scale.file for _, scale in readable}:
         with open(file, "rb") as stream:
             for name, scale in readable:

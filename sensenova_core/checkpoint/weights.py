@@ -11,63 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .formats import FORMATS
 from .headers import map_file
 from .names import checkpoint_name
 from .tensors import Packed, TensorHeader
 
-_SHOWN = 8  # names listed of each kind of mismatch
 _CHUNK = 2**25  # bytes that one thread reads at a time
 _THREADS = min(8, os.cpu_count() or 1)
 
 State = tuple[int, int]  # of a file: its size in bytes and its time of change in ns
-
-
-def check_names_and_shapes(model: nn.Module, headers: Mapping[str, TensorHeader]) -> None:
-    """Raise one CheckpointError naming every missing, extra, misshapen or unreadable tensor. Reads no weight."""
-    expected = {checkpoint_name(name): tuple(value.shape) for name, value in model.named_parameters()}
-    missing = [name for name in expected if name not in headers]
-    extra = [name for name in headers if name not in expected]
-    misshapen = [
-        f"{name} is {list(headers[name].shape)}, the config asks for {list(shape)}"
-        for name, shape in expected.items()
-        if name in headers and headers[name].shape != shape
-    ]
-    foreign = [
-        f"{name} is {header.dtype}, readable are {', '.join(FORMATS)}"
-        for name, header in headers.items()
-        if header.dtype not in FORMATS
-    ]
-    known = {name: header for name, header in headers.items() if name in expected and header.dtype in FORMATS}
-    torn = [
-        f"{name} is {header.dtype} in rows of {header.width}, not in whole blocks of {header.format.block}"
-        for name, header in known.items()
-        if header.width % header.format.block
-    ]
-    misscaled = [
-        f"{name} is {list(header.shape)}, its scale {header.scale.dtype} {list(header.scale.shape)}; readable are one "
-        "number, one for each row, or one for each 128 x 128"
-        for name, header in known.items()
-        if not header.scale_fits
-    ]
-    kinds = {
-        "missing": missing,
-        "not part of the model": extra,
-        "of another shape": misshapen,
-        "of another type": foreign,
-        "torn": torn,
-        "of an unknown scale": misscaled,
-    }
-    if problems := in_short(kinds):
-        raise CheckpointError(
-            "the tensors do not fit the config (are both from the same checkpoint, and is the download complete?): "
-            + problems
-        )
-
-
-def in_short(problems: Mapping[str, list[str]]) -> str:
-    """What is wrong, by kind, each with how many and the first of them; "" for nothing."""
-    return "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
 
 
 class Weights:
@@ -77,9 +28,8 @@ class Weights:
         """Give a model on the meta device the types that it will run in. Reads no weight.
 
         dtype None runs in the prevailing stored type, or in bfloat16 where some are packed, and keeps norms as they are
-        stored. Raises CheckpointError unless the stored tensors are exactly the model's.
+        stored. The stored tensors must be exactly the model's, see `check_tensors`.
         """
-        check_names_and_shapes(model, headers)
         self.headers = headers
         self._borrowed: dict[str, TensorHeader] = {}
         self.compute_dtype = dtype or _prevailing_dtype(headers)
@@ -205,8 +155,3 @@ def _prevailing_dtype(headers: Mapping[str, TensorHeader]) -> torch.dtype:
             return torch.bfloat16
         totals[header.format.dtype] += header.nbytes
     return totals.most_common(1)[0][0]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -1,12 +1,14 @@
 """The whole model: an expert that reads and writes text and reads images, and an expert that draws."""
 
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ModelConfig
+from ..config import ExpertsConfig, ModelConfig
 from .decoder import Decoder
 from .embedders import ScalarEmbedder
 from .heads import flow_head
@@ -63,6 +65,15 @@ class Generation(nn.Module):
         self.head = flow_head(config)
 
 
+_OF_MIXTURE = re.compile(
+    r"(?P<path>\w+)\.decoder\.layers\.(?P<layer>\d+)\.mlp\.(gate\.weight|experts\.0\.(?P<rest>.+))"
+)
+
+
+def _one(experts: ExpertsConfig | None) -> ExpertsConfig | None:
+    return experts and replace(experts, num_experts=1, per_token=1)
+
+
 class SenseNovaU1(nn.Module):
     """Parameters of one checkpoint, named by expert; `checkpoint.checkpoint_name` gives the published names."""
 
@@ -77,6 +88,27 @@ class SenseNovaU1(nn.Module):
         """The model without storage: names, shapes and code, at any size at once."""
         with torch.device("meta"):
             return cls(config).requires_grad_(False).eval()
+
+    @classmethod
+    def shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every parameter. Builds one of each mixture's equal experts, so it is quick at any size."""
+        decoder = config.decoder
+        paths = {"understanding": decoder.understanding_experts, "generation": decoder.generation_experts}
+        alone = {f"{path}_experts": tuple(map(_one, experts)) for path, experts in paths.items()}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, value in cls.on_meta(replace(config, decoder=replace(decoder, **alone))).named_parameters():
+            mixture, shape = _OF_MIXTURE.match(name), tuple(value.shape)
+            if mixture is None:
+                shapes[name] = shape
+                continue
+            path, layer, rest = mixture["path"], int(mixture["layer"]), mixture["rest"]
+            count = paths[path][layer].num_experts
+            if rest is None:  # the router
+                shapes[name] = (count, *shape[1:])
+            else:
+                before = name.removesuffix(f"0.{rest}")
+                shapes |= {f"{before}{expert}.{rest}": shape for expert in range(count)}
+        return shapes
 
     @property
     def device(self) -> torch.device:
