@@ -39,8 +39,8 @@ class Lora(io.ComfyNode):
                 Model.Output(display_name="model"),
                 Preset.Output(
                     display_name="preset",
-                    tooltip="For the sampler and Interleave: 8 steps, cfg 1, shift 3 after an 8-step LoRA, as its "
-                    "metadata or its name say it is; else nothing.",
+                    tooltip="For the sampler and Interleave: 8 steps, cfg 1, shift 3 after an 8-step LoRA (as its "
+                    "metadata or its name say it is) at a strength over 0; else nothing.",
                 ),
             ],
         )
@@ -54,8 +54,9 @@ class Lora(io.ComfyNode):
         engine, file = model.engine, host.lora_path(lora_name)
         lora = engine.read_lora(file)
         changed = model.with_lora(file, strength)
-        preset = preset_of(engine.read_lora(path) for path, other in changed.loras if other)
-        about = f"changes {len(lora.factors)} weights" + (f"\nPreset: {preset}" if preset else "")
+        preset = preset_of((engine.read_lora(path), other) for path, other in changed.loras)
+        about = "\n".join([f"changes {len(lora.factors)} weights", *lora.notes])
+        about += f"\nPreset: {preset}" if preset else ""
         if warning := mismatch(lora, engine.config, engine.name):
             host.warn(warning)
             about = f"Warning: {warning}\n{about}"

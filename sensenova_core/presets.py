@@ -7,6 +7,7 @@ offered and a wrong base warned of; nothing is refused for it.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .checkpoint import Lora
 from .config import ModelConfig
@@ -37,9 +38,14 @@ class Preset:
         return f"{self.steps} steps, cfg {self.cfg:g}, shift {self.shift:g} ({self.known_by})"
 
 
-def preset_of(loras: Iterable[Lora]) -> Preset | None:
-    """That of the first LoRA that calls itself one of 8 steps."""
-    for lora in loras:
+def preset_of(loras: Iterable[tuple[Lora, float]]) -> Preset | None:
+    """That of the first LoRA that calls itself one of 8 steps, of those whose strengths add up to more than 0."""
+    strengths: dict[Path, float] = {}
+    found: dict[Path, Lora] = {}
+    for lora, strength in loras:
+        strengths[lora.path] = strengths.get(lora.path, 0.0) + strength
+        found[lora.path] = lora
+    for lora in (lora for path, lora in found.items() if strengths[path] > 0):
         for known_by, text in _told(lora, (*_NAMES, *_BASES)):
             if _EIGHT_STEPS.search(text):
                 return Preset(8, 1.0, 3.0, f"8 steps by {known_by}")

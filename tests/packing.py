@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf
 import numpy
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -63,6 +63,7 @@ def write_gguf(source: Path, target: Path, choose: Choose, prefix: str = "") -> 
 
     prefix: before the names in model.gguf.
     """
+    gguf = pytest.importorskip("gguf", reason="the gguf package is not installed: no packed file can be written")
     packed, plain = _folders(source, target)
     writer, numbers = gguf.GGUFWriter(packed / "model.gguf", "sensenova"), {}
     for name, value in tensors_of(source).items():
@@ -84,10 +85,14 @@ def write_gguf(source: Path, target: Path, choose: Choose, prefix: str = "") -> 
 
 
 def quantised(kind: str, value: Tensor) -> numpy.ndarray:
-    """(rows, bytes). What the library cannot make has random bits, of the same spread as the weights."""
+    """(rows, bytes). The gguf package makes the legacy types alone, none of blocks of 256: Q4_K is made here, and Q2_K,
+    Q3_K, Q5_K and Q6_K have random bits, of the same spread as the weights, which test unpacking but no rounding.
+    """
     if kind == "Q4_K":
         return q4_k(value)
     if not kind.endswith("_K"):
+        import gguf
+
         return gguf.quants.quantize(value.float().numpy(), gguf.GGMLQuantizationType[kind])
     generator = numpy.random.default_rng(value.numel())
     blocks = value.numel() // 256

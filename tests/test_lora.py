@@ -23,13 +23,11 @@ from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.units import DRAWING, READING
 from tests.geometries import geometry, save_aligned, scaled_down, write_checkpoint
+from tests.loras import Deltas, matrices, merged, write_lora
+from tests.packing import mixed, tensors_of, wide, write_fp8, write_gguf
 from tests.peak import PeakBytes
 from tests.pictures import picture
 from tests.test_residency import WAYS, allow, check_same, copied, draw_short, gone, peaks_of_two_runs, story
-
-pytest.importorskip("gguf", reason="the gguf package is not installed: no packed file can be written")
-from tests.loras import Deltas, matrices, merged, write_lora
-from tests.packing import mixed, tensors_of, wide, write_fp8, write_gguf
 
 LAYER = "language_model.model.layers.1."
 Q_PROJ, HEAD = LAYER + "self_attn.q_proj.weight", "language_model.lm_head.weight"
@@ -511,6 +509,9 @@ def test_names_as_they_are_published(tmp_path, shapes, spelling, alpha):
         ({"lora_alpha": 8, "use_rslora": False, "r": 4}, 2.0),
         ({"r": 4}, 1.0),
         ({"lora_alpha": 8, "alpha_pattern": {"q_proj": 1}}, 0.25),
+        ({"lora_alpha": 8, "alpha_pattern": {"proj": 1, "k_proj|q_proj": 2, "q_proj": 4}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {r"^language_model.model.layers.\d.self_attn.q_proj": 1}}, 0.25),
+        ({"lora_alpha": 8, "alpha_pattern": {"^layers.1.self_attn.q_proj": 1, "other.*": None}}, 2.0),
     ],
     ids=str,
 )
@@ -579,6 +580,43 @@ def test_what_does_not_fit_is_listed(tmp_path, tensors, said):
     save_file({key: value.clone() for key, value in (PAIR | tensors).items()}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=rf"LoRA x\.safetensors does not fit: .*{said}.*made for it"):
         read_lora(tmp_path / "x.safetensors", {Q_PROJ: (256, 256)})
+
+
+def test_a_stray_config_says_nothing_of_other_files(tmp_path):
+    for name in ("adapter_model.safetensors", "other.safetensors"):
+        write_lora(tmp_path / name, {Q_PROJ: (256, 256)}, alpha=None)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8, "base_model": "U1"}')
+    other = read_lora(tmp_path / "other.safetensors", {Q_PROJ: (256, 256)})
+    assert (other.factors[Q_PROJ].factor, list(other.states), other.metadata) == (1.0, [other.path], {})
+    own = read_lora(tmp_path, {Q_PROJ: (256, 256)})
+    assert own.factors[Q_PROJ].factor == 2 and tmp_path / "adapter_config.json" in own.states
+
+
+@pytest.mark.parametrize("alpha", [None, 4.0])
+def test_an_alpha_that_nobody_says_is_told(tmp_path, alpha):
+    places = {Q_PROJ: (256, 256), Q_PROJ.replace("q_proj", "q_proj_mot_gen"): (256, 256)}
+    write_lora(tmp_path / "x.safetensors", places, alpha=alpha)
+    said = " ".join(read_lora(tmp_path / "x.safetensors", places).notes)
+    assert ("x.safetensors says no alpha for 2 of its weights: taken as the rank" in said) == (alpha is None)
+    assert "text is written several times slower" in said
+    write_lora(tmp_path / "y.safetensors", dict(list(places.items())[1:]), alpha=4.0)
+    assert read_lora(tmp_path / "y.safetensors", places).notes == []
+
+
+@pytest.mark.parametrize("key", ["(a+)+$", "q_proj.*", "a" * 201, "", "[", "q_proj\\", "(a|a)(a|a)", "{9}"])
+def test_patterns_that_may_never_end_are_refused(tmp_path, key):
+    write_lora(tmp_path / "adapter_model.safetensors", {Q_PROJ: (256, 256)}, alpha=None)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "alpha_pattern": {key: 1}}))
+    with pytest.raises(CheckpointError, match="patterns that are not simple names: alpha_pattern"):
+        read_lora(tmp_path, {Q_PROJ: (256, 256)})
+
+
+def test_more_patterns_than_any_model_has_parameters(tmp_path):
+    write_lora(tmp_path / "adapter_model.safetensors", {Q_PROJ: (256, 256)}, alpha=None)
+    patterns = {f"a{number}": 1 for number in range(5000)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha_pattern": patterns}))
+    with pytest.raises(CheckpointError, match="5000 entries in alpha_pattern, at most 4096"):
+        read_lora(tmp_path, {Q_PROJ: (256, 256)})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")

@@ -29,14 +29,22 @@ def lora(name: str = "x.safetensors", **metadata: str) -> Lora:
     ],
 )
 def test_an_8_step_lora_is_known(name, metadata, known_by):
-    preset = preset_of([lora(), lora(name, **metadata)])
+    preset = preset_of([(lora(), 1.0), (lora(name, **metadata), 0.5)])
     assert (preset.steps, preset.cfg, preset.shift) == (8, 1.0, 3.0)
     assert str(preset) == f"8 steps, cfg 1, shift 3 (8 steps by {known_by})"
 
 
 @pytest.mark.parametrize("name", ["style.safetensors", "28step.safetensors", "8-stepping-stones.safetensors", "8b.bin"])
 def test_another_has_no_preset(name):
-    assert preset_of([lora(name, ss_comment="8 steps of training")]) is None
+    assert preset_of([(lora(name, ss_comment="8 steps of training"), 1.0)]) is None
+
+
+@pytest.mark.parametrize("strengths", [[0.0], [-1.0], [1.0, -1.0], [0.5, -0.7], [1, -1, 0]], ids=str)
+def test_what_is_off_or_opposite_has_no_preset(strengths):
+    eight, other = lora("U1-8step.safetensors"), lora("U1-8steps-too.safetensors")
+    assert preset_of([(eight, strength) for strength in strengths]) is None
+    assert preset_of([*((eight, strength) for strength in strengths), (eight, 2.0)]).steps == 8
+    assert preset_of([*((eight, strength) for strength in strengths), (other, 0.1)]).steps == 8
 
 
 @pytest.mark.parametrize(

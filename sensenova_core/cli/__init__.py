@@ -17,7 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without the letters of an answer must not end it
     logging.basicConfig(format="sensenova: %(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("sensenova_core.memory").setLevel(logging.INFO)  # says what "auto" has picked
+    for name in ("sensenova_core.memory", "sensenova_core.cli"):
+        logging.getLogger(name).setLevel(logging.INFO)  # which say what was found, and what "auto" has picked
     options = _parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         return options.run(options)

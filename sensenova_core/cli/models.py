@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from .. import DEMO
+from ..download import DEFAULT_MODEL, Record
 from ..errors import CheckpointError, PromptError, SettingsError
 
-DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
 VRAM_MODES = ("auto", "full", "balanced", "low")
@@ -81,8 +81,8 @@ def resolve_model(model: str) -> Path:
     if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         return path
     comfyui = os.environ.get("COMFYUI_PATH")
-    if comfyui and (folder := Path(comfyui).expanduser() / COMFYUI_MODELS / path.name / "config.json").is_file():
-        return folder.parent
+    if comfyui and _holds(folder := Path(comfyui).expanduser() / COMFYUI_MODELS / path.name, model):
+        return folder
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from ..checkpoint.files import is_hub_repository, snapshot_of
@@ -94,6 +94,14 @@ def resolve_model(model: str) -> Path:
         f"{model}: no such folder, and nothing under that id in the local hub cache; "
         f"give a path with --model, or run: sensenova download {model}; --model {BUILT_IN} needs no files"
     )
+
+
+def _holds(folder: Path, model: str) -> bool:
+    """Whether a folder of the name of a hub id has a checkpoint, and was not downloaded from elsewhere."""
+    record = Record.of(folder)
+    if record is None:
+        return (folder / "config.json").is_file()
+    return record.whole and record.is_of(model)
 
 
 @cache
@@ -148,6 +156,8 @@ def open_engine(options, place: bool = True):
         place,
         [parse_lora(text) for text in options.lora],
     )
+    for line in engine.checkpoint.found().splitlines():
+        log.info(line)
     warn_of_loras(engine, options)
     _hold_to(engine.memory.limits.device, device)
     return engine
@@ -168,8 +178,10 @@ def warn_of_loras(engine, options) -> None:
     """Of bases that do not match, and of settings that a distilled one is not made for."""
     from ..presets import mismatch, preset_of
 
-    used = [engine.read_lora(path) for path, _ in engine.loras]
-    for lora in used:
+    used = [(engine.read_lora(path), strength) for path, strength in engine.loras]
+    for lora, _ in used:
+        for note in lora.notes:
+            log.info(note)
         if warning := mismatch(lora, engine.config, engine.name):
             log.warning(warning)
     preset = preset_of(used)
