@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import host
+from . import folders
 from .condition import ImageCondition, TextEncode, Think
 from .inspect import Inspect
 from .interleave import Interleave, SaveDocument
@@ -16,8 +16,8 @@ from .understand import Understand
 
 class SenseNovaCoreExtension(ComfyExtension):
     async def on_load(self) -> None:
-        host.register_model_folder()
-        host.offer_examples()
+        folders.register_model_folder()
+        folders.offer_examples()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -1,14 +1,11 @@
-"""The only file that talks with ComfyUI's runtime: model folders, memory, progress, previews, interruption."""
+"""What talks with ComfyUI's runtime: memory, progress, previews, interruption. folders.py knows its model folders."""
 
 import copy
 import html
 import json
 import logging
-import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -25,212 +22,16 @@ from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..sensenova_core import DEMO, CheckpointError
-from ..sensenova_core.checkpoint import locate, lora_states
-from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
-from ..sensenova_core.download import check_name, downloading
 from ..sensenova_core.engine import Engine
 from ..sensenova_core.memory import Task
 from ..sensenova_core.png import to_pil
 from ..sensenova_core.profile import Profile
 
-FOLDER_KEY = "sensenova"
-OTHER_FOLDER_KEY = "diffusion_models"
-LORA_KEYS = ("sensenova_loras", "loras")  # ours first
-FAMILY_MARK = b"NEOChat"  # in config.json; tells this family's folders from others in a shared model folder
-SEARCH_DEPTH = 3
 PREVIEW_SIDE = 512
 PAGE_SIDE = 8192  # a JPEG ends at 65500 pixels, and browsers before that
 log = logging.getLogger(__name__)
 
 NOTHING = ExecutionBlocker(None)  # on a wire: what follows is left out without an error
-AUTOMATIC, BUILT_IN = "automatic", "built-in demo"  # in the list of checkpoints
-EXAMPLES = Path(__file__).parents[1] / "workflows" / "pictures"
-
-
-def register_model_folder() -> None:
-    """Make models/sensenova and its loras known, beside any folders of these names in extra_model_paths.yaml."""
-    folder = os.path.join(folder_paths.models_dir, FOLDER_KEY)
-    folder_paths.add_model_folder_path(FOLDER_KEY, folder, is_default=True)
-    folder_paths.add_model_folder_path(LORA_KEYS[0], os.path.join(folder, "loras"), is_default=True)
-
-
-def offer_examples() -> None:
-    """Put the pictures that the shipped workflows edit and ask about into ComfyUI's input folder, if missing.
-
-    Without them, these workflows would begin with an error for the missing file.
-    """
-    for picture in EXAMPLES.glob("*.png"):
-        target = Path(folder_paths.get_input_directory()) / picture.name
-        try:
-            if not target.exists():
-                shutil.copy(picture, target)
-        except OSError as error:
-            log.warning("example picture %s is not offered: %s", target, error)
-
-
-def checkpoint_choices() -> list[str]:
-    """What a list of checkpoints offers."""
-    return [AUTOMATIC, *checkpoints(), BUILT_IN]
-
-
-def checkpoints() -> dict[str, Path]:
-    """Name -> folder or single file of every checkpoint that the user has; folders first.
-
-    Names are relative to a model folder, or OWNER/NAME for a repository in the layout of the hub's cache.
-    """
-    found: dict[str, Path] = {}
-    for key in (FOLDER_KEY, OTHER_FOLDER_KEY):
-        for root in map(Path, folder_paths.get_folder_paths(key)):
-            for name, path in _below(root, any_folder=key == FOLDER_KEY):
-                found.setdefault(name, path)
-    return dict(sorted(found.items(), key=lambda item: (item[1].is_file(), item[0])))
-
-
-def checkpoint_meant(choice: str) -> str:
-    """The name of a checkpoint: for automatic the first that the user has, or else the demo."""
-    return next(iter(checkpoints()), BUILT_IN) if choice == AUTOMATIC else choice
-
-
-def checkpoint_path(name: str) -> Path:
-    """The folder or file of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
-    if name == BUILT_IN:
-        return DEMO
-    found = checkpoints()
-    if name not in found:
-        raise FileNotFoundError(
-            f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
-            f"files) or a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and "
-            f"press R to refresh the list, or turn download on; found now: {', '.join(found) or 'none'}. "
-            f"{BUILT_IN!r} needs no files"
-        )
-    return found[name]
-
-
-def is_there(name: str) -> bool:
-    """Whether a choice needs no download; automatic does where the user has nothing."""
-    found = checkpoints()
-    return name == BUILT_IN or name in found or (name == AUTOMATIC and bool(found))
-
-
-def download(repo: str) -> Path:
-    """Fetch a repository into models/sensenova, with the node's progress bar; cancelling the node stops it.
-
-    What was fetched whole before is not asked for again.
-    """
-    folder = _folder_of(repo)
-    if (folder / "config.json").is_file():
-        return folder
-    bar = None
-    for done, total in downloading(repo.strip(), folder):
-        stop_if_interrupted()
-        bar = bar or comfy.utils.ProgressBar(total)
-        bar.update_absolute(done, total)
-        show_text(f"Downloading {repo}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
-    show_text(f"Downloaded to {folder}")
-    return folder
-
-
-def _folder_of(repo: str) -> Path:
-    """Where a repository is downloaded to."""
-    return Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo.strip())
-
-
-def fingerprint_of(choice: str, repo: str = "") -> tuple | None:
-    """Changes when a choice means another checkpoint, or a file of it is replaced.
-
-    repo: what is downloaded if the choice is not there, if anything is.
-    """
-    try:
-        elsewhere = repo and not is_there(choice)
-        path = _folder_of(repo) if elsewhere else checkpoint_path(checkpoint_meant(choice))
-        return (str(path), *fingerprint(locate(path).all))
-    except (OSError, CheckpointError):
-        return None
-
-
-def fingerprint(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Changes when one of these files is replaced: (path, size, time of change) of each."""
-    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files))
-
-
-def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:
-    """Checkpoints in a model folder that other models may be in: (name, folder or file).
-
-    any_folder: a folder with a config.json is one whatever it says, so that what is wrong with it is said on loading.
-    """
-    for here, below, files in os.walk(root, followlinks=True):
-        folder = Path(here)
-        depth = len(folder.relative_to(root).parts)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in [name for name in below if is_hub_repository(folder / name)]:
-            below.remove(name)
-            if (snapshot := _snapshot_of_family(folder / name)) is not None:
-                yield "/".join(name.split("--")[1:]), snapshot
-        whole = depth > 0 and "config.json" in files and (any_folder or _names_family(folder / "config.json"))
-        packed = [name for name in files if name.lower().endswith(GGUF)]
-        if whole and (not packed or any(name.endswith(SAFETENSORS) for name in files)):
-            yield folder.relative_to(root).as_posix(), folder
-        singles = packed if whole else [*packed, *(name for name in files if name.lower().endswith(SAFETENSORS))]
-        for file in sorted(folder / name for name in singles if not name.startswith(".")):
-            if not is_shard(file) and _holds_family(file):
-                yield file.relative_to(root).as_posix(), file
-        if whole or depth >= SEARCH_DEPTH:
-            below.clear()
-
-
-def _snapshot_of_family(repository: Path) -> Path | None:
-    try:
-        snapshot = snapshot_of(repository)
-    except (OSError, CheckpointError):
-        return None
-    return snapshot if _names_family(snapshot / "config.json") else None
-
-
-def _names_family(config: Path) -> bool:
-    try:
-        return FAMILY_MARK in config.read_bytes()
-    except OSError:
-        return False  # somebody else's file that may not be read
-
-
-def _holds_family(file: Path) -> bool:
-    try:
-        state = file.stat()
-    except OSError:
-        return False
-    return _looked_at(file, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _looked_at(file: Path, size: int, time_ns: int) -> bool:
-    """`is_of_family`, once for a file as long as its size and time of change stay."""
-    return is_of_family(file)
-
-
-def lora_choices() -> list[str]:
-    """The LoRA files that the user has."""
-    names = {name for key in LORA_KEYS for name in folder_paths.get_filename_list(key)}
-    return sorted(name for name in names if name.endswith(".safetensors"))
-
-
-def lora_path(name: str) -> Path:
-    """The file of a LoRA. Raises FileNotFoundError that says where they belong."""
-    for key in LORA_KEYS:
-        if path := folder_paths.get_full_path(key, name):
-            return Path(path)
-    raise FileNotFoundError(
-        f"LoRA {name!r} is not there. Put a .safetensors file into {folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or "
-        f"ComfyUI's models/loras and press R to refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
-    )
-
-
-def lora_fingerprint(name: str) -> tuple | None:
-    """Changes when a name means another file, or the file or the settings beside it are replaced."""
-    try:
-        return fingerprint(lora_states(lora_path(name)))
-    except OSError:
-        return None
 
 
 class LoadedEngine:
@@ -401,6 +202,12 @@ def show_picture(picture: Image.Image) -> None:
         picture = picture.copy()
         picture.thumbnail((PAGE_SIDE, PAGE_SIDE))
         comfy.utils.ProgressBar(1).update_absolute(1, 1, ("JPEG", picture, None))
+
+
+def tell(message: str) -> None:
+    """Say something on the node that is running, and in the log."""
+    log.info(message)
+    show_text(message)
 
 
 def warn(message: str) -> None:

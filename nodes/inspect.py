@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..sensenova_core import inspect as core
 from ..sensenova_core.inspect_picture import picture
-from . import host
+from . import folders, host
 from .load import checkpoint_input
 from .sockets import CATEGORY
 
@@ -41,12 +41,12 @@ class Inspect(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, **kwargs):
-        return host.fingerprint_of(checkpoint)
+        return folders.fingerprint_of(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint, dtype, show_groups) -> io.NodeOutput:
-        name = host.checkpoint_meant(checkpoint)
-        inspection = replace(core.inspect(host.checkpoint_path(name)), model=name)
+        name = folders.checkpoint_meant(checkpoint)
+        inspection = replace(core.inspect(folders.checkpoint_path(name)), model=name)
         report = core.report(inspection, dtype, tuple(show_groups.replace(",", " ").split()))
         image = host.picture_to_wire(picture(inspection))
         return io.NodeOutput(report, image, ui=ui.PreviewImage(image, cls=cls))

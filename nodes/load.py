@@ -3,12 +3,12 @@
 from comfy_api.latest import io
 
 from ..sensenova_core import load
-from ..sensenova_core.cli.models import DEFAULT_MODEL
 from ..sensenova_core.devices import DTYPES
+from ..sensenova_core.download import DEFAULT_MODEL
 from ..sensenova_core.memory import MODES, UNITS
 from ..sensenova_core.model import BACKENDS
 from ..sensenova_core.profile import Profile
-from . import host
+from . import folders, host
 from .sockets import CATEGORY, Model
 
 
@@ -16,9 +16,9 @@ def checkpoint_input() -> io.Combo.Input:
     """The list of checkpoints, refreshed whenever the graph editor asks."""
     return io.Combo.Input(
         "checkpoint",
-        options=host.checkpoint_choices(),
-        default=host.AUTOMATIC,
-        tooltip="A SenseNova-U1 or U1.5 checkpoint inside models/sensenova, models/diffusion_models or models/unet: a "
+        options=folders.checkpoint_choices(),
+        default=folders.AUTOMATIC,
+        tooltip="A SenseNova-U1 or U1.5 checkpoint inside models/sensenova, diffusion_models, unet or checkpoints: a "
         "folder (config.json, *.safetensors, tokenizer files), or a single .safetensors or .gguf file with a folder of "
         "tokenizer files beside it. Press R to refresh the list. automatic: the first that is there, or else the "
         "built-in demo, a tiny model that knows simple shapes and colours.",
@@ -42,7 +42,8 @@ class Loader(io.ComfyNode):
                     options=["auto", *DTYPES],
                     default="auto",
                     tooltip="What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or "
-                    "float32 on a device without bfloat16. float32 is exact and takes twice the memory.",
+                    "bfloat16 where they are packed, as in GGUF and FP8 files; float32 on a device without bfloat16. "
+                    "float32 is exact and takes twice the memory.",
                 ),
                 io.Combo.Input(
                     "vram_mode",
@@ -73,8 +74,9 @@ class Loader(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="If the checkpoint is not there (or, with automatic, none is), fetch the repository below "
-                    "from the Hugging Face hub into models/sensenova: 35 GB for an 8B model. Cancelling keeps what has "
-                    "come, and the next run goes on from there.",
+                    "from the Hugging Face hub into models/sensenova: 35 GB for an 8B model. A checkpoint that was "
+                    "chosen by name must be that repository. Cancelling keeps what has come, and the next run goes on "
+                    "from there.",
                 ),
                 io.String.Input(
                     "repo",
@@ -97,16 +99,18 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, download=False, repo=DEFAULT_MODEL, **kwargs):
-        return host.fingerprint_of(checkpoint, repo if download else "")
+        return folders.fingerprint_of(checkpoint, repo if download else "")
 
     @classmethod
     def execute(
         cls, checkpoint, dtype, vram_mode, max_memory, attention, download=False, repo=DEFAULT_MODEL
     ) -> io.NodeOutput:
-        name = host.checkpoint_meant(checkpoint)
-        path = host.download(repo) if download and not host.is_there(checkpoint) else host.checkpoint_path(name)
-        if checkpoint == host.AUTOMATIC:
-            host.show_text(f"Model: {path.name if download and name == host.BUILT_IN else name}")
+        name = folders.checkpoint_meant(checkpoint)
+        if download and not folders.is_there(checkpoint):
+            path = folders.downloaded(checkpoint, repo)
+            name = path.name if checkpoint == folders.AUTOMATIC else name
+        else:
+            path = folders.checkpoint_path(name)
         loading = Profile(host.torch_device())
         with loading.loading():
             engine = load(
@@ -118,4 +122,5 @@ class Loader(io.ComfyNode):
                 attention=attention,
                 place=False,
             )
+        host.tell(f"Model: {name}\n{engine.checkpoint.found()}")
         return io.NodeOutput(host.LoadedEngine(engine, loading))

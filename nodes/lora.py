@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..sensenova_core.presets import mismatch, preset_of
-from . import host
+from . import folders, host
 from .sockets import CATEGORY, Model, Preset
 
 
@@ -21,7 +21,7 @@ class Lora(io.ComfyNode):
                 Model.Input("model", tooltip="From the Loader or another LoRA."),
                 io.Combo.Input(
                     "lora_name",
-                    options=host.lora_choices(),
+                    options=folders.lora_choices(),
                     tooltip="A .safetensors LoRA of this model inside models/sensenova/loras or models/loras. Press R "
                     "to refresh the list.",
                 ),
@@ -47,11 +47,11 @@ class Lora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **kwargs):
-        return host.lora_fingerprint(lora_name)
+        return folders.lora_fingerprint(lora_name)
 
     @classmethod
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
-        engine, file = model.engine, host.lora_path(lora_name)
+        engine, file = model.engine, folders.lora_path(lora_name)
         lora = engine.read_lora(file)
         changed = model.with_lora(file, strength)
         preset = preset_of((engine.read_lora(path), other) for path, other in changed.loras)

@@ -19,12 +19,13 @@ PIECE = 2**16
 
 class FakeHub:
     """requests: (method, path, Range) of each. seconds: how long a piece of a file takes. breaks_after: bytes of a
-    large file, after which the connection ends."""
+    large file, after which the connection ends. spoiled: names of files of which a byte is changed on the way."""
 
     def __init__(self, repositories: dict[str, dict[str, bytes] | int], seconds: float = 0):
         self.repositories, self.seconds = repositories, seconds
         self.requests: list[tuple[str, str, str | None]] = []
         self.breaks_after: int | None = None
+        self.spoiled: set[str] = set()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -49,6 +50,15 @@ class FakeHub:
     def __exit__(self, *exception) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def _sums(name: str, content: bytes) -> dict:
+    """Size and checksums as the hub lists them: large files are notes in git, of which these are no checksum."""
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if not name.endswith((".safetensors", ".gguf")):
+        return {"size": len(content), "blobId": git}
+    lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return {"size": len(content), "blobId": "0" * 40, "lfs": lfs}
 
 
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
@@ -86,7 +96,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     {"type": "file", "path": key, "size": len(value), "oid": key} for key, value in files.items()
                 ]
             else:
-                siblings = [{"rfilename": key, "size": len(value)} for key, value in files.items()]
+                siblings = [{"rfilename": key, **_sums(key, value)} for key, value in files.items()]
                 content = {
                     "id": name,
                     "modelId": name,
@@ -102,16 +112,19 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if key not in files:
                 self.send({"X-Error-Code": "EntryNotFound"}, b"", 404)
                 return
+            content = files[key]
+            if key in hub.spoiled:
+                content = content[:-1] + bytes([content[-1] ^ 1])
             etag = hashlib.sha256(files[key]).hexdigest()
             headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
             headers |= {"Content-Type": "application/octet-stream"}
             wanted = self.headers.get("Range")
             if self.command == "GET" and wanted:
                 start = int(wanted.removeprefix("bytes=").split("-")[0])
-                headers["Content-Range"] = f"bytes {start}-{len(files[key]) - 1}/{len(files[key])}"
-                self.send(headers, files[key][start:], 206)
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send(headers, content[start:], 206)
             else:
-                self.send(headers, files[key])
+                self.send(headers, content)
 
         def send(self, headers: dict[str, str], content: bytes, status: int = 200) -> None:
             self.send_response(status)

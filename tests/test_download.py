@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +13,9 @@ import psutil
 import pytest
 
 import sensenova_core
+from sensenova_core import CheckpointError
+from sensenova_core.checkpoint import locate
+from sensenova_core.download import RECORD, Record, Wanted, check_origin, is_whole
 from tests.conftest import REPOSITORY
 from tests.fake_hub import PIECE, FakeHub
 from tests.golden_set import checkpoint
@@ -52,7 +57,8 @@ def run(hub, tmp_path):
 
 
 def there(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.is_file()}
+    """Names of files, without our record of them."""
+    return {path.name for path in folder.iterdir() if path.is_file()} - {RECORD}
 
 
 def test_only_what_is_loaded_is_fetched(run, hub, tmp_path):
@@ -96,7 +102,8 @@ def test_into_the_cache(run, tmp_path):
 
 def test_one_of_several_files(run, tmp_path):
     refused = run("download", "some/ggufs", "--to", tmp_path / "a")
-    assert refused.returncode == 1 and "choose one with --file: a-Q4.gguf, a-Q8.gguf" in refused.stderr
+    assert refused.returncode == 1 and "2 checkpoints in it, a-Q4.gguf, a-Q8.gguf" in refused.stderr
+    assert "sensenova download some/ggufs --file a-Q4.gguf" in refused.stderr
     assert run("download", "some/ggufs", "--file", "a-Q8.gguf", "--to", tmp_path / "b").returncode == 0
     assert there(tmp_path / "b") == {"config.json", "a-Q8.gguf"}
     assert "no file x.gguf in it" in run("download", "some/ggufs", "--file", "x.gguf").stderr
@@ -128,15 +135,91 @@ def test_errors_are_one_line(run, arguments, environment, words):
     assert "Traceback" not in done.stderr
 
 
-def test_what_was_broken_off_goes_on(run, hub, tmp_path):
-    hub.breaks_after = 2**20
-    run("download", REPO, "--to", tmp_path / "model", HF_HUB_DOWNLOAD_TIMEOUT="2")
-    hub.breaks_after = None
+def test_what_was_broken_off_goes_on(hub, run, tmp_path):
+    hub.repositories[REPO] = {"model.safetensors": random.Random(0).randbytes(24 * 2**20), "config.json": b"{}"}
+    folder, arguments = tmp_path / "model", ["download", REPO, "--to", str(tmp_path / "model")]
+    hub.seconds = 0.005
+    settings = os.environ | hub.environment(tmp_path / "home")
+    process = subprocess.Popen([sys.executable, "-m", "sensenova_core", *arguments], cwd=REPOSITORY, env=settings)
+    while not (parts := [path for path in folder.rglob("*.incomplete") if path.stat().st_size]):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    had = parts[0].stat().st_size
+    assert not (folder / "config.json").exists() and not is_whole(folder, REPO)
+    hub.seconds = 0
     hub.requests.clear()
-    done = run("download", REPO, "--to", tmp_path / "model")
-    assert done.returncode == 0, done.stderr
-    whole = (checkpoint("tiny-u15") / "model.safetensors").read_bytes()
-    assert (tmp_path / "model/model.safetensors").read_bytes() == whole
+    assert run(*arguments).returncode == 0
+    ranges = [wanted for method, path, wanted in hub.requests if method == "GET" and "model.safetensors" in path]
+    assert had > 0 and ranges == [f"bytes={had}-"]
+    assert (folder / "model.safetensors").read_bytes() == hub.repositories[REPO]["model.safetensors"]
+    assert is_whole(folder, REPO)
+
+
+@pytest.mark.parametrize("names", [["vocab.json", "model.safetensors"], ["config.json"]], ids=", ".join)
+def test_what_came_damaged_is_removed(run, hub, tmp_path, names):
+    """Of the right size, which is all that the hub's library compares. Once in a folder, once in the cache."""
+    folder, target = tmp_path / "model", ["--to", tmp_path / "model"] if len(names) > 1 else []
+    hub.spoiled = set(names)
+    done = run("download", REPO, *target)
+    assert (
+        done.returncode == 1
+        and f"{REPO}: {', '.join(names)} came with another checksum than the hub has" in done.stderr
+    )
+    kept = {path.name for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()}
+    assert not kept & {*names, "config.json"} and "merges.txt" in kept and not is_whole(folder, REPO)
+    hub.spoiled = set()
+    again = run("download", REPO, *target)
+    assert again.returncode == 0 and sensenova_core.load(again.stdout.strip(), place=False), again.stderr
+
+
+def test_a_checksum_is_of_its_kind(tmp_path):
+    file = tmp_path / "x"
+    file.write_bytes(b"hello\n")
+    git = "ce013625030ba8dba906f756967f9e9ca394464a"  # as `git hash-object` says
+    assert Wanted(6, None, git).is_in(file) and Wanted(6).is_in(file)
+    assert not Wanted(6, "0" * 64, git).is_in(file) and not Wanted(6, None, "0" * 40).is_in(file)
+
+
+def test_a_folder_remembers_its_repository(run, hub, tmp_path):
+    """Names alone can be equal."""
+    settings = {"COMFYUI_PATH": str(tmp_path)}
+    folder = tmp_path / "models/sensenova/Tiny-U1.5"
+    shutil.copytree(checkpoint("tiny-u15"), folder)
+    Record(REPO, {"vocab.json": [1, 2, None]}, whole=True).write(folder)
+    assert is_whole(folder, REPO) and not is_whole(folder, "bob/Tiny-U1.5")
+    refused = run("download", "bob/Tiny-U1.5", **settings)
+    assert (
+        refused.returncode == 1
+        and hub.requests == []
+        and f"holds {REPO}, and not bob/Tiny-U1.5; rename that folder" in refused.stderr
+    )
+    other = run("inspect", "--model", "bob/Tiny-U1.5", **settings)
+    assert other.returncode == 1 and "sensenova download bob/Tiny-U1.5" in other.stderr
+    (folder / "vocab.json").unlink()
+    assert not is_whole(folder, REPO)
+
+
+def test_records(tmp_path):
+    assert Record.of(tmp_path) is None and not is_whole(tmp_path, REPO)
+    check_origin(tmp_path, REPO)
+    for content in ("", "[]", "{}", '{"repo": "a/b", "other": 1}', "\xff"):
+        (tmp_path / RECORD).write_text(content, encoding="latin-1")
+        assert Record.of(tmp_path) is None
+    Record("A/b", {}, whole=True).write(tmp_path)
+    assert is_whole(tmp_path, "a/B") and not is_whole(tmp_path, "c/b")
+    with pytest.raises(CheckpointError, match="holds A/b, and not c/b"):
+        check_origin(tmp_path, "c/b")
+
+
+def test_an_index_is_not_fetched_beside_one_file(run, hub, tmp_path):
+    index = json.dumps({"weight_map": {"x": "model-00001-of-00002.safetensors"}}).encode()
+    more = {"model.safetensors.index.json": index, "model-00001-of-00002.safetensors": b"x"}
+    hub.repositories[REPO] = hub.repositories[REPO] | more
+    done = run("download", REPO, "--file", "model.safetensors", "--to", tmp_path / "one")
+    assert there(tmp_path / "one") == TOKENIZER | LOADED, done.stderr
+    assert locate(tmp_path / "one").index is None
 
 
 def test_nothing_is_fetched_by_loading(run, hub):

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from .models import COMFYUI_MODELS, DEFAULT_MODEL
+from ..download import DEFAULT_MODEL
+from .models import COMFYUI_MODELS
 
 
 def add_parser(commands) -> None:

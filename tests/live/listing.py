@@ -27,12 +27,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def load_pack():
-    """nodes/host.py and load.py inside their package, as ComfyUI imports them."""
+    """nodes/host.py, folders.py and load.py inside their package, as ComfyUI imports them."""
     spec = importlib.util.spec_from_file_location("pack", REPOSITORY / "__init__.py", submodule_search_locations=[])
     spec.submodule_search_locations.append(str(REPOSITORY))
     pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    return importlib.import_module("pack.nodes.host"), importlib.import_module("pack.nodes.load")
+    return [importlib.import_module(f"pack.nodes.{name}") for name in ("host", "folders", "load")]
 
 
 def gguf(names: list[str]) -> bytes:
@@ -41,11 +41,17 @@ def gguf(names: list[str]) -> bytes:
 
 
 def fill() -> None:
-    """models/sensenova, models/diffusion_models, models/unet, and a folder of extra_model_paths.yaml."""
+    """models/sensenova, diffusion_models, unet, checkpoints, and a folder of extra_model_paths.yaml."""
     models, extra = folder / "models", folder / "elsewhere"
     ours, others = models / "sensenova", models / "diffusion_models"
     tensors = load_file(checkpoint / "model.safetensors")
     foreign = {"double_blocks.0.img_attn.weight": next(iter(tensors.values()))}
+    (models / "checkpoints").mkdir(parents=True)
+    save_file(
+        {f"model.diffusion_model.{name}": value for name, value in tensors.items()},
+        models / "checkpoints/c.safetensors",
+    )
+    save_file(foreign, models / "checkpoints/sd.safetensors")
     for place in (ours / "sub", others / "deep/er", models / "unet", extra, ours / "models--x--other/snapshots/1"):
         place.mkdir(parents=True)
     shutil.copytree(checkpoint, ours / "folder")
@@ -78,40 +84,44 @@ def fill() -> None:
         (packed / name).write_bytes(gguf(["fm_modules.fm_head.0.weight"]))
     folder_paths.models_dir = str(models)
     folder_paths.folder_names_and_paths["diffusion_models"] = ([str(models / "unet"), str(others)], {".safetensors"})
+    folder_paths.folder_names_and_paths["checkpoints"] = ([str(models / "checkpoints")], {".safetensors"})
     folder_paths.add_model_folder_path("sensenova", str(extra))
 
 
 fill()
-host, load = load_pack()
-host.register_model_folder()
-report: dict = {"choices": host.checkpoint_choices()}
-looks = mock.Mock(side_effect=host.is_of_family)
-with mock.patch.object(host, "is_of_family", looks):
-    host.checkpoint_choices()
+host, folders, load = load_pack()
+folders.register_model_folder()
+report: dict = {"choices": folders.checkpoint_choices()}
+looks = mock.Mock(side_effect=folders.is_of_family)
+with mock.patch.object(folders, "is_of_family", looks):
+    folders.checkpoint_choices()
     report["looks again"] = looks.call_count
     (folder / "models/sensenova/flux.safetensors").write_bytes(b"other")
-    host.checkpoint_choices()
+    folders.checkpoint_choices()
     report["looks after a change"] = looks.call_count
 
 single = folder / "models/sensenova/single.safetensors"
-before = host.fingerprint_of("single.safetensors")
-report["fingerprint stays"] = before == host.fingerprint_of("single.safetensors")
+before = folders.fingerprint_of("single.safetensors")
+report["fingerprint stays"] = before == folders.fingerprint_of("single.safetensors")
 shutil.copytree(checkpoint, folder / "models/sensenova/tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
-report["fingerprint sees the tokenizer"] = before != host.fingerprint_of("single.safetensors")
-before = host.fingerprint_of("single.safetensors")
+report["fingerprint sees the tokenizer"] = before != folders.fingerprint_of("single.safetensors")
+before = folders.fingerprint_of("single.safetensors")
 os.utime(single, (1, 1))
-report["fingerprint sees the time"] = before != host.fingerprint_of("single.safetensors")
-report["fingerprint of none"] = host.fingerprint_of("none")
+report["fingerprint sees the time"] = before != folders.fingerprint_of("single.safetensors")
+report["fingerprint of none"] = folders.fingerprint_of("none")
 loras = folder / "models/sensenova/loras"
 loras.mkdir()
-(loras / "l.safetensors").write_bytes(b"x")
-before = host.lora_fingerprint("l.safetensors")
-report["fingerprint of a LoRA stays"] = before == host.lora_fingerprint("l.safetensors") is not None
+lora = "adapter_model.safetensors"
+(loras / lora).write_bytes(b"x")
+before = folders.lora_fingerprint(lora)
+report["fingerprint of a LoRA stays"] = before == folders.lora_fingerprint(lora) is not None
 (loras / "adapter_config.json").write_text("{}")
-report["fingerprint sees a LoRA's settings"] = before != host.lora_fingerprint("l.safetensors")
-before = host.lora_fingerprint("l.safetensors")
-os.utime(loras / "l.safetensors", (1, 1))
-report["fingerprint sees a LoRA's time"] = before != host.lora_fingerprint("l.safetensors")
+report["fingerprint sees a LoRA's settings"] = before != folders.lora_fingerprint(lora)
+before = folders.lora_fingerprint(lora)
+os.utime(loras / lora, (1, 1))
+report["fingerprint sees a LoRA's time"] = before != folders.lora_fingerprint(lora)
+linked = folders.fingerprint_of(None), folders.fingerprint_of("none", None), folders.lora_fingerprint(None)
+report["links are never the same"] = all(value != value for value in linked)
 report["valid"] = load.Loader.validate_inputs("none")
 try:
     load.Loader.execute("none", "auto", "auto", "auto", "auto")
@@ -120,22 +130,37 @@ except FileNotFoundError as error:
 
 if hub:
     bars: list[tuple[int, int]] = []
+    said: list[str] = []
+    repo = "SenseNova/Fetched"
+    fetched = {"checkpoint": "Fetched", "download": True, "repo": repo, "dtype": "auto"}
+    settings = ("auto", "auto", "auto", "auto", True)
     stops = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
-    with mock.patch.object(host.comfy.utils, "ProgressBar") as bar:
+    with (
+        mock.patch.object(folders.comfy.utils, "ProgressBar") as bar,
+        mock.patch.object(host, "show_text", said.append),
+    ):
         bar.return_value.update_absolute = lambda done, total: bars.append((done, total))
+        try:
+            load.Loader.execute("other", *settings, repo)
+        except folders.CheckpointError as error:
+            report["another"] = str(error)
+        before = load.Loader.fingerprint_inputs(**fetched)
         with mock.patch.object(host, "stop_if_interrupted", stops):
             try:
-                host.download("SenseNova/Fetched")
+                folders.download(repo)
             except KeyboardInterrupt:
-                report["cancelled"] = "Fetched" not in host.checkpoints()
-        out = load.Loader.execute("none", "auto", "auto", "auto", "auto", True, "SenseNova/Fetched")
-    report["downloaded"] = host.checkpoints()["Fetched"].relative_to(folder).as_posix()
+                report["cancelled"] = "Fetched" not in folders.checkpoints()
+        out = load.Loader.execute("Fetched", *settings, repo)
+    report["downloaded"] = folders.checkpoints()["Fetched"].relative_to(folder).as_posix()
     report["loaded"] = out.args[0].engine.config.pixel_head
-    report["bar"] = bars[-1]
-    fetched = {"checkpoint": "none", "download": True, "repo": "SenseNova/Fetched", "dtype": "auto"}
-    before = load.Loader.fingerprint_inputs(**fetched)
+    report["bar"], report["said"] = bars[-1], said[-1]
+    report["fingerprint expects what is fetched"] = before == load.Loader.fingerprint_inputs(**fetched) is not None
     os.utime(folder / "models/sensenova/Fetched/model.safetensors", (1, 1))
     report["fingerprint sees what was fetched"] = before != load.Loader.fingerprint_inputs(**fetched) is not None
+    try:
+        folders.download("somebody/Fetched")
+    except folders.CheckpointError as error:
+        report["somebody's"] = str(error)
     os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
-    report["again"] = host.download("SenseNova/Fetched").name
+    report["again"] = folders.download(repo).name
 print(json.dumps(report))

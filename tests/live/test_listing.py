@@ -27,7 +27,14 @@ def report(installation, tmp_path_factory) -> dict:
 
 def test_the_list(report):
     folders = ["SenseNova/Cached", "folder", "shared"]
-    files = ["deep/er/y.safetensors", "extra.safetensors", "foreign/mine.safetensors", "packed/a.gguf", "packed/b.gguf"]
+    files = [
+        "c.safetensors",
+        "deep/er/y.safetensors",
+        "extra.safetensors",
+        "foreign/mine.safetensors",
+        "packed/a.gguf",
+        "packed/b.gguf",
+    ]
     files += ["single.safetensors", "sub/x.safetensors", "u1-Q4.gguf"]
     assert report["choices"] == ["automatic", *folders, *files, "built-in demo"]
 
@@ -39,7 +46,8 @@ def test_a_file_is_looked_at_once(report):
 def test_fingerprints_cover_what_is_loaded(report):
     assert report["fingerprint stays"] and report["fingerprint of none"] is None
     assert report["fingerprint sees the tokenizer"] and report["fingerprint sees the time"]
-    assert report["fingerprint sees what was fetched"]
+    assert report["fingerprint expects what is fetched"] and report["fingerprint sees what was fetched"]
+    assert report["links are never the same"]
     assert report["fingerprint of a LoRA stays"]
     assert report["fingerprint sees a LoRA's settings"] and report["fingerprint sees a LoRA's time"]
 
@@ -49,6 +57,12 @@ def test_choices_that_are_not_there_are_refused_unless_they_are_fetched(report):
     assert report["refused"].startswith("checkpoint 'none' is not there. Put a checkpoint's folder")
 
 
+def test_nothing_else_is_loaded_in_place_of_what_was_chosen(report):
+    assert report["another"].startswith("checkpoint 'other' is not there, and SenseNova/Fetched, which download would")
+    assert "holds SenseNova/Fetched, and not somebody/Fetched; rename that folder" in report["somebody's"]
+
+
 def test_downloading(report):
     assert report["cancelled"] and report["downloaded"] == "models/sensenova/Fetched" and report["loaded"]
+    assert report["said"].startswith("Model: Fetched\nFetched: U1.5, 2 layers, F32, 1 file in ")
     assert report["bar"][0] == report["bar"][1] > 1e6 and report["again"] == "Fetched"
