@@ -12,7 +12,6 @@ products and router were all there is. medians: of all rounds. Writes JSON.
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -21,6 +20,7 @@ from statistics import median
 import torch
 from machine import machine
 from torch import Tensor
+from turns import in_turns
 
 from sensenova_core.model import MixtureOfExperts
 from tests.mixtures import in_one_buffer, looped, looped_over_all, random_mixture
@@ -42,26 +42,6 @@ def bare_products(mixture: MixtureOfExperts, x: Tensor) -> Callable[[], None]:
                 expert.down_proj(narrow[:count])
 
     return run
-
-
-def clock(device: torch.device) -> float:
-    """Seconds: of this process's own work on a CPU, which others may use as well, and of the wall beside a card."""
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def in_turns(forms: dict[str, Callable], device: torch.device, seconds: float) -> dict[str, list[float]]:
-    """Name -> milliseconds of every round."""
-    rounds: dict[str, list[float]] = {name: [] for name in forms}
-    until, least = time.perf_counter() + seconds, 2
-    while min(map(len, rounds.values())) < least or time.perf_counter() < until:
-        for name, form in forms.items():
-            start = clock(device)
-            form()
-            rounds[name].append(1000 * (clock(device) - start))
-    return rounds
 
 
 @torch.inference_mode()

@@ -30,6 +30,7 @@ from .errors import SenseNovaError, SettingsError, check_count, check_number
 from .flow import Guidance
 from .images import MAX_IMAGES, edit_pixel_limits, references, understanding_pixel_limits
 from .memory import Limits, Placement, Plan, Task, in_rows, in_words, limits_of, make_plan, parse_size
+from .memory.units import EXPERTS
 from .model import SenseNovaU1, attention_kernel
 from .prefix import PREFIX_CACHE_BYTES, Context
 from .prompt import Conditioning, Message, PromptBuilder
@@ -164,11 +165,14 @@ class Engine:
 
     def _in_place(self, task: Task) -> dict[str, str]:
         """What a plan's rows say where nothing is planned."""
-        stored = in_words(self.memory.sizes.stored)
+        sizes = self.memory.sizes
+        unpacking = max(map(sizes.unpacking, EXPERTS))
+        ready = f", {in_words(unpacking)} to make one layer ready at a time" if unpacking else ""
         return {
             "task": task.name,
             "mode": "weights run where they lie, mapped from their files",
-            "system": f"{in_words(task.most_working)} for the task itself; {stored} stay in their files",
+            "system": f"{in_words(task.most_working)} for the task itself{ready}; "
+            f"{in_words(sizes.stored)} stay in their files",
         }
 
     def _cards_for(self, tasks: list[Task]) -> str:

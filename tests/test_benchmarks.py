@@ -13,6 +13,7 @@ SMALL = {
     "text_to_image": ["--geometry", "tiny", "--width", "64", "--height", "64", "--steps", "3"],
     "simulation": ["--geometry", "tiny", "--width", "64", "--height", "64", "--copy-gb", "1", "--tflops", "1"],
     "document": ["--geometry", "tiny", "--width", "64", "--height", "64", "--images", "3"],
+    "lora": ["--geometry", "tiny", "--tokens", "1", "9", "--rank", "2", "--seconds", "0"],
     "experts": ["--sizes", "16x8", "--experts", "4", "--tokens", "9", "--seconds", "0"],
 }
 
@@ -38,6 +39,10 @@ def test_a_benchmark_writes_machine_run_and_figures(result):
         rows = {row["setting"]: row for row in written["rows"]}
         assert list(rows) == ["full", "27GiB", "20GiB", "13GiB", "9GiB", "7GiB", "balanced", "low"]
         assert rows["full"]["streamed"] == 0 < rows["low"]["streamed"] and written["predicted"]
+    elif name == "lora":
+        one, more = written["rows"]
+        assert (one["tokens"], more["tokens"]) == (1, 9)
+        assert one["merged_ratio"] == pytest.approx(one["merged_ms"] / one["products_ms"])
     elif name == "experts":
         (row,) = written["rows"]
         assert row["tokens"] == 9 and row["difference"] < 1e-5

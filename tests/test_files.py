@@ -116,6 +116,54 @@ def test_files_that_mean_their_folder(copy_of):
         assert locate(folder / name) == locate(folder)
 
 
+def test_the_index_that_was_given_is_used(copy_of):
+    """Repositories keep variants beside one another."""
+    folder = shard(copy_of())
+    index, first = folder / "model.safetensors.index.json", "model-00001-of-00002.safetensors"
+    content = json.loads(index.read_text())
+    for name in sorted(set(content["weight_map"].values())):
+        shutil.copyfile(folder / name, folder / f"fp8-{name}")
+    where = {name: f"fp8-{file}" for name, file in content["weight_map"].items()}
+    other = folder / "fp8.safetensors.index.json"
+    other.write_text(json.dumps({"weight_map": where}))
+    assert locate(folder).index == locate(folder / first).index == index
+    for given in (other, folder / f"fp8-{first}"):
+        assert locate(given).index == other and {file.name[:4] for file in locate(given).weights} == {"fp8-"}
+        assert open_checkpoint(given).headers.keys() == open_checkpoint(folder).headers.keys()
+    (folder / "fp8-model-00002-of-00002.safetensors").unlink()
+    assert locate(folder / first).index == index  # which has all of its own
+    shutil.copyfile(folder / first, folder / "more-00001-of-00002.safetensors")
+    assert "none of the indexes beside it names this part" in refusal(folder / "more-00001-of-00002.safetensors")
+    index.rename(folder / "bf16.safetensors.index.json")
+    assert "2 checkpoints in it; give one of their indexes: bf16.safetensors.index.json, fp8" in refusal(folder)
+
+
+def test_parts_of_a_gguf_file_are_named(tmp_path):
+    for part in (1, 2, 3):
+        (tmp_path / f"u1-0000{part}-of-00003.gguf").write_bytes(b"GGUF")
+    for given in (tmp_path, tmp_path / "u1-00002-of-00003.gguf"):
+        message = refusal(given)
+        assert "a part of a GGUF file in several; join them (llama-gguf-split --merge)" in message
+        assert "of-00003.gguf" in message
+    alone = tmp_path / "alone/u1-00001-of-00001.gguf"
+    alone.parent.mkdir()
+    alone.write_bytes(b"GGUF")
+    assert locate(alone.parent) == locate(alone)
+
+
+def test_what_was_found_is_said(single, aligned):
+    model, config, tokenizer = open_checkpoint(aligned).found().splitlines()
+    assert model == f"{aligned.name}: U1.5, 2 layers, F32, 1 file in {aligned}"
+    assert (config, tokenizer) == ("Config: config.json", f"Tokenizer: {aligned}")
+    name = "language_model.model.norm.weight"
+    stored = load_file(checkpoint("tiny-u15") / "model.safetensors")
+    file = single("diffusion_model.", {f"diffusion_model.{name}": stored[name].bfloat16()})
+    model, config, tokenizer = open_checkpoint(file).found().splitlines()
+    assert model == f"u: U1.5, 2 layers, F32 + BF16, 1 file in {file.parent}"
+    assert config.startswith("Config: the tensors' shapes (assumed, as published: rms_norm_eps 1e-06, rope_theta")
+    assert tokenizer == f"Tokenizer: {file.parent / 'tokenizer'}"
+
+
 def test_a_folder_without_a_config(aligned, expected):
     (aligned / "config.json").unlink()
     assert torch.equal(picture(sensenova_core.load(aligned)), expected)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from sensenova_core.errors import CheckpointError, SettingsError
 from sensenova_core.inspect import GENERATION, SHARED, UNDERSTANDING, inspect, read_custom_groups, report
 from sensenova_core.inspect_picture import COLOURS, picture
+from tests.geometries import write_checkpoint
 from tests.golden_set import checkpoint
+from tests.packing import mixed, wide, write_fp8, write_gguf
 
 U1_8B = {
     "architectures": ["NEOChatModel"],
@@ -153,6 +156,42 @@ def test_types_that_cannot_be_read_are_counted_all_the_same(tmp_path):
     name = "language_model.lm_head.weight"
     save_file(tensors | {name: tensors[name].to(torch.int8)}, tmp_path / "x.safetensors")
     assert inspect(tmp_path / "x.safetensors").stored["I8"].nbytes == tensors[name].numel()
+
+
+@pytest.mark.parametrize("scaling", ["scale_weight", "rows", "weight_scale_inv"])
+def test_scales_are_counted_in_their_own_type(tmp_path, scaling):
+    """And all that lies beside them: the bytes add up to the file's."""
+    folder, _ = write_fp8(checkpoint("tiny-u15"), tmp_path, scaling)
+    raw = (folder / "model.safetensors").read_bytes()
+    content = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    content.pop("__metadata__", None)
+    stored = inspect(folder).stored
+    assert sum(held.nbytes for held in stored.values()) == len(raw) - 8 - int.from_bytes(raw[:8], "little")
+    assert {kind: held.tensors for kind, held in stored.items()} == Counter(each["dtype"] for each in content.values())
+    assert stored["F8_E4M3"].nbytes == stored["F8_E4M3"].numel > stored["F32"].nbytes
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.float8_e8m0fnu], ids=str)
+def test_scales_of_other_types_are_reported(tmp_path, kind):
+    folder, _ = write_fp8(checkpoint("tiny-u15"), tmp_path, "weight_scale")
+    tensors = load_file(folder / "model.safetensors")
+    name = "language_model.lm_head.weight_scale"
+    save_file(tensors | {name: torch.ones(512, 4).to(kind)}, folder / "model.safetensors")
+    counted = inspect(folder)
+    assert counted.stored[{torch.int32: "I32"}.get(kind, "F8_E8M0")].numel == 2048
+    assert counted.total == 948_928 and "F8_E4M3" in report(counted)
+
+
+def test_bytes_of_a_gguf_file_are_those_of_its_blocks(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    packed, _ = write_gguf(write_checkpoint(tmp_path / "plain", wide(2)), tmp_path, mixed)
+    stored = inspect(packed).stored
+    theirs = Counter()
+    for tensor in gguf.GGUFReader(packed / "model.gguf").tensors:
+        theirs[tensor.tensor_type.name] += tensor.n_bytes
+    assert {kind: held.nbytes for kind, held in stored.items()} == theirs
+    assert {"Q4_K", "Q6_K", "Q5_0", "Q8_0", "F16", "F32"} == set(stored)
+    assert list(stored) == [kind for kind, _ in sorted(theirs.items(), key=lambda item: -item[1])]
 
 
 def test_the_picture_shows_every_group_in_proportion(u1_8b):

@@ -45,6 +45,14 @@ class Files:
         return self.path.parent if self.is_single else self.path
 
     @property
+    def is_all_of_its_folder(self) -> bool:
+        """Whether the folder means it: a single file that has none beside it does as well."""
+        try:
+            return locate(self.folder) == self
+        except CheckpointError:
+            return False
+
+    @property
     def configs(self) -> list[Path]:
         """Where its config.json may be, the likeliest first. One beside a single file may be of another checkpoint."""
         folders = [self.folder / self.path.stem, self.folder] if self.is_single else [self.folder]
