@@ -61,6 +61,7 @@ def test_pictures_are_the_engine_s_and_say_their_loras(model, lora, tmp_path, ca
     (expected,) = step.image()
     assert drawn.tobytes() == (expected * 255).round().byte().numpy().tobytes()
     assert json.loads(drawn.text["sensenova"])["loras"] == [f"{lora.name}:0.5", f"{lora.name}:0.25"]
+    assert "Config: config.json" in caplog.text and "text is written several times slower" in caplog.text
     assert "seems to be made for U1 (by its file name), and this model has a pixel head" in caplog.text
     assert (
         "a LoRA is made for 8 steps, cfg 1, shift 3 (8 steps by its file name): draw with --num-steps 8" in caplog.text

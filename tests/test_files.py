@@ -153,13 +153,13 @@ def test_parts_of_a_gguf_file_are_named(tmp_path):
 
 def test_what_was_found_is_said(single, aligned):
     model, config, tokenizer = open_checkpoint(aligned).found().splitlines()
-    assert model == f"{aligned.name}: U1.5, 2 layers, F32, 1 file in {aligned}"
+    assert model == f"{aligned.name}: U1.5, 3 layers, F32, 1 file in {aligned}"
     assert (config, tokenizer) == ("Config: config.json", f"Tokenizer: {aligned}")
     name = "language_model.model.norm.weight"
     stored = load_file(checkpoint("tiny-u15") / "model.safetensors")
     file = single("diffusion_model.", {f"diffusion_model.{name}": stored[name].bfloat16()})
     model, config, tokenizer = open_checkpoint(file).found().splitlines()
-    assert model == f"u: U1.5, 2 layers, F32 + BF16, 1 file in {file.parent}"
+    assert model == f"u: U1.5, 3 layers, F32 + BF16, 1 file in {file.parent}"
     assert config.startswith("Config: the tensors' shapes (assumed, as published: rms_norm_eps 1e-06, rope_theta")
     assert tokenizer == f"Tokenizer: {file.parent / 'tokenizer'}"
 

@@ -376,8 +376,9 @@ def test_of_one_type_all_is_added_at_once(tmp_path, vram_mode):
     check_same(tell(engine), told)
 
 
-def test_a_plan_says_so(lora, load):
-    engine = load()
+@pytest.mark.parametrize("vram_mode", ["auto", "balanced"])
+def test_a_plan_says_so(lora, load, vram_mode):
+    engine = load(vram_mode=vram_mode)
     told = engine.explain(sensenova_core.SamplingSettings(64, 64))
     assert "make one layer ready" not in told
     engine.use_loras([(lora()[0], 1.0)])

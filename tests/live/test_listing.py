@@ -64,5 +64,5 @@ def test_nothing_else_is_loaded_in_place_of_what_was_chosen(report):
 
 def test_downloading(report):
     assert report["cancelled"] and report["downloaded"] == "models/sensenova/Fetched" and report["loaded"]
-    assert report["said"].startswith("Model: Fetched\nFetched: U1.5, 2 layers, F32, 1 file in ")
+    assert report["said"].startswith("Model: Fetched\nFetched: U1.5, 3 layers, F32, 1 file in ")
     assert report["bar"][0] == report["bar"][1] > 1e6 and report["again"] == "Fetched"
