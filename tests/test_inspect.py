@@ -171,20 +171,22 @@ def test_scales_are_counted_in_their_own_type(tmp_path, scaling):
     assert stored["F8_E4M3"].nbytes == stored["F8_E4M3"].numel > stored["F32"].nbytes
 
 
-@pytest.mark.parametrize("kind", [torch.int32, torch.float8_e8m0fnu], ids=str)
-def test_scales_of_other_types_are_reported(tmp_path, kind):
+@pytest.mark.parametrize("kind, name", [("I32", "int32"), ("F8_E8M0", "float8_e8m0fnu")])
+def test_scales_of_other_types_are_reported(tmp_path, kind, name):
+    if not hasattr(torch, name):
+        pytest.skip(f"this torch has no {name}")
     folder, _ = write_fp8(checkpoint("tiny-u15"), tmp_path, "weight_scale")
     tensors = load_file(folder / "model.safetensors")
-    name = "language_model.lm_head.weight_scale"
-    save_file(tensors | {name: torch.ones(512, 4).to(kind)}, folder / "model.safetensors")
+    scale = torch.ones(512, 4).to(getattr(torch, name))
+    save_file(tensors | {"language_model.lm_head.weight_scale": scale}, folder / "model.safetensors")
     counted = inspect(folder)
-    assert counted.stored[{torch.int32: "I32"}.get(kind, "F8_E8M0")].numel == 2048
+    assert counted.stored[kind].numel == 2048
     assert counted.total == 948_928 and "F8_E4M3" in report(counted)
 
 
 def test_bytes_of_a_gguf_file_are_those_of_its_blocks(tmp_path):
     gguf = pytest.importorskip("gguf")
-    packed, _ = write_gguf(write_checkpoint(tmp_path / "plain", wide(2)), tmp_path, mixed)
+    packed, _ = write_gguf(write_checkpoint(tmp_path / "source", wide(2)), tmp_path, mixed)
     stored = inspect(packed).stored
     theirs = Counter()
     for tensor in gguf.GGUFReader(packed / "model.gguf").tensors:

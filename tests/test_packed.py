@@ -133,9 +133,9 @@ def test_numbers_are_rounded_once_to_the_type_they_run_in(made, name):
     assert relative_error(draw_short(engine), draw_short(rounded)) < 0.05  # norms apart, which that one rounds
 
 
-@pytest.mark.parametrize("name, bound", [("Q8_0", 0.05), ("Q5_1", 0.3), ("Q4_K", 0.5), ("scale_weight", 0.2)])
+@pytest.mark.parametrize("name, bound", [("Q8_0", 0.03), ("Q5_1", 0.22), ("Q4_K", 0.4), ("scale_weight", 0.13)])
 def test_the_picture_is_close_to_that_of_the_weights_before(source, made, name, bound):
-    """Of random weights, which keep all of an error; of its root mean square."""
+    """Of random weights, which keep all of an error; of its root mean square. docs/memory.md has what was measured."""
     before = draw_short(sensenova_core.load(source), steps=2, cfg=1.0)
     error = draw_short(sensenova_core.load(made(name)[0], dtype="float32"), steps=2, cfg=1.0) - before
     assert 0 < error.norm() < bound * before.norm()
