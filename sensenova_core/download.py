@@ -69,8 +69,10 @@ class Record:
     def of(cls, folder: Path) -> "Record | None":
         """None for a folder that was filled in another way."""
         try:
-            return cls(**read_json(folder / RECORD))
-        except (OSError, ValueError, TypeError):
+            record = cls(**read_json(folder / RECORD))
+            known = isinstance(record.repo, str) and type(record.times) is int
+            return record if known and all(len(each) == 3 for each in record.files.values()) else None
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
     def write(self, folder: Path) -> None:
@@ -120,7 +122,10 @@ def download(
     if to is not None:
         _check_room(repo, wanted, to)
     before = (Record.of(to) if recorded else None) or Record(repo)
-    record, folder = replace(before, whole=False), to
+    record, folder = replace(before, files=dict(before.files), whole=False), to
+    if recorded:
+        to.mkdir(parents=True, exist_ok=True)
+        record.write(to)
     # config.json comes last: a folder without it is no checkpoint yet, in any list
     for names in ([name for name in wanted if name != CONFIG_JSON], [name for name in wanted if name == CONFIG_JSON]):
         if names:
@@ -128,10 +133,10 @@ def download(
             _check_sums(repo, folder, {name: wanted[name] for name in names}, record)
             record.files.update({name: [*_state(folder / name), _sum(wanted[name])] for name in names})
             if recorded:
-                record.write(folder)
+                record.write(to)
     if recorded:
-        anew = before.whole and any(record.files[name] != came for name, came in before.files.items())
-        replace(record, whole=True, times=before.times + anew).write(folder)
+        anew = any(record.files[name] != came for name, came in before.files.items())
+        replace(record, whole=True, times=before.times + anew).write(to)
     return folder
 
 

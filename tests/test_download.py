@@ -69,10 +69,17 @@ def test_only_what_is_loaded_is_fetched(run, hub, tmp_path):
     order = [path.rsplit("/", 1)[-1] for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
     assert order[-1] == "config.json"  # without which a folder is no checkpoint
     assert sensenova_core.load(tmp_path / "model", place=False).config.pixel_head
+    first = Record.of(tmp_path / "model")
+    assert first.repo == REPO and first.whole and first.times == 1 and set(first.files) == TOKENIZER | LOADED
     before = len(hub.fetched())
     hub.requests.clear()
+    (tmp_path / "model/merges.txt").unlink()
     assert run("download", REPO, "--to", tmp_path / "model").returncode == 0
-    assert before and not hub.fetched()
+    assert before and hub.fetched() == {"merges.txt"}
+    again = Record.of(tmp_path / "model")
+    assert again.times == 2 and [name for name in first.files if again.files[name] != first.files[name]] == [
+        "merges.txt"
+    ]
 
 
 def test_the_tokenizer_alone(run, hub, tmp_path):
@@ -204,7 +211,7 @@ def test_a_folder_remembers_its_repository(run, hub, tmp_path):
 def test_records(tmp_path):
     assert Record.of(tmp_path) is None and not is_whole(tmp_path, REPO)
     check_origin(tmp_path, REPO)
-    for content in ("", "[]", "{}", '{"repo": "a/b", "other": 1}', "\xff"):
+    for content in ("", "[]", "{}", '{"repo": "a/b", "other": 1}', '{"repo": "a/b", "files": {"x": 3}}', "\xff"):
         (tmp_path / RECORD).write_text(content, encoding="latin-1")
         assert Record.of(tmp_path) is None
     Record("A/b", {}, whole=True).write(tmp_path)
