@@ -29,6 +29,7 @@ bench: $(VENV)/.runtime
 	$(VENV)/bin/python benchmarks/text_to_image.py
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/document.py
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/experts.py --sizes 16x8 64x24 256x96
+	PYTHONPATH=. $(VENV)/bin/python benchmarks/lora.py
 	$(VENV)/bin/python benchmarks/simulation.py
 	$(VENV)/bin/python benchmarks/memory_modes.py --device cpu --width 256 --height 256 --steps 4 --tokens 16 \
 		--reference 256 --cases full balanced low 0=50MiB,cpu=1GiB thinking:balanced edit:balanced

@@ -24,7 +24,8 @@ from ..sensenova_core.checkpoint.files import (
     snapshot_of,
 )
 from ..sensenova_core.config import FAMILY
-from ..sensenova_core.download import Record, check_name, downloading, is_whole
+from ..sensenova_core.download import check_name, downloading
+from ..sensenova_core.record import Record, is_whole
 from ..sensenova_core.repository import CONFIG_JSON, MAX_JSON
 from . import host
 

@@ -7,7 +7,6 @@ its files came from.
 
 import glob
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,14 +16,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import CheckpointError
-from .repository import CONFIG_JSON, INDEX, TOKENIZER_FILES, read_json
+from .record import Record, check_origin, state_of
+from .repository import CONFIG_JSON, INDEX, TOKENIZER_FILES
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
-RECORD = ".sensenova-download.json"  # in a folder that was downloaded to
 _PIECE = 2**20  # bytes hashed at a time
 _POLL_SECONDS = 0.2
 _SPARE = 2**28  # bytes of the disk that stay free
@@ -51,55 +50,6 @@ class Wanted:
             while piece := stream.read(_PIECE):
                 digest.update(piece)
         return digest.hexdigest() == (self.sha256 or self.git)
-
-
-@dataclass(frozen=True)
-class Record:
-    """Where a folder's files came from. files: name -> size, time of change and checksum of each that was checked.
-
-    whole: whether all of them are there. times: how often they came anew.
-    """
-
-    repo: str
-    files: dict[str, list] = field(default_factory=dict)
-    whole: bool = False
-    times: int = 1
-
-    @classmethod
-    def of(cls, folder: Path) -> "Record | None":
-        """None for a folder that was filled in another way."""
-        try:
-            record = cls(**read_json(folder / RECORD))
-            known = isinstance(record.repo, str) and type(record.times) is int
-            return record if known and all(len(each) == 3 for each in record.files.values()) else None
-        except (OSError, ValueError, TypeError, AttributeError):
-            return None
-
-    def write(self, folder: Path) -> None:
-        (folder / RECORD).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-
-    def is_of(self, repo: str) -> bool:
-        return self.repo.lower() == repo.lower()
-
-    def unchanged(self, file: Path) -> bool:
-        """Whether a file of the folder is as it came."""
-        return self.files.get(file.name, [])[:2] == _state(file)
-
-
-def is_whole(folder: Path, repo: str) -> bool:
-    """Whether a folder holds all of a repository that was downloaded to it. Asks nobody."""
-    record = Record.of(folder)
-    return bool(record and record.whole and record.is_of(repo)) and all((folder / n).is_file() for n in record.files)
-
-
-def check_origin(folder: Path, repo: str) -> None:
-    """Raise CheckpointError for a folder that another repository was downloaded to: names alone can be equal."""
-    record = Record.of(folder)
-    if record is not None and not record.is_of(repo):
-        raise CheckpointError(
-            f"{folder} holds {record.repo}, and not {repo}; rename that folder, or download to another one: "
-            f"sensenova download {repo} --to FOLDER"
-        )
 
 
 def download(
@@ -131,7 +81,7 @@ def download(
         if names:
             folder = _fetch(repo, names, to, revision)
             _check_sums(repo, folder, {name: wanted[name] for name in names}, record)
-            record.files.update({name: [*_state(folder / name), _sum(wanted[name])] for name in names})
+            record.files.update({name: [*state_of(folder / name), _sum(wanted[name])] for name in names})
             if recorded:
                 record.write(to)
     if recorded:
@@ -166,15 +116,6 @@ def _check_sums(repo: str, folder: Path, wanted: dict[str, Wanted], record: Reco
 
 def _sum(wanted: Wanted) -> str | None:
     return wanted.sha256 or wanted.git
-
-
-def _state(file: Path) -> list[int]:
-    """Size and time of change; nothing for a file that is not there."""
-    try:
-        status = file.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 def downloading(repo: str, to: Path, revision: str | None = None) -> Iterator[tuple[int, int]]:
@@ -265,7 +206,7 @@ def _bytes_there(folder: Path, wanted: dict[str, Wanted]) -> int:
     """Of files that have come, and of parts in the hub's own folder beside them."""
     whole = [folder / name for name in wanted]
     parts = (folder / ".cache" / "huggingface").rglob("*.incomplete")
-    states = map(_state, (*whole, *parts))  # of which some are not yet there, or no longer
+    states = map(state_of, (*whole, *parts))  # of which some are not yet there, or no longer
     found = sum(state[0] for state in states if state)
     return min(found, sum(each.size for each in wanted.values()))
 

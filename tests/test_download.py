@@ -15,7 +15,8 @@ import pytest
 import sensenova_core
 from sensenova_core import CheckpointError
 from sensenova_core.checkpoint import locate
-from sensenova_core.download import RECORD, Record, Wanted, check_origin, is_whole
+from sensenova_core.download import Wanted
+from sensenova_core.record import RECORD, Record, check_origin, is_whole
 from tests.conftest import REPOSITORY
 from tests.fake_hub import PIECE, FakeHub
 from tests.golden_set import checkpoint

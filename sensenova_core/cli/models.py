@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from .. import DEMO
-from ..download import DEFAULT_MODEL, Record
+from ..download import DEFAULT_MODEL
 from ..errors import CheckpointError, PromptError, SettingsError
+from ..record import Record
 
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
