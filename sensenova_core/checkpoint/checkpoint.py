@@ -47,9 +47,11 @@ class Checkpoint:
         types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more types" if len(kinds) > _KINDS else "")
         files = "1 file" if len(self.files.weights) == 1 else f"{len(self.files.weights)} files"
         assumed = f" (assumed, as published: {self.assumptions})" if self.assumed else ""
+        place = self.files.tokenizer
+        tokenizer = "in the same folder" if place == self.files.folder else place or "none"
         return (
             f"{self.name}: {family}{experts}, {decoder.num_layers} layers, {types}, {files} in {self.files.folder}\n"
-            f"Config: {self.config_from}{assumed}\nTokenizer: {self.files.tokenizer or 'none'}"
+            f"Config: {self.config_from}{assumed}\nTokenizer: {tokenizer}"
         )
 
     @property

@@ -9,7 +9,6 @@ from tests.live.workflows import REDRAW, SAVE, node_id, text_to_image, tiny
 
 # name -> (class of the node that says so, what is wrong, a part of what it says), in text to image
 REFUSED = {
-    "unknown checkpoint": ("Loader", {"checkpoint": "not-there"}, "not-there"),
     "unknown norm": ("FlowMatchSampler", {"cfg_norm": "local"}, "local"),
     "no steps": ("FlowMatchSampler", {"steps": 0}, "steps"),
 }
@@ -32,6 +31,12 @@ FAILS = {
     "no height": ("FlowMatchSampler", {"width": 512, "height": 0}, "width is 512 and height is 0; give both"),
     "image in the prompt": ("TextEncode", {"prompt": "like <image>"}, "names 1 more <image> than there are images"),
     "long prompt": ("TextEncode", {"prompt": 9000 * "x"}, "over the model's 8,192; shorten it"),
+    "unknown checkpoint": ("Loader", {"checkpoint": "not-there"}, "checkpoint 'not-there' is not there. Put a "),
+    "download of another": (
+        "Loader",
+        {"checkpoint": "not-there", "download": True},
+        "'not-there' is not there, and SenseNova/SenseNova-U1-8B-MoT, which download would fetch, is another one",
+    ),
     "damaged checkpoint": ("Loader", {"checkpoint": "damaged"}, "truncated or damaged"),
     "no flash-attn": ("Loader", {"attention": "flash"}, "install flash-attn, or choose"),
     "unreadable limit": ("Loader", {"max_memory": "lots"}, "cannot read 'lots'; write a size such as 13GiB"),
