@@ -1,8 +1,8 @@
 """Fetching a model from the hub: only when somebody asks for it, and only the files that are loaded.
 
-huggingface_hub does the work: progress, resuming, and the size of what came; checksums are compared here. Its settings
-(HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE) hold here too. A folder that was downloaded to keeps a record of where
-its files came from.
+huggingface_hub does the work, and its settings (HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE) hold here too; going on
+within a file, and comparing checksums, is done here. A folder that was downloaded to keeps a record of where its files
+came from.
 """
 
 import glob
@@ -42,7 +42,9 @@ class Wanted:
     git: str | None = None  # a git blob's SHA-1, of small files
 
     def is_in(self, file: Path) -> bool:
-        """Whether a file has this checksum; one that the hub has none for passes."""
+        """Whether a file has this size and checksum; where the hub has none, the size is enough."""
+        if not file.is_file() or file.stat().st_size != self.size:
+            return False
         if not self.sha256 and not self.git:
             return True
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % file.stat().st_size)
@@ -69,49 +71,80 @@ def download(
     if recorded:
         check_origin(to, repo)
     wanted = files_of(repo, revision, tokenizer_only, file)
-    if to is not None:
-        _check_room(repo, wanted, to)
-    before = (Record.of(to) if recorded else None) or Record(repo)
-    record, folder = replace(before, files=dict(before.files), whole=False), to
-    if recorded:
-        to.mkdir(parents=True, exist_ok=True)
-        record.write(to)
     # config.json comes last: a folder without it is no checkpoint yet, in any list
-    for names in ([name for name in wanted if name != CONFIG_JSON], [name for name in wanted if name == CONFIG_JSON]):
-        if names:
-            folder = _fetch(repo, names, to, revision)
-            _check_sums(repo, folder, {name: wanted[name] for name in names}, record)
-            record.files.update({name: [*state_of(folder / name), _sum(wanted[name])] for name in names})
-            if recorded:
-                record.write(to)
+    wanted = dict(sorted(wanted.items(), key=lambda item: item[0] == CONFIG_JSON))
+    if to is None:
+        return _into_cache(repo, wanted, revision)
+    _check_room(repo, wanted, to)
+    to.mkdir(parents=True, exist_ok=True)
+    _into_folder(repo, wanted, to, revision, recorded)
+    return to
+
+
+def _into_folder(repo: str, wanted: dict[str, Wanted], to: Path, revision: str | None, recorded: bool) -> None:
+    before = (Record.of(to) if recorded else None) or Record(repo)
+    record = replace(before, files=dict(before.files), whole=False)
+    for name, each in wanted.items():
+        if recorded:
+            record.write(to)
+        file = to / name
+        known = file.is_file() and record.unchanged(file) and record.files[name][2] == _sum(each)
+        if not known and not each.is_in(file):
+            _fetch(repo, name, each, to, revision)
+        record.files[name] = [*state_of(file), _sum(each)]
     if recorded:
         anew = any(record.files[name] != came for name, came in before.files.items())
         replace(record, whole=True, times=before.times + anew).write(to)
+
+
+def _fetch(repo: str, name: str, wanted: Wanted, to: Path, revision: str | None) -> None:
+    """One file, going on from what an earlier attempt left, which the hub's library from version 2 on does not."""
+    from huggingface_hub import constants, hf_hub_url, snapshot_download
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    part = _part(to, name, wanted)
+    with _hub_errors(repo, revision):
+        if wanted.size > getattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", wanted.size):  # a rule of the hub's
+            snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name)], local_dir=to)
+            (to / name).replace(part)
+        part.touch()
+        with open(part, "r+b") as stream:
+            there = stream.seek(0, os.SEEK_END)
+            headers = build_hf_headers() | {"accept-encoding": "identity"}
+            url = hf_hub_url(repo, name, revision=revision)
+            if there < wanted.size:
+                http_get(url, stream, resume_size=there, headers=headers, expected_size=wanted.size)
+    if not wanted.is_in(part):
+        part.unlink()
+        raise _other_checksum(repo, name)
+    part.replace(to / name)
+
+
+def _part(to: Path, name: str, wanted: Wanted) -> Path:
+    """Where what has come of a file is kept: apart for each content, so that another version does not go on from it."""
+    return to / f".{name}.{(_sum(wanted) or str(wanted.size))[:12]}.part"
+
+
+def _into_cache(repo: str, wanted: dict[str, Wanted], revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = Path()
+    for names in ([name for name in wanted if name != CONFIG_JSON], [name for name in wanted if name == CONFIG_JSON]):
+        if names:
+            with _hub_errors(repo, revision):
+                patterns = [glob.escape(name) for name in names]
+                folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        for name in names:
+            if not wanted[name].is_in(folder / name):
+                (folder / name).resolve().unlink()  # what the link leads to
+                (folder / name).unlink(missing_ok=True)
+                raise _other_checksum(repo, name)
     return folder
 
 
-def _fetch(repo: str, names: list[str], to: Path | None, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with _hub_errors(repo, revision):
-        patterns = [glob.escape(name) for name in names]
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_dir=to))
-
-
-def _check_sums(repo: str, folder: Path, wanted: dict[str, Wanted], record: Record) -> None:
-    """Remove what is not as the hub has it, and raise CheckpointError for it. What was found right before stays so."""
-    wrong = []
-    for name, each in wanted.items():
-        file = folder / name
-        known = record.unchanged(file) and record.files[name][2] == _sum(each)
-        if not known and not each.is_in(file):
-            wrong.append(name)
-            file.resolve().unlink()  # in the cache, what a link leads to
-            file.unlink(missing_ok=True)
-    if wrong:
-        raise CheckpointError(
-            f"{repo}: {', '.join(wrong)} came with another checksum than the hub has, and was removed; run it again"
-        )
+def _other_checksum(repo: str, name: str) -> CheckpointError:
+    return CheckpointError(f"{repo}: {name} came with another checksum than the hub has, and was removed; run it again")
 
 
 def _sum(wanted: Wanted) -> str | None:
@@ -203,10 +236,8 @@ def _weights(repo: str, names: list[str]) -> list[str]:
 
 
 def _bytes_there(folder: Path, wanted: dict[str, Wanted]) -> int:
-    """Of files that have come, and of parts in the hub's own folder beside them."""
-    whole = [folder / name for name in wanted]
-    parts = (folder / ".cache" / "huggingface").rglob("*.incomplete")
-    states = map(state_of, (*whole, *parts))  # of which some are not yet there, or no longer
+    """Of files that have come, and of parts of others."""
+    states = [state_of(folder / name) or state_of(_part(folder, name, each)) for name, each in wanted.items()]
     found = sum(state[0] for state in states if state)
     return min(found, sum(each.size for each in wanted.values()))
 
