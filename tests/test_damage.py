@@ -34,6 +34,7 @@ COUNTED = 2**20  # bytes of a file of which allocations are counted, which slows
 REMEDIES = ("fetch", "give", "download", "rename", "remove")
 NORM = "language_model.model.norm.weight"
 SEEDS, LOADED = 150, 12  # of each kind of file; of these the first are also loaded, if they open
+COUNTED_SEEDS = 3  # of every third of them allocations are counted
 
 
 @contextmanager
@@ -58,9 +59,9 @@ def refused(path: Path, name: str | None = None, counted: bool | None = None) ->
     return message
 
 
-def opens_or_is_refused(path: Path, loads: bool = False) -> bool:
+def opens_or_is_refused(path: Path, counted: bool = True, loads: bool = False) -> bool:
     """Whether it opens. Anything but a CheckpointError fails the test. loads: also of loading what opens."""
-    with within_bounds(True):
+    with within_bounds(counted):
         try:
             open_checkpoint(path)
         except CheckpointError as error:
@@ -224,7 +225,7 @@ def test_random_damage(whole, written, seed):
             del content[max(9, draw.randrange(len(content))) :]
         header = min(header, len(content))
     file = written(bytes(content))
-    if opens_or_is_refused(file, loads=seed < LOADED):
+    if opens_or_is_refused(file, seed % COUNTED_SEEDS == 0, seed < LOADED):
         assert len(content) == len(whole)
 
 
@@ -344,7 +345,7 @@ def test_random_damage_of_gguf(packed, written, seed):
         else:
             del content[draw.randrange(len(content)) :]
             content += b"G" * (24 - len(content))
-    opens_or_is_refused(written(bytes(content), "damaged.gguf"), loads=seed < LOADED)
+    opens_or_is_refused(written(bytes(content), "damaged.gguf"), seed % COUNTED_SEEDS == 0, seed < LOADED)
 
 
 # Configs, indexes, scales

@@ -14,8 +14,8 @@ import pytest
 
 import sensenova_core
 from sensenova_core import CheckpointError
-from sensenova_core.checkpoint import locate
-from sensenova_core.download import Wanted
+from sensenova_core.cli.models import resolve_model
+from sensenova_core.download import Wanted, download
 from sensenova_core.record import RECORD, Record, check_origin, is_whole
 from tests.conftest import REPOSITORY
 from tests.fake_hub import PIECE, FakeHub
@@ -37,7 +37,7 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture
 def hub(files):
-    many = {"config.json": b"{}", "a-Q4.gguf": b"GGUF", "a-Q8.gguf": b"GGUF"}
+    many = {"config.json": b"{}", "x.safetensors.index.json": b"{}", "a-Q4.gguf": b"GGUF", "a-Q8.gguf": b"GGUF"}
     repositories = {REPO: files, "some/ggufs": many, "some/gated": 403, "some/broken": 500, "some/empty": {"a.md": b""}}
     with FakeHub(repositories) as hub:
         yield hub
@@ -113,7 +113,7 @@ def test_one_of_several_files(run, tmp_path):
     assert refused.returncode == 1 and "2 checkpoints in it, a-Q4.gguf, a-Q8.gguf" in refused.stderr
     assert "sensenova download some/ggufs --file a-Q4.gguf" in refused.stderr
     assert run("download", "some/ggufs", "--file", "a-Q8.gguf", "--to", tmp_path / "b").returncode == 0
-    assert there(tmp_path / "b") == {"config.json", "a-Q8.gguf"}
+    assert there(tmp_path / "b") == {"config.json", "a-Q8.gguf"}  # no index, which names other files
     assert "no file x.gguf in it" in run("download", "some/ggufs", "--file", "x.gguf").stderr
 
 
@@ -192,21 +192,18 @@ def test_a_checksum_is_of_its_kind(tmp_path):
     assert not Wanted(6, "0" * 64, git).is_in(file) and not Wanted(6, None, "0" * 40).is_in(file)
 
 
-def test_a_folder_remembers_its_repository(run, hub, tmp_path):
+def test_a_folder_remembers_its_repository(tmp_path, monkeypatch):
     """Names alone can be equal."""
-    settings = {"COMFYUI_PATH": str(tmp_path)}
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     folder = tmp_path / "models/sensenova/Tiny-U1.5"
     shutil.copytree(checkpoint("tiny-u15"), folder)
+    assert resolve_model(REPO) == folder  # as somebody put it there
     Record(REPO, {"vocab.json": [1, 2, None]}, whole=True).write(folder)
-    assert is_whole(folder, REPO) and not is_whole(folder, "bob/Tiny-U1.5")
-    refused = run("download", "bob/Tiny-U1.5", **settings)
-    assert (
-        refused.returncode == 1
-        and hub.requests == []
-        and f"holds {REPO}, and not bob/Tiny-U1.5; rename that folder" in refused.stderr
-    )
-    other = run("inspect", "--model", "bob/Tiny-U1.5", **settings)
-    assert other.returncode == 1 and "sensenova download bob/Tiny-U1.5" in other.stderr
+    assert is_whole(folder, REPO) and not is_whole(folder, "bob/Tiny-U1.5") and resolve_model(REPO) == folder
+    with pytest.raises(CheckpointError, match=f"holds {REPO}, and not bob/Tiny-U1.5; rename that folder"):
+        download("bob/Tiny-U1.5", folder)
+    with pytest.raises(CheckpointError, match=r"sensenova download bob/Tiny-U1\.5"):
+        resolve_model("bob/Tiny-U1.5")
     (folder / "vocab.json").unlink()
     assert not is_whole(folder, REPO)
 
@@ -221,15 +218,6 @@ def test_records(tmp_path):
     assert is_whole(tmp_path, "a/B") and not is_whole(tmp_path, "c/b")
     with pytest.raises(CheckpointError, match="holds A/b, and not c/b"):
         check_origin(tmp_path, "c/b")
-
-
-def test_an_index_is_not_fetched_beside_one_file(run, hub, tmp_path):
-    index = json.dumps({"weight_map": {"x": "model-00001-of-00002.safetensors"}}).encode()
-    more = {"model.safetensors.index.json": index, "model-00001-of-00002.safetensors": b"x"}
-    hub.repositories[REPO] = hub.repositories[REPO] | more
-    done = run("download", REPO, "--file", "model.safetensors", "--to", tmp_path / "one")
-    assert there(tmp_path / "one") == TOKENIZER | LOADED, done.stderr
-    assert locate(tmp_path / "one").index is None
 
 
 def test_nothing_is_fetched_by_loading(run, hub):
