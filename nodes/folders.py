@@ -1,7 +1,6 @@
 """Where ComfyUI keeps models: the lists of checkpoints and LoRAs, what a name in them means, and downloads."""
 
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,6 @@ from ..sensenova_core.checkpoint import locate, lora_states
 from ..sensenova_core.checkpoint.files import (
     GGUF,
     SAFETENSORS,
-    Files,
     is_hub_repository,
     is_of_family,
     is_shard,
@@ -145,34 +143,38 @@ def _folder_of(repo: str) -> Path:
     return Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo.strip())
 
 
-def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | float | None:
+def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
     """Changes when a choice means another checkpoint, or a file of it is replaced.
 
-    repo: what is downloaded if the choice is not there, if anything is. None, of either, is a link, whose value nobody
-    knows here: ComfyUI then takes it as changed every time.
+    repo: what is downloaded if the choice is not there, if anything is. None, of either, is a link, whose value is not
+    known here: what the choice may mean, which is any checkpoint of the list, must then be as it was.
     """
-    if choice is None or repo is None:
-        return math.nan
     try:
+        if choice is None or (repo is None and not is_there(choice)):
+            return tuple(map(_states, checkpoints().values()))
         if not repo or is_there(choice):
-            return _as_it_is(locate(checkpoint_path(checkpoint_meant(choice))))
+            return _states(checkpoint_path(checkpoint_meant(choice)))
         folder = _folder_of(repo)
-        if is_whole(folder, repo.strip()):
-            return _as_it_is(locate(folder))
-        record = Record.of(folder) or Record(repo)
-        return str(folder), AS_IT_CAME, record.times  # as it will be, so that fetching it changes nothing
+    except (FileNotFoundError, CheckpointError):
+        return None
+    if is_whole(folder, repo.strip()):
+        return _states(folder)
+    record = Record.of(folder) or Record(repo)
+    return str(folder), AS_IT_CAME, record.times  # as it will be, so that fetching it changes nothing
+
+
+def _states(path: Path) -> tuple | None:
+    """Of a checkpoint's files: of what was downloaded, those that were changed since; of others all."""
+    try:
+        files = locate(path)
+        record = Record.of(files.folder)
+        if record is None:
+            return str(files.path), *fingerprint(files.all)
+        changed = [file for file in files.all if file.parent != files.folder or not record.unchanged(file)]
+        path = files.folder if files.is_all_of_its_folder else files.path
+        return str(path), AS_IT_CAME, record.times, *fingerprint(changed)
     except (OSError, CheckpointError):
         return None
-
-
-def _as_it_is(files: Files) -> tuple:
-    """Of what was downloaded, the files that were changed since; of other checkpoints all."""
-    record = Record.of(files.folder)
-    if record is None:
-        return str(files.path), *fingerprint(files.all)
-    changed = [file for file in files.all if file.parent != files.folder or not record.unchanged(file)]
-    path = files.folder if files.is_all_of_its_folder else files.path
-    return str(path), AS_IT_CAME, record.times, *fingerprint(changed)
 
 
 def fingerprint(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
@@ -252,10 +254,10 @@ def lora_path(name: str) -> Path:
     )
 
 
-def lora_fingerprint(name: str | None) -> tuple | float | None:
+def lora_fingerprint(name: str | None) -> tuple | None:
     """Changes when a name means another file, or the file or its settings are replaced. None: a link, as above."""
     if name is None:
-        return math.nan
+        return tuple(map(lora_fingerprint, lora_choices()))
     try:
         return fingerprint(lora_states(lora_path(name)))
     except OSError:

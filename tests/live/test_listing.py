@@ -47,9 +47,13 @@ def test_fingerprints_cover_what_is_loaded(report):
     assert report["fingerprint stays"] and report["fingerprint of none"] is None
     assert report["fingerprint sees the tokenizer"] and report["fingerprint sees the time"]
     assert report["fingerprint expects what is fetched"] and report["fingerprint sees what was fetched"]
-    assert report["links are never the same"]
     assert report["fingerprint of a LoRA stays"]
     assert report["fingerprint sees a LoRA's settings"] and report["fingerprint sees a LoRA's time"]
+
+
+def test_fingerprints_of_links_cover_all_that_they_may_mean(report):
+    assert report["fingerprint of a link stays"] and report["fingerprint of a link sees any checkpoint"]
+    assert report["fingerprint of a linked LoRA stays"] and report["fingerprint of a linked LoRA sees any"]
 
 
 def test_choices_that_are_not_there_are_refused_unless_they_are_fetched(report):

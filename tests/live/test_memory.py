@@ -49,6 +49,17 @@ def test_a_replaced_checkpoint_is_loaded_anew(client, models, first_run):
     assert _pixels(client, run) != first_run[1]
 
 
+def test_what_a_link_may_mean_is_loaded_anew_when_it_changed(client, models):
+    prompt = text_to_image()
+    values = {"switch": True, "on_true": "demo", "on_false": "brief"}
+    prompt["link"] = {"class_type": "ComfySwitchNode", "inputs": values}
+    prompt[LOADER]["inputs"]["checkpoint"] = ["link", 0]
+    client.run(prompt)
+    assert not client.run(prompt).executed
+    os.utime(models / "brief/model.safetensors")
+    assert LOADER in client.run(prompt).executed
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_goes_on_after_all_was_freed(client, server, task):
     before = client.shown(client.run(TASKS[task]))
