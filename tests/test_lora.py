@@ -483,6 +483,7 @@ SPELLINGS = {
     "transformer": keys("transformer.{}.lora_B.weight", "transformer.{}.lora_A.weight"),
     "peft": keys("base_model.model.{}.lora_B.weight", "base_model.model.{}.lora_A.weight"),
     "adapter": keys("base_model.model.{}.lora_B.default.weight", "base_model.model.{}.lora_A.default.weight"),
+    "kohya": lambda place, end: f"lora_unet_{place.replace('.', '_')}.lora_{end}.weight",
 }
 
 
@@ -554,6 +555,7 @@ def test_factors_of_convolutions(tmp_path):
 
 UP, DOWN = torch.zeros(256, 4), torch.zeros(4, 256)
 PLACE = Q_PROJ.removesuffix(".weight")
+FLAT = "lora_unet_" + PLACE.replace(".", "_")
 PAIR = {f"{PLACE}.lora_up.weight": UP, f"{PLACE}.lora_down.weight": DOWN}
 
 
@@ -573,6 +575,8 @@ PAIR = {f"{PLACE}.lora_up.weight": UP, f"{PLACE}.lora_down.weight": DOWN}
         ({f"{PLACE}.alpha": torch.tensor(float("nan"))}, "1 of no finite alpha"),
         ({f"{PLACE}.alpha": torch.ones(2)}, "1 of no finite alpha"),
         ({f"{PLACE}.lora_A.weight": DOWN}, r"1 unknown: .*a second one"),
+        ({f"{FLAT}.lora_A.weight": DOWN, f"{FLAT}.lora_B.weight": UP}, r"1 unknown: lora_unet_.* \(a second one\)"),
+        ({"lora_unet_x.lora_A.weight": DOWN, "lora_unet_x.lora_B.weight": UP}, "1 for parameters .*: lora_unet_x"),
         ({"language_model.model.norm.lora_up.weight": UP}, "1 without their other half"),
     ],
     ids=str,

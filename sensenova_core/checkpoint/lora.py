@@ -1,7 +1,7 @@
 """LoRA files: which parameters one changes, and where the two thin factors of each change lie.
 
 What is added to a parameter is factor * up @ down. Keys are a parameter's published name without `.weight` and one of
-the endings below, with or without a prefix; docs/model.md.
+the endings below, with or without a prefix, or flat after another; docs/model.md.
 """
 
 import math
@@ -23,6 +23,7 @@ from .tensors import TensorHeader
 from .weights import State, file_state
 
 PREFIXES = (*dialect.PREFIXES, "base_model.model.", "transformer.")
+FLAT = "lora_unet_"  # begins keys of kohya's tools, which have an underscore for every dot of a name
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight")
 ALPHA = ".alpha"
@@ -174,21 +175,24 @@ def _factors(
     problems: dict[str, list[str]],
 ) -> dict[str, Factors]:
     """By the names of parameters. Adds what does not fit to the problems."""
-    factors = {}
+    factors: dict[str, Factors] = {}
+    flat = {FLAT + name.removesuffix(".weight").replace(".", "_"): name for name in shapes}
     for place, parts in found.items():
-        name = f"{place}.weight"
+        name = flat.get(place, f"{place}.weight")
         if not {"up", "down"} <= parts.keys():
             if FOREIGN not in problems:
                 problems.setdefault("without their other half", []).append(place)
         elif name not in shapes:
             problems.setdefault("for parameters that this model lacks", []).append(place)
+        elif name in factors:
+            problems.setdefault("unknown", []).append(f"{place} (a second one)")
         elif (fitted := _fitted(parts["up"], parts["down"], shapes[name])) is None:
             sizes = f"{list(parts['up'].shape)} and {list(parts['down'].shape)}"
             said = f"{place} is {list(shapes[name])}, its factors {sizes}"
             problems.setdefault("of another shape", []).append(said)
         else:
             rank = fitted[1].shape[0]
-            factor = alphas[place] / rank if place in alphas else settings.factor(place, rank)
+            factor = alphas[place] / rank if place in alphas else settings.factor(name.removesuffix(".weight"), rank)
             if factor is not None and not math.isfinite(factor):
                 problems.setdefault("of no finite alpha", []).append(place)
             factors[name] = Factors(*fitted, 1.0 if factor is None else factor, told=factor is not None)
