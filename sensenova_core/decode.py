@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import SenseNovaError, SettingsError, check_count, check_number
+from .errors import NOT_FINITE, SenseNovaError, SettingsError, check_count, check_number
 from .prefix import Context
 from .reader import Reader
 from .sampling import MAX_SEED
@@ -54,10 +54,7 @@ class DecodingSettings:
             logits = _penalised(logits, chosen, self.repetition_penalty)
             best, likeliest = logits.max(-1)
             if not math.isfinite(best):
-                raise SenseNovaError(
-                    f"the model's logits hold {float(best)} after {len(chosen)} tokens; "
-                    "try dtype float32, another attention backend, or check the checkpoint for damage"
-                )
+                raise SenseNovaError(f"the model's logits hold {float(best)} after {len(chosen)} tokens; {NOT_FINITE}")
             if not self.sample:
                 return int(likeliest)
             likelihood = _narrowed(logits / self.temperature, self.top_k, self.top_p).softmax(-1).cpu()

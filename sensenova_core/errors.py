@@ -4,6 +4,8 @@ import math
 
 # How torch and the libraries below it say that memory ran out, where the error has no type of its own.
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+# What to do about results that are no numbers.
+NOT_FINITE = "try dtype float32 or another attention backend, lower strengths of LoRAs, or check all files for damage"
 
 
 class SenseNovaError(Exception):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import flow
 from .config import ModelConfig
-from .errors import SenseNovaError, SettingsError, check_count, check_number
+from .errors import NOT_FINITE, SenseNovaError, SettingsError, check_count, check_number
 from .layout import image_to_tokens, to_patches, tokens_to_image
 from .model import Kernel, SenseNovaU1
 from .prefix import Drawing, Prefix
@@ -114,8 +114,7 @@ class Step:
         pixels = self.pixels()
         if not pixels.isfinite().all():
             raise SenseNovaError(
-                f"the image holds NaN or infinity after step {self.index + 1} of {self.total}; "
-                "try dtype float32, another attention backend, or check the checkpoint for damage"
+                f"the image holds NaN or infinity after step {self.index + 1} of {self.total}; {NOT_FINITE}"
             )
         shown = pixels[..., : self.height, : self.width] * 0.5 + 0.5
         return shown.clamp(0, 1).permute(0, 2, 3, 1)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import sensenova_core
+from sensenova_core import SettingsError
 from sensenova_core.cli import main
 from sensenova_core.cli.models import parse_lora
 from tests.golden_set import checkpoint
@@ -50,6 +51,15 @@ def test_a_file_that_is_called_so_is_meant(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("x:1").touch()
     assert parse_lora("x:1") == ("x:1", 1.0) and parse_lora("x:1:2") == ("x:1", 2.0)
+
+
+def test_no_file_and_no_strength(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.touch()
+    with pytest.raises(SettingsError, match=r"x\.safetensors:much: 'much' is no strength; give a number"):
+        parse_lora(f"{file}:much")
+    with pytest.raises(SettingsError, match="--lora is empty"):
+        parse_lora("")
 
 
 def test_pictures_are_the_engine_s_and_say_their_loras(model, lora, tmp_path, caplog):

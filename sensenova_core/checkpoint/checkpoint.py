@@ -44,7 +44,7 @@ class Checkpoint:
         decoder, kinds = self.config.decoder, list(self.stored)
         family = "U1.5" if self.config.pixel_head else "U1"
         experts = " with experts" if any(decoder.generation_experts) else ""
-        types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more types" if len(kinds) > _KINDS else "")
+        types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more" if len(kinds) > _KINDS else "")
         files = "1 file" if len(self.files.weights) == 1 else f"{len(self.files.weights)} files"
         assumed = f" (assumed, as published: {self.assumptions})" if self.assumed else ""
         place = self.files.tokenizer

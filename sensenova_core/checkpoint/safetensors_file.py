@@ -78,7 +78,9 @@ def _header(file: Path) -> tuple[bytes, int]:
         begins = stream.read(24)
         refuse_other_kinds(file, begins)
         length = int.from_bytes(begins[:8], "little")
-        if size < 8 or length > size - 8:
+        if size < 8:
+            raise Damage("it ends before its header")
+        if length > size - 8:
             raise Damage(f"its header should have {length:,} bytes, which the file has not")
         if length > MAX_HEADER:
             raise Damage(f"its header has {length:,} bytes, where a model of this family has at most {MAX_HEADER:,}")

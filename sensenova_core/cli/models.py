@@ -165,13 +165,20 @@ def open_engine(options, place: bool = True):
 
 
 def parse_lora(text: str) -> tuple[str, float]:
-    """ "x.safetensors:0.5" -> path and strength, 1 where none is given. A drive's colon is part of the path."""
+    """ "x.safetensors:0.5" -> path and strength, 1 where none is given. A drive's colon is part of the path.
+
+    Raises SettingsError for no path, and for a file with a strength that is no number.
+    """
+    if not text:
+        raise SettingsError("--lora is empty; give PATH or PATH:STRENGTH")
     path, _, strength = text.rpartition(":")
     if len(path) < 2 or Path(text).exists():
         return text, 1.0
     try:
         return path, float(strength)
-    except ValueError:
+    except ValueError as error:
+        if Path(path).is_file():
+            raise SettingsError(f"--lora {text}: {strength!r} is no strength; give a number, such as 0.5") from error
         return text, 1.0
 
 
