@@ -55,10 +55,10 @@ class Lora(io.ComfyNode):
         lora = engine.read_lora(file)
         changed = model.with_lora(file, strength)
         preset = preset_of((engine.read_lora(path), other) for path, other in changed.loras)
-        about = "\n".join([f"changes {len(lora.factors)} weights", *lora.notes])
-        about += f"\nPreset: {preset}" if preset else ""
+        about = [f"Preset: {preset}"] if preset else []  # first: of a small node's text, only the beginning is seen
+        about += [f"changes {len(lora.factors)} weights", *lora.notes]
         if warning := mismatch(lora, engine.config, engine.name):
             host.warn(warning)
-            about = f"Warning: {warning}\n{about}"
-        host.show_text(about)
+            about.insert(0, f"Warning: {warning}")
+        host.show_text("\n".join(about))
         return io.NodeOutput(changed, preset)
