@@ -181,7 +181,7 @@ class _Section:
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise CheckpointError(
-                f"{self.where}{key} is {str(value)[:40]}, expected a whole number over 0 and up to {most}; "
+                f"{self.where}{key} is {repr(value)[:40]}, expected a whole number over 0 and up to {most}; "
                 "fetch the file again"
             )
         return value

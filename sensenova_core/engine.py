@@ -92,7 +92,8 @@ class Engine:
         self.checkpoint: Checkpoint = open_checkpoint(self.path)
         self.name, self.config = self.checkpoint.name, self.checkpoint.config
         self._shapes = {checkpoint_name(name): shape for name, shape in SenseNovaU1.shapes(self.config).items()}
-        check_tensors(self._shapes, self.checkpoint.headers)  # building a model of many experts takes seconds
+        # First, for building a model of many experts takes seconds.
+        check_tensors(self._shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
         self.weights = Weights(self.model, self.checkpoint.headers, dtype)
         self.memory = Placement(self.model, self.weights, self.device, limits)

@@ -144,8 +144,9 @@ def test_all_mismatches_in_one_error_and_nothing_read(copy_of, no_weight_is_read
         tensors["language_model.somebody.elses.weight"] = tensors.pop(NORM)
         tensors[Q_PROJ] = tensors[Q_PROJ][:-1].clone()
 
-    message = refusal(copy_of(weights=spoil))
-    assert f"1 missing: {NORM}" in message
+    folder = copy_of(weights=spoil)
+    message = refusal(folder)
+    assert message.startswith(f"{folder}: ") and f"1 missing: {NORM}" in message
     assert "1 not part of the model: language_model.somebody.elses.weight" in message
     assert f"1 of another shape: {Q_PROJ} is [63, 64], the config asks for [64, 64]" in message
     assert "same checkpoint" in message and "download complete" in message
@@ -180,6 +181,7 @@ def test_config_of_another_size(copy_of, no_weight_is_read):
         ({"llm_config": {"model_type": "qwen2"}}, "llm_config.model_type is 'qwen2'"),
         ({"llm_config": {"attention_bias": True}}, "llm_config.attention_bias is True"),
         ({"llm_config": {"hidden_size": None}}, "llm_config.hidden_size is missing"),
+        ({"llm_config": {"hidden_size": "64"}}, "llm_config.hidden_size is '64', expected a whole number"),
         ({"vision_config": {"patch_size": 8}}, "patch_size 8"),  # with a pixel head
         ({"vision_config": None}, "vision_config is missing"),
     ],

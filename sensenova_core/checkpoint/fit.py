@@ -9,10 +9,10 @@ from .tensors import TensorHeader
 _SHOWN = 8  # names listed of each kind of mismatch
 
 
-def check_tensors(expected: Mapping[str, tuple[int, ...]], headers: Mapping[str, TensorHeader]) -> None:
+def check_tensors(expected: Mapping[str, tuple[int, ...]], headers: Mapping[str, TensorHeader], where: str) -> None:
     """Raise one CheckpointError naming every missing, extra, misshapen or unreadable tensor. Reads no weight.
 
-    expected: the shapes of the model's parameters, by their published names.
+    expected: the shapes of the model's parameters, by their published names. where: the checkpoint, for the message.
     """
     missing = [name for name in expected if name not in headers]
     extra = [name for name in headers if name not in expected]
@@ -21,11 +21,7 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], headers: Mapping[str,
         for name, shape in expected.items()
         if name in headers and headers[name].shape != shape
     ]
-    foreign = [
-        f"{name} is {header.dtype}, readable are {', '.join(FORMATS)}"
-        for name, header in headers.items()
-        if header.dtype not in FORMATS
-    ]
+    foreign = [f"{name} is {header.dtype}" for name, header in headers.items() if header.dtype not in FORMATS]
     known = {name: header for name, header in headers.items() if name in expected and header.dtype in FORMATS}
     torn = [
         f"{name} is {header.dtype} in rows of {header.width}, not in whole blocks of {header.format.block}"
@@ -42,14 +38,14 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], headers: Mapping[str,
         "missing": missing,
         "not part of the model": extra,
         "of another shape": misshapen,
-        "of another type": foreign,
+        f"of another type than {', '.join(FORMATS)}": foreign,
         "torn": torn,
         "of an unknown scale": misscaled,
     }
     if problems := in_short(kinds):
         raise CheckpointError(
-            "the tensors do not fit the config (are both from the same checkpoint, and is the download complete?): "
-            + problems
+            f"{where}: the tensors do not fit the config (are both from the same checkpoint, and is the download "
+            f"complete?): {problems}"
         )
 
 
