@@ -197,7 +197,7 @@ def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:
                 yield "/".join(name.split("--")[1:]), snapshot
         whole = depth > 0 and CONFIG_JSON in files and (any_folder or _names_family(folder / CONFIG_JSON))
         packed = [name for name in files if name.lower().endswith(GGUF)]
-        if whole and (not packed or any(name.endswith(SAFETENSORS) for name in files)):
+        if whole and (not packed or any(name.lower().endswith(SAFETENSORS) for name in files)):
             yield folder.relative_to(root).as_posix(), folder
         singles = packed if whole else [*packed, *(name for name in files if name.lower().endswith(SAFETENSORS))]
         for file in sorted(folder / name for name in singles if not name.startswith(".")):
@@ -240,7 +240,7 @@ def _looked_at(file: Path, size: int, time_ns: int) -> bool:
 def lora_choices() -> list[str]:
     """The LoRA files that the user has."""
     names = {name for key in LORA_KEYS for name in folder_paths.get_filename_list(key)}
-    return sorted(name for name in names if name.endswith(".safetensors"))
+    return sorted(name for name in names if name.lower().endswith(SAFETENSORS))
 
 
 def lora_path(name: str) -> Path:

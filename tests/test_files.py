@@ -176,6 +176,14 @@ def test_what_the_system_leaves_beside_files_is_passed_over(copy_of):
     assert len(open_checkpoint(folder).files.weights) == 1
 
 
+@pytest.mark.parametrize("name", ["MODEL.SAFETENSORS", "Model-00001-of-00001.Safetensors"])
+def test_endings_are_of_any_case(copy_of, name):
+    folder = copy_of()
+    (folder / "model.safetensors").rename(folder / name)
+    assert locate(folder).weights == (folder / name,) and open_checkpoint(folder).headers
+    assert open_checkpoint(folder / name).headers
+
+
 def test_a_config_in_the_file_is_believed(single):
     raw = json.loads((checkpoint("tiny-u15") / "config.json").read_text(encoding="utf-8"))
     raw["llm_config"]["rope_theta"] = 12345.0

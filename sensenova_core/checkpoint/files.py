@@ -113,7 +113,7 @@ def locate(path: str | Path) -> Files:
 
 def is_shard(file: Path) -> bool:
     """Whether a file is a part of a checkpoint in several, by its name."""
-    return file.suffix == SAFETENSORS and _SHARD.search(file.stem) is not None
+    return file.suffix.lower() == SAFETENSORS and _SHARD.search(file.stem) is not None
 
 
 def is_of_family(file: Path) -> bool:
@@ -225,8 +225,9 @@ def _nothing_in(folder: Path, packed: list[str]) -> str:
 
 
 def _visible(folder: Path, ending: str) -> list[Path]:
-    """Files of the folder by how their names end, without what macOS leaves beside them."""
-    return sorted(path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
+    """Files of the folder by how their names end, in any case, without what macOS leaves beside them."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return [folder / name for name in names if name.lower().endswith(ending)]
 
 
 def _begins(name: str, stem: str) -> bool:
