@@ -74,7 +74,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
 
 
 SIMPLE, EASY = 0.25, 0.5  # parts of the training up to which scenes are so
-TASKS = ("picture", "think", "conversation", "edit", "merge", "story", "idea")
+TASKS = ("picture", "think", "conversation", "edit", "merge", "story", "idea", "reading")
 
 
 def tasks_of_step(seed: int, step: int, progress: float) -> list[str]:
@@ -107,6 +107,8 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
         made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
     elif task == "conversation":
         made = [rows.conversation(size) for _ in many(32)]
+    elif task == "reading":
+        made = [rows.conversation(size, 1, whole=1.0) for _ in many(48)]
     elif task == "edit":
         made = [rows.edit(size, 3, rng.random() < 0.12, rng.random() < 0.1) for _ in many(20)]
     elif task == "merge":
@@ -127,9 +129,9 @@ def batches_of_step(
 
 
 def _weights(progress: float) -> tuple[float, ...]:
-    """Of conversation, edit, merge, story, idea."""
+    """Of conversation, edit, merge, story, idea, reading."""
     if progress < SIMPLE:
-        return (0.6, 0.4, 0.0, 0.0, 0.0)
+        return (0.2, 0.3, 0.0, 0.0, 0.0, 0.5)
     if progress < EASY:
-        return (0.47, 0.38, 0.05, 0.07, 0.03)
-    return (0.4, 0.33, 0.1, 0.14, 0.03)
+        return (0.15, 0.25, 0.05, 0.07, 0.03, 0.45)
+    return (0.15, 0.25, 0.07, 0.1, 0.03, 0.4)

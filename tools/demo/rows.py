@@ -158,14 +158,14 @@ class Rows:
             sequence, written = self._thought(conditioning, texts.plan(after, zh))
         return Row(sequence, written, (Drawn(len(sequence.ids), pixels(draw(after, *size)), draws),))
 
-    def conversation(self, size: Size, turns: int = 4) -> Row:
-        """Questions about one picture, one after the other; half the time the first asks for all there is to see."""
+    def conversation(self, size: Size, turns: int = 4, whole: float = 0.5) -> Row:
+        """Questions about one picture, one after the other. whole: how often the first asks for all there is to see."""
         made, zh = self.scene(), self.in_chinese()
         shown = self._worn(shown_at(made, size))
         images = references([shown], self.side, understanding_pixel_limits(AREA), None)
         messages, starts = [], []
         for turn in range(turns):
-            name = "describe" if turn == 0 and self.rng.random() < 0.5 else ""
+            name = "describe" if turn == 0 and self.rng.random() < whole else ""
             question = texts.question(self.rng, made, zh, name)
             placed = question.asked if messages else f"{IMAGE_PLACEHOLDER}\n{question.asked}"
             messages.append(Message("user", placed))

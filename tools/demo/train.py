@@ -67,6 +67,7 @@ PUBLISHED_HEAD_WIDTH = 1024  # the only one that other implementations know
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
 WARM_UP, DECAY = 200, 0.2  # steps; part of the training over which the rate falls to nothing
 AVERAGING = 0.998
+SMALL_PART = 0.15  # of the rate, for weights that are small
 STATE, LINE_EVERY = "state.safetensors", 50  # steps
 WRITING = 0.5  # weight of the cross entropy beside the velocity's error
 
@@ -83,11 +84,21 @@ def widened(name: str, value: Tensor) -> Tensor:
 
 
 def optimisers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, which learn twice as fast with it; AdamW for all else."""
+    """Muon for the matrices of the layers, which learn twice as fast with it; AdamW for all else.
+
+    The rate suits weights of about 0.1. What looks at patches, and what draws them, has far smaller ones, and at that
+    rate would be lost in its own noise.
+    """
     inner = [value for name, value in parameters.items() if ".layers." in name and value.dim() == 2]
-    outer = [value for name, value in parameters.items() if ".layers." not in name and value.dim() > 1]
+    outer = {name: value for name, value in parameters.items() if ".layers." not in name and value.dim() > 1}
+    words = [value for name, value in outer.items() if "embed_tokens" in name]
+    small = [value for name, value in outer.items() if "embed_tokens" not in name]
     vectors = [value for value in parameters.values() if value.dim() == 1]
-    groups = [{"params": outer, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": words, "weight_decay": WEIGHT_DECAY, "part": 1.0},
+        {"params": small, "weight_decay": WEIGHT_DECAY, "part": SMALL_PART},
+        {"params": vectors, "weight_decay": 0.0, "part": 1.0},
+    ]
     return [
         torch.optim.Muon(inner, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups, betas=BETAS, fused=True),
@@ -138,7 +149,7 @@ class Training:
         length = torch.nn.utils.clip_grad_norm_(self.parameters.values(), LONGEST_GRADIENT)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("part", 1.0)
             optimiser.step()
         self.step += 1
         with torch.no_grad():
