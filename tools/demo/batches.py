@@ -9,6 +9,7 @@ from torch import Tensor
 from sensenova_core.prompt import PromptBuilder
 
 from .rows import AREA, Row, Rows
+from .scenes import kinds_in_cells
 
 SMALL_SIZES = ((128, 128),) * 6 + ((160, 96), (96, 160), (128, 96), (96, 128))  # references are read as they are
 SIZES = (*SMALL_SIZES, (160, 128), (128, 160), (192, 128), (192, 192))
@@ -21,7 +22,7 @@ class Batch:
     ids, valid: (rows, tokens); positions: (rows, 3, tokens). images: (pixels, places) of images of one size, places
     being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts,
     and what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
-    pictures: (pictures, 3, height, width).
+    pictures: (pictures, 3, height, width). kinds: what each of the images' tokens shows, in the order of their places.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Batch:
     owners: Tensor
     lengths: Tensor
     pictures: Tensor
+    kinds: Tensor
 
 
 def collate(task: str, rows: list[Row]) -> Batch:
@@ -41,17 +43,18 @@ def collate(task: str, rows: list[Row]) -> Batch:
     ids = torch.zeros(len(rows), longest, dtype=torch.int64)
     positions = torch.zeros(len(rows), 3, longest, dtype=torch.int64)
     valid = torch.zeros(len(rows), longest, dtype=torch.bool)
-    images: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}
+    images: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor], list[int]]] = {}
     writers, written, owners, lengths, pictures = [], [], [], [], []
     for index, row in enumerate(rows):
         sequence, length = row.sequence, len(row.sequence.ids)
         ids[index, :length], valid[index, :length] = sequence.ids, True
         positions[index, :, :length] = sequence.positions
         places = (sequence.slots.nonzero().flatten() + index * longest).split([one.tokens for one in sequence.images])
-        for image, place in zip(sequence.images, places, strict=True):
-            stacked = images.setdefault(tuple(image.pixels.shape), ([], []))
+        for image, place, shown in zip(sequence.images, places, row.shown, strict=True):
+            stacked = images.setdefault(tuple(image.pixels.shape), ([], [], []))
             stacked[0].append(image.pixels)
             stacked[1].append(place)
+            stacked[2].extend(kinds_in_cells(shown, image.columns, image.rows))
         for start, stop in row.written:
             writers += range(index * longest + start - 1, index * longest + stop - 1)
             written += sequence.ids[start:stop].tolist()
@@ -64,12 +67,13 @@ def collate(task: str, rows: list[Row]) -> Batch:
         ids,
         positions,
         valid,
-        [(torch.stack(shown), torch.cat(places)) for shown, places in images.values()],
+        [(torch.stack(shown), torch.cat(places)) for shown, places, _ in images.values()],
         torch.tensor(writers, dtype=torch.int64),
         torch.tensor(written, dtype=torch.int64),
         torch.tensor(owners, dtype=torch.int64),
         torch.tensor(lengths, dtype=torch.int64),
         torch.stack(pictures) if pictures else torch.empty(0),
+        torch.tensor([kind for *_, kinds in images.values() for kind in kinds], dtype=torch.int64),
     )
 
 

@@ -1,21 +1,24 @@
 """The losses: what the understanding expert writes, and what the generation expert draws from its keys and values."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensenova_core import flow
+from sensenova_core.config import ModelConfig
 from sensenova_core.layout import image_to_tokens, to_patches
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.attention import Attend
 from sensenova_core.prompt import image_positions
 
 from .batches import Batch
+from .scenes import KINDS
 
 # Of the logit of the times, early and later in training. Outlines are seen after 0.3 and are learnt first; what goes
 # where is decided under 0.15, and takes longest.
 EARLY_MEAN, LATE_MEAN, SPREAD_OF_TIME = -0.6, -1.6, 1.3
 LATE = 0.5  # part of the training
+NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -66,20 +69,36 @@ class DrawingRows:
         return attend
 
 
-def losses(model: SenseNovaU1, batch: Batch, stream: torch.Generator, progress: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Mean squared error of the velocity over all pictures, and mean cross entropy over all written tokens; 0 for none.
+def new_names(config: ModelConfig) -> nn.Linear:
+    """What tells, in training only, the kind of shape that an image's token shows: without, that is learnt last."""
+    decoder = config.decoder
+    names = nn.Linear(decoder.num_kv_heads * decoder.head_dim, len(KINDS) + 1)
+    nn.init.zeros_(names.weight)
+    nn.init.zeros_(names.bias)
+    return names
 
+
+def losses(
+    model: SenseNovaU1, names: nn.Linear, batch: Batch, stream: torch.Generator, progress: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means over all pictures, written tokens and images' tokens, 0 for none of them.
+
+    Of the velocity's squared error, the cross entropy of what is written, and that of the kinds which are named.
     stream: where times and noises come from. progress: 0 .. 1 of the training.
     """
     read = ReadingRows(batch.positions, batch.valid)
     hidden = understand(model, batch, read)
-    drawing = writing = torch.zeros(())
+    drawing = writing = naming = torch.zeros(())
+    if batch.images:
+        values = read.values[min(NAMED_AT, len(read.values) - 1)].flatten(2).flatten(0, 1)
+        places = torch.cat([places for _, places in batch.images])
+        naming = F.cross_entropy(names(values[places]).float(), batch.kinds)
     if len(batch.written):
         logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
         writing = F.cross_entropy(logits.float(), batch.written)
     if len(batch.owners):
         drawing = draw(model, batch, read, stream, EARLY_MEAN if progress < LATE else LATE_MEAN)
-    return drawing, writing
+    return drawing, writing, naming
 
 
 def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:

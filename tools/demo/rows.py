@@ -69,11 +69,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Row:
-    """written: (start, stop) of each stretch of tokens that the model learns to write."""
+    """written: (start, stop) of each stretch of tokens to be learnt. shown: by the images it reads."""
 
     sequence: Sequence
     written: tuple[tuple[int, int], ...] = ()
     drawn: tuple[Drawn, ...] = ()
+    shown: tuple[Scene, ...] = ()
 
 
 def pixels(picture: Image.Image) -> Tensor:
@@ -156,7 +157,8 @@ class Rows:
         sequence, written = conditioning.sequences[IMAGES_ONLY if images_only else CONDITION], ()
         if think and not images_only:
             sequence, written = self._thought(conditioning, texts.plan(after, zh))
-        return Row(sequence, written, (Drawn(len(sequence.ids), pixels(draw(after, *size)), draws),))
+        drawn = Drawn(len(sequence.ids), pixels(draw(after, *size)), draws)
+        return Row(sequence, written, (drawn,), tuple(before))
 
     def conversation(self, size: Size, turns: int = 4, whole: float = 0.5) -> Row:
         """Questions about one picture, one after the other. whole: how often the first asks for all there is to see."""
@@ -176,7 +178,7 @@ class Rows:
         sequence = asked.followed_by(self.tokenizer.encode([messages[-1].text]) + end)
         answers = [self.tokenizer.encode([message.text]) for message in messages[1::2]]
         written = [(start, start + len(answer) + 1) for start, answer in zip(starts, answers, strict=True)]
-        return Row(sequence, tuple(written))
+        return Row(sequence, tuple(written), shown=(made,))
 
     def idea(self) -> Row:
         """A short idea made into a whole prompt, with the system message of the workflow that does so, or without."""
@@ -193,17 +195,15 @@ class Rows:
         images = [ReferenceImage(((one * 0.5 + 0.5) - MEAN) / STD, self.side, size) for one in shown]
         full, alone = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
         if images_only:
-            return self._alone(alone, images, shown, draws)
+            sequence = self._extended(alone, images)
+            return Row(sequence, (), self._at_images(sequence, shown, draws), told.scenes)
         pieces: list[Piece] = [Special(THINK_START), "\n"] if think else []
         for index, (text, image) in enumerate(zip(told.texts, images, strict=True)):
             pieces += [("\n" if index else "") + text + "\n", image]
         pieces += ["\n", Special(THINK_END), "\n\n" + told.ending] if think else ["\n" + told.ending]
         sequence = self._extended(full, [*pieces, Special(TURN_END)])
-        return Row(sequence, tuple(self._text_after(sequence, len(full.ids))), self._at_images(sequence, shown, draws))
-
-    def _alone(self, alone: Sequence, images: list[ReferenceImage], shown: list[Tensor], draws: int) -> Row:
-        sequence = self._extended(alone, images)
-        return Row(sequence, (), self._at_images(sequence, shown, draws))
+        written = tuple(self._text_after(sequence, len(full.ids)))
+        return Row(sequence, written, self._at_images(sequence, shown, draws), told.scenes)
 
     def _at_images(self, sequence: Sequence, shown: list[Tensor], draws: int) -> tuple[Drawn, ...]:
         starts = (sequence.ids == self.tokenizer.ids[IMAGE_START]).nonzero().flatten().tolist()
