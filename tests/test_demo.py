@@ -20,7 +20,7 @@ from sensenova_core.sampling import Denoiser, SamplingSettings
 from tools.demo import texts
 from tools.demo.batches import batches_of_step, collate
 from tools.demo.detect import UNKNOWN, seen
-from tools.demo.learning import ReadingRows, guesses, losses, understand
+from tools.demo.learning import DrawingRows, ReadingRows, guesses, losses, understand
 from tools.demo.rows import Rows
 from tools.demo.scenes import COLOURS, KINDS, draw, scene
 from tools.demo.train import CONFIG, Training, prepared
@@ -187,7 +187,8 @@ def test_training_sees_what_drawing_sees(tiny, training):
         z, t = denoiser.start(), denoiser.device_times[1]
         theirs = denoiser._guesses(z, 1, 2)
         image = tokens_to_image(z, 32, 3, 4).expand(3, -1, -1, -1)
-        ours = guesses(training.model, batch, read, image, t.expand(3))
+        attend = DrawingRows(read, batch.owners, batch.lengths, 12)
+        ours = guesses(training.model, batch, attend, image, t.expand(3))
     torch.testing.assert_close(ours[1], theirs[0][0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ours[2], theirs[1][0], rtol=1e-3, atol=1e-3)
 
@@ -199,7 +200,7 @@ def test_drawing_teaches_both_experts(tiny, training):
         training.model.zero_grad()
         drawing, writing, naming = losses(training.model, training.names, batch, stream)
         assert drawing.isfinite() and writing.isfinite() and naming.isfinite()
-        assert naming.requires_grad == bool(batch.images)
+        assert naming.requires_grad == bool(batch.images or len(batch.owners))
         if len(batch.owners):
             drawing.backward()
             for expert in (training.model.understanding, training.model.generation):

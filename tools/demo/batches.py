@@ -11,6 +11,7 @@ from sensenova_core.prompt import PromptBuilder
 from .rows import AREA, Row, Rows
 from .scenes import kinds_in_cells
 
+CELL_SIDE = 32  # pixels of a token's side
 SMALL_SIZES = ((128, 128),) * 6 + ((160, 96), (96, 160), (128, 96), (96, 128))  # references are read as they are
 SIZES = (*SMALL_SIZES, (160, 128), (128, 160), (192, 128), (192, 192))
 
@@ -22,7 +23,8 @@ class Batch:
     ids, valid: (rows, tokens); positions: (rows, 3, tokens). images: (pixels, places) of images of one size, places
     being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts,
     and what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
-    pictures: (pictures, 3, height, width). kinds: what each of the images' tokens shows, in the order of their places.
+    pictures: (pictures, 3, height, width). kinds, drawn_kinds: what each token shows, of the images in the order of
+    their places, and of the pictures.
     """
 
     task: str
@@ -36,6 +38,7 @@ class Batch:
     lengths: Tensor
     pictures: Tensor
     kinds: Tensor
+    drawn_kinds: Tensor
 
 
 def collate(task: str, rows: list[Row]) -> Batch:
@@ -44,7 +47,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
     positions = torch.zeros(len(rows), 3, longest, dtype=torch.int64)
     valid = torch.zeros(len(rows), longest, dtype=torch.bool)
     images: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor], list[int]]] = {}
-    writers, written, owners, lengths, pictures = [], [], [], [], []
+    writers, written, owners, lengths, pictures, drawn_kinds = [], [], [], [], [], []
     for index, row in enumerate(rows):
         sequence, length = row.sequence, len(row.sequence.ids)
         ids[index, :length], valid[index, :length] = sequence.ids, True
@@ -62,6 +65,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
             owners += [index] * drawn.times
             lengths += [drawn.tokens] * drawn.times
             pictures += [drawn.picture] * drawn.times
+            drawn_kinds += kinds_in_cells(drawn.scene, *(side // CELL_SIDE for side in drawn.size)) * drawn.times
     return Batch(
         task,
         ids,
@@ -74,6 +78,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
         torch.tensor(lengths, dtype=torch.int64),
         torch.stack(pictures) if pictures else torch.empty(0),
         torch.tensor([kind for *_, kinds in images.values() for kind in kinds], dtype=torch.int64),
+        torch.tensor(drawn_kinds, dtype=torch.int64),
     )
 
 

@@ -59,29 +59,42 @@ class DrawingRows:
         self.read, self.owners, self.longest = read, owners, int(lengths.max())
         seen = torch.arange(self.longest)[None] < lengths[:, None]
         self.mask = torch.cat([seen, seen.new_ones(len(owners), tokens)], 1)[:, None, None]
+        self.values: list[Tensor] = []
 
     def attend_at(self, layer: int) -> Attend:
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = (part[layer][:, : self.longest][self.owners] for part in (self.read.keys, self.read.values))
+            self.values.append(value)
             mask = self.mask.expand(-1, -1, query.shape[1], -1)
             return attention(query, torch.cat([keys, key], 1), torch.cat([values, value], 1), mask)
 
         return attend
 
 
-def new_names(config: ModelConfig) -> nn.Linear:
-    """What tells, in training only, the kind of shape that an image's token shows: without, that is learnt last."""
-    decoder = config.decoder
-    names = nn.Linear(decoder.num_kv_heads * decoder.head_dim, len(KINDS) + 1)
-    nn.init.zeros_(names.weight)
-    nn.init.zeros_(names.bias)
-    return names
+class Names(nn.Module):
+    """Tells, in training only, what kind of shape a token shows, of an image or of a picture being drawn.
+
+    Without it kinds are learnt last: colours and places lower the other losses more.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        width = config.decoder.num_kv_heads * config.decoder.head_dim
+        self.read, self.drawn = nn.Linear(width, len(KINDS) + 1), nn.Linear(width, len(KINDS) + 1)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
+def named(names: nn.Linear, values: list[Tensor], kinds: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
+    """Cross entropy. values: of every layer, (rows, tokens, heads, head_dim); places: which of rows * tokens."""
+    values = values[min(NAMED_AT, len(values) - 1)].flatten(2).flatten(0, 1)
+    return F.cross_entropy(names(values[places]).float(), kinds)
 
 
 def losses(
-    model: SenseNovaU1, names: nn.Linear, batch: Batch, stream: torch.Generator, progress: float = 0.0
+    model: SenseNovaU1, names: Names, batch: Batch, stream: torch.Generator, progress: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Means over all pictures, written tokens and images' tokens, 0 for none of them.
+    """Means over all pictures, written tokens, and tokens of images and pictures; 0 for none of them.
 
     Of the velocity's squared error, the cross entropy of what is written, and that of the kinds which are named.
     stream: where times and noises come from. progress: 0 .. 1 of the training.
@@ -90,14 +103,14 @@ def losses(
     hidden = understand(model, batch, read)
     drawing = writing = naming = torch.zeros(())
     if batch.images:
-        values = read.values[min(NAMED_AT, len(read.values) - 1)].flatten(2).flatten(0, 1)
-        places = torch.cat([places for _, places in batch.images])
-        naming = F.cross_entropy(names(values[places]).float(), batch.kinds)
+        naming = named(names.read, read.values, batch.kinds, torch.cat([places for _, places in batch.images]))
     if len(batch.written):
         logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
         writing = F.cross_entropy(logits.float(), batch.written)
     if len(batch.owners):
-        drawing = draw(model, batch, read, stream, EARLY_MEAN if progress < LATE else LATE_MEAN)
+        attend = DrawingRows(read, batch.owners, batch.lengths, len(batch.drawn_kinds) // len(batch.owners))
+        drawing = draw(model, batch, attend, stream, EARLY_MEAN if progress < LATE else LATE_MEAN)
+        naming = naming + named(names.drawn, attend.values, batch.drawn_kinds)
     return drawing, writing, naming
 
 
@@ -113,19 +126,19 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
     return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
 
 
-def draw(model: SenseNovaU1, batch: Batch, read: ReadingRows, stream: torch.Generator, mean_time: float) -> Tensor:
+def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Generator, mean_time: float) -> Tensor:
     """Mean squared error of the velocity, at a random time and noise for each picture. mean_time: of its logit."""
     side, count = model.config.token_pixels, len(batch.owners)
     tokens = batch.pictures[0, 0].numel() // side**2
     t = torch.sigmoid(mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
     near = t[:, None, None, None]
-    error = guesses(model, batch, read, near * batch.pictures + (1 - near) * noise, t)
+    error = guesses(model, batch, attend, near * batch.pictures + (1 - near) * noise, t)
     error = error - image_to_tokens(batch.pictures, side)
     return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
 
 
-def guesses(model: SenseNovaU1, batch: Batch, read: ReadingRows, z: Tensor, t: Tensor) -> Tensor:
+def guesses(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
     """The clean pictures that the model sees in z, (pictures, 3, height, width) at times t: float32 tokens."""
     config, expert, count = model.config, model.generation, len(batch.owners)
     rows, columns = (side // config.token_pixels for side in z.shape[2:])
@@ -137,6 +150,5 @@ def guesses(model: SenseNovaU1, batch: Batch, read: ReadingRows, z: Tensor, t: T
     last = batch.positions[batch.owners, 0, batch.lengths - 1]
     places = image_positions(0, rows, columns).repeat(count, 1, 1)
     places[:, 0] = last[:, None] + 1
-    attend = DrawingRows(read, batch.owners, batch.lengths, rows * columns)
     x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at)
     return expert.head(x, rows, columns).float()

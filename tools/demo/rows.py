@@ -60,11 +60,17 @@ class RememberingTokenizer(Tokenizer):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that is drawn after the first `tokens` of a row, by as many noises as `times` says."""
+    """A picture of a scene that is drawn after the first `tokens` of a row, by as many noises as `times` says."""
 
     tokens: int
-    picture: Tensor  # float32 (3, height, width) in -1 .. 1
+    scene: Scene
+    size: Size
     times: int = 1
+
+    @property
+    def picture(self) -> Tensor:
+        """float32 (3, height, width) in -1 .. 1"""
+        return pixels(draw(self.scene, *self.size))
 
 
 @dataclass(frozen=True)
@@ -117,12 +123,12 @@ class Rows:
             sequence, written = self._thought(conditioning, texts.plan(drawn[0], zh))
         else:
             sequence, written = conditioning.sequences[CONDITION], ()
-        return Row(sequence, written, tuple(self._drawn(sequence, one, size) for one in drawn))
+        return Row(sequence, written, tuple(Drawn(len(sequence.ids), one, size) for one in drawn))
 
     def nothing(self, size: Size, draws: int) -> Row:
         """The unconditional branch."""
         sequence = self.prompts.unconditional()
-        return Row(sequence, (), tuple(self._drawn(sequence, self.scene(), size) for _ in range(draws)))
+        return Row(sequence, (), tuple(Drawn(len(sequence.ids), self.scene(), size) for _ in range(draws)))
 
     def edit(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
         before = self.scene()
@@ -157,8 +163,7 @@ class Rows:
         sequence, written = conditioning.sequences[IMAGES_ONLY if images_only else CONDITION], ()
         if think and not images_only:
             sequence, written = self._thought(conditioning, texts.plan(after, zh))
-        drawn = Drawn(len(sequence.ids), pixels(draw(after, *size)), draws)
-        return Row(sequence, written, (drawn,), tuple(before))
+        return Row(sequence, written, (Drawn(len(sequence.ids), after, size, draws),), tuple(before))
 
     def conversation(self, size: Size, turns: int = 4, whole: float = 0.5) -> Row:
         """Questions about one picture, one after the other. whole: how often the first asks for all there is to see."""
@@ -196,18 +201,18 @@ class Rows:
         full, alone = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
         if images_only:
             sequence = self._extended(alone, images)
-            return Row(sequence, (), self._at_images(sequence, shown, draws), told.scenes)
+            return Row(sequence, (), self._at_images(sequence, told.scenes, size, draws), told.scenes)
         pieces: list[Piece] = [Special(THINK_START), "\n"] if think else []
         for index, (text, image) in enumerate(zip(told.texts, images, strict=True)):
             pieces += [("\n" if index else "") + text + "\n", image]
         pieces += ["\n", Special(THINK_END), "\n\n" + told.ending] if think else ["\n" + told.ending]
         sequence = self._extended(full, [*pieces, Special(TURN_END)])
         written = tuple(self._text_after(sequence, len(full.ids)))
-        return Row(sequence, written, self._at_images(sequence, shown, draws), told.scenes)
+        return Row(sequence, written, self._at_images(sequence, told.scenes, size, draws), told.scenes)
 
-    def _at_images(self, sequence: Sequence, shown: list[Tensor], draws: int) -> tuple[Drawn, ...]:
+    def _at_images(self, sequence: Sequence, scenes: tuple[Scene, ...], size: Size, draws: int) -> tuple[Drawn, ...]:
         starts = (sequence.ids == self.tokenizer.ids[IMAGE_START]).nonzero().flatten().tolist()
-        return tuple(Drawn(start + 1, one, draws) for start, one in zip(starts, shown, strict=True))
+        return tuple(Drawn(start + 1, one, size, draws) for start, one in zip(starts, scenes, strict=True))
 
     def _text_after(self, sequence: Sequence, start: int) -> Iterator[tuple[int, int]]:
         """Stretches that the model writes: all but images and what closes them."""
@@ -242,9 +247,6 @@ class Rows:
         ids = self.tokenizer.encode([plan, Special(THINK_END)])
         start = len(asked.ids)
         return self.prompts.thought(asked.followed_by(ids)), ((start, start + len(ids)),)
-
-    def _drawn(self, sequence: Sequence, made: Scene, size: Size) -> Drawn:
-        return Drawn(len(sequence.ids), pixels(draw(made, *size)))
 
     def _worn(self, picture: Image.Image) -> Image.Image:
         """At times with noise, so that pictures which the model drew itself are no surprise."""

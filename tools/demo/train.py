@@ -28,7 +28,7 @@ from sensenova_core.prompt import PromptBuilder
 from .batches import TASKS, Batch, batches_of_step
 from .family import completed, write_beside_weights
 from .initial import new_model
-from .learning import losses, new_names
+from .learning import Names, losses
 from .rows import RememberingTokenizer
 from .vocabulary import trained_tokenizer
 
@@ -119,7 +119,7 @@ class Training:
 
     def __init__(self, config: ModelConfig, seed: int):
         self.seed, self.step, self.seconds = seed, 0, 0.0
-        self.model, self.names = new_model(config, seed), new_names(config)
+        self.model, self.names = new_model(config, seed), Names(config)
         self.parameters = dict(self.model.named_parameters())
         self.parameters |= {f"names.{name}": value for name, value in self.names.named_parameters()}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
