@@ -1,7 +1,9 @@
 """The built-in demo's scenes, texts, detectors and training; what the trained checkpoint can do is measured apart."""
 
+import gzip
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors import safe_open
+from transformers import AutoTokenizer
 
 import sensenova_core
 from sensenova_core import flow
@@ -22,7 +26,7 @@ from tools.demo.batches import batches_of_step, collate
 from tools.demo.detect import UNKNOWN, seen
 from tools.demo.learning import DrawingRows, ReadingRows, guesses, losses, understand
 from tools.demo.rows import Rows
-from tools.demo.scenes import COLOURS, KINDS, draw, scene
+from tools.demo.scenes import COLOURS, KINDS, Scene, Shape, draw, kinds_in_cells, scene
 from tools.demo.train import CONFIG, Training, prepared
 
 TINY = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -132,6 +136,16 @@ def test_detectors_tell_every_kind_from_the_others():
         made = scene(rng, 1)
         found[made.shapes[0].kind] = seen(draw(made)).shapes[0]
     assert all(one.kind == kind and one.likeness > 0.9 for kind, one in found.items())
+
+
+def test_cells_are_named_after_the_shape_that_covers_them():
+    star, ring = KINDS.index("star") + 1, KINDS.index("ring") + 1
+    shapes = (
+        Shape("star", "red", "big", "left", 0.25, 0.5, 0.19),
+        Shape("ring", "blue", "big", "right", 0.75, 0.5, 0.19),
+    )
+    row = [star, star, ring, ring]
+    assert kinds_in_cells(Scene(shapes, "white"), 4, 4) == [0] * 4 + row + row + [0] * 4
 
 
 def test_an_edit_keeps_what_it_does_not_name():
@@ -249,3 +263,28 @@ def test_the_exported_folder_loads_and_does_every_task(tiny, training):
     assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
     assert engine.think(engine.encode("a red circle"), settings).think_text is not None
     assert flow.noise_scale(engine.config.noise, 16) == 4.0
+
+
+def test_the_built_in_folder_is_what_the_script_writes(tmp_path):
+    prepared(tmp_path, CONFIG)
+    for file in tmp_path.iterdir():
+        assert (sensenova_core.DEMO / file.name).read_text("utf-8") == file.read_text("utf-8"), file.name
+    assert sum(file.stat().st_size for file in sensenova_core.DEMO.iterdir()) < 16 * 2**20
+
+
+def test_the_built_in_folder_is_one_of_the_family():
+    """Keys, names of weights and tokenizer are those of published folders, so that others can load it too."""
+    golden = Path(__file__).parent / "golden"
+    published = json.loads((golden / "checkpoints/tiny-u15/config.json").read_text("utf-8"))
+    ours = json.loads((sensenova_core.DEMO / "config.json").read_text("utf-8"))
+    for theirs, mine in ((published, ours), *((published[key], ours[key]) for key in ("llm_config", "vision_config"))):
+        assert theirs.keys() - mine.keys() == set()
+    with gzip.open(golden / "param_names_u15_8b.json.gz", "rt", encoding="utf-8") as file:
+        names = {re.sub(r"layers\.\d+", "layers", name) for name in json.load(file)}
+    with safe_open(sensenova_core.DEMO / "model.safetensors", "pt") as file:
+        assert {re.sub(r"layers\.\d+", "layers", name) for name in file.keys()} == names  # noqa: SIM118
+    theirs = AutoTokenizer.from_pretrained(sensenova_core.DEMO, local_files_only=True)
+    text = "<|im_start|>user\na red circle<|im_end|>\n"
+    pieces = sensenova_core.prompt.markup(text)
+    assert theirs(text).input_ids == sensenova_core.tokenizer.Tokenizer(sensenova_core.DEMO).encode(pieces)
+    assert theirs.eos_token_id == ours["eos_token_id"]

@@ -143,4 +143,4 @@ def _weights(progress: float) -> tuple[float, ...]:
         return (0.2, 0.3, 0.0, 0.0, 0.0, 0.5)
     if progress < EASY:
         return (0.15, 0.25, 0.05, 0.07, 0.03, 0.45)
-    return (0.15, 0.25, 0.07, 0.1, 0.03, 0.4)
+    return (0.2, 0.33, 0.1, 0.1, 0.02, 0.25)

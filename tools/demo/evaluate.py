@@ -209,10 +209,17 @@ TASKS = {
 TARGETS = {
     ("captions", "colours"): (0.9, 1.0),
     ("captions", "kinds"): (0.75, 1.0),
+    ("edits", "colours"): (0.75, 1.0),
     ("edits", "difference"): (0.0, 0.06),
     ("questions", "exact"): (0.85, 1.0),
+    ("thoughts", "names_the_scene"): (0.9, 1.0),
     ("stories", "asked_number"): (1.0, 1.0),
 }
+# The first is to be greater than the second: what guidance, by text and by image, is for.
+ORDERS = (
+    (("captions", "kinds"), ("unguided", "kinds")),
+    (("edits", "difference"), ("edits_by_image", "difference")),
+)
 
 
 def sheet(shown: list[tuple[str, list[Image.Image]]]) -> Image.Image:
@@ -288,6 +295,11 @@ def missed(found: dict[str, dict[str, float]]) -> int:
             met = least <= value <= most
             count += not met
             print(f"{'met' if met else 'MISSED':7} {task} {measure}: {value} (target {least} to {most})")
+    for (more, measure), (less, _) in ORDERS:
+        if {more, less} <= found.keys():
+            met = found[more][measure] > found[less][measure]
+            count += not met
+            print(f"{'met' if met else 'MISSED':7} {measure} of {more} more than of {less}")
     return count
 
 

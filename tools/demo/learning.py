@@ -19,6 +19,7 @@ from .scenes import KINDS
 EARLY_MEAN, LATE_MEAN, SPREAD_OF_TIME = -0.6, -1.6, 1.3
 LATE = 0.5  # part of the training
 NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
+OVERSHOT, BLUR = 0.5, 16  # part of the pictures that noise is added to overshot; pixels
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -133,9 +134,20 @@ def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Ge
     t = torch.sigmoid(mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
     near = t[:, None, None, None]
-    error = guesses(model, batch, attend, near * batch.pictures + (1 - near) * noise, t)
+    error = guesses(model, batch, attend, near * overshot(batch.pictures, stream) + (1 - near) * noise, t)
     error = error - image_to_tokens(batch.pictures, side)
     return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+
+
+def overshot(pictures: Tensor, stream: torch.Generator) -> Tensor:
+    """Some of the pictures further from their own blur, or from grey, than they are, as guidance leads them astray.
+
+    The model learns to find back from there: guided by 4, its colours and edges were too strong otherwise.
+    """
+    chances = torch.rand(3, len(pictures), 1, 1, 1, generator=stream)
+    blurred = F.interpolate(F.avg_pool2d(pictures, BLUR), scale_factor=BLUR, mode="bilinear")
+    middle = torch.where(chances[0] < 0.5, blurred, 0.0)
+    return pictures + chances[1] * (chances[2] < OVERSHOT) * (pictures - middle)
 
 
 def guesses(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
