@@ -111,7 +111,7 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     size = rng.choice(sizes) if progress > SIMPLE else SIZES[0]
     area = size[0] * size[1] / AREA
     if task == "picture":
-        made = [rows.picture(size, 2) for _ in many(32 / area)] + [rows.nothing(size, len(many(7 / area)))]
+        made = [rows.picture(size, 2) for _ in many(25 / area)] + [rows.nothing(size, len(many(20 / area)))]
     elif task == "think":
         made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
     elif task == "conversation":
@@ -119,9 +119,9 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     elif task == "reading":
         made = [rows.conversation(size, 1, whole=1.0) for _ in many(48)]
     elif task == "edit":
-        made = [rows.edit(size, 3, rng.random() < 0.12, rng.random() < 0.1) for _ in many(20)]
+        made = [rows.edit(size, 3, rng.random() < 0.25, rng.random() < 0.1) for _ in many(20)]
     elif task == "merge":
-        made = [rows.merge(size, 3, rng.random() < 0.12) for _ in many(14)]
+        made = [rows.merge(size, 3, rng.random() < 0.25) for _ in many(14)]
     elif task == "story":
         made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
     else:
