@@ -72,7 +72,7 @@ def every_task(prompts) -> list:
     makers = {
         "picture": lambda: rows.picture(size, 2),
         "think": lambda: rows.picture(size, 2, think=True),
-        "nothing": lambda: rows.nothing(size, 2),
+        "nothing": lambda: rows.nothing([*rows.picture(size, 2).drawn]),
         "conversation": lambda: rows.conversation(size),
         "edit": lambda: rows.edit(size, 2, images_only=False, think=True),
         "images only": lambda: rows.edit(size, 2, images_only=True, think=False),
@@ -192,7 +192,7 @@ def test_training_sees_what_drawing_sees(tiny, training):
     engine = sensenova_core.load(folder)
     rows = Rows(prompts, random.Random(7), (1.0, 0.0, 0.0))
     row = rows.picture((128, 96), 1)
-    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.nothing((128, 96), 1)])
+    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.nothing([*row.drawn])])
     read = ReadingRows(batch.positions, batch.valid)
     with torch.inference_mode():
         understand(training.model, batch, read)
@@ -201,8 +201,8 @@ def test_training_sees_what_drawing_sees(tiny, training):
         z, t = denoiser.start(), denoiser.device_times[1]
         theirs = denoiser._guesses(z, 1, 2)
         image = tokens_to_image(z, 32, 3, 4).expand(3, -1, -1, -1)
-        attend = DrawingRows(read, batch.owners, batch.lengths, 12)
-        ours = guesses(training.model, batch, attend, image, t.expand(3))
+        attend = DrawingRows(read, batch.positions, batch.owners, batch.lengths, 12)
+        ours = guesses(training.model, attend, image, t.expand(3))
     torch.testing.assert_close(ours[1], theirs[0][0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ours[2], theirs[1][0], rtol=1e-3, atol=1e-3)
 

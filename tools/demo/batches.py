@@ -111,7 +111,8 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     size = rng.choice(sizes) if progress > SIMPLE else SIZES[0]
     area = size[0] * size[1] / AREA
     if task == "picture":
-        made = [rows.picture(size, 2) for _ in many(25 / area)] + [rows.nothing(size, len(many(20 / area)))]
+        made = [rows.picture(size, 2) for _ in many(20 / area)]
+        made.append(rows.nothing([one for row in made for one in row.drawn][: len(many(14 / area))]))
     elif task == "think":
         made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
     elif task == "conversation":

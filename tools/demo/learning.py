@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from sensenova_core import flow
 from sensenova_core.config import ModelConfig
-from sensenova_core.layout import image_to_tokens, to_patches
+from sensenova_core.layout import image_to_tokens, to_patches, tokens_to_image
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.attention import Attend
 from sensenova_core.prompt import image_positions
@@ -16,9 +16,9 @@ from .scenes import KINDS
 
 # Of the logit of the times, from each part of the training on. Outlines are seen after 0.3 and are learnt first; what
 # goes where is decided under 0.15, and takes longest; at last outlines are made clean.
-MEANS, SPREAD_OF_TIME = {0.0: -0.6, 0.5: -1.6, 0.8: -0.4}, 1.3
+MEANS, SPREAD_OF_TIME = {0.0: -0.6, 0.5: -1.6, 0.8: 0.4}, 1.5
 NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
-OVERSHOT, BLUR = 0.5, 16  # part of the pictures that noise is added to overshot; pixels
+ASTRAY_FROM, CFG = 0.8, 4.0  # part of the training; guidance
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -53,10 +53,14 @@ class ReadingRows:
 
 
 class DrawingRows:
-    """Attention of pictures being drawn, each after the first tokens of a row."""
+    """Attention of pictures being drawn, each after the first tokens of a row.
 
-    def __init__(self, read: ReadingRows, owners: Tensor, lengths: Tensor, tokens: int):
+    positions: of what is read; last: (pictures,) the last time before each picture. tokens: of one picture.
+    """
+
+    def __init__(self, read: ReadingRows, positions: Tensor, owners: Tensor, lengths: Tensor, tokens: int):
         self.read, self.owners, self.longest = read, owners, int(lengths.max())
+        self.last = positions[owners, 0, lengths - 1]
         seen = torch.arange(self.longest)[None] < lengths[:, None]
         self.mask = torch.cat([seen, seen.new_ones(len(owners), tokens)], 1)[:, None, None]
         self.values: list[Tensor] = []
@@ -108,8 +112,9 @@ def losses(
         logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
         writing = F.cross_entropy(logits.float(), batch.written)
     if len(batch.owners):
-        attend = DrawingRows(read, batch.owners, batch.lengths, len(batch.drawn_kinds) // len(batch.owners))
-        drawing = draw(model, batch, attend, stream, MEANS[max(start for start in MEANS if start <= progress)])
+        tokens = len(batch.drawn_kinds) // len(batch.owners)
+        attend = DrawingRows(read, batch.positions, batch.owners, batch.lengths, tokens)
+        drawing = draw(model, batch, attend, stream, progress)
         naming = naming + named(names.drawn, attend.values, batch.drawn_kinds)
     return drawing, writing, naming
 
@@ -126,40 +131,57 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
     return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
 
 
-def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Generator, mean_time: float) -> Tensor:
-    """Mean squared error of the velocity, at a random time and noise for each picture. mean_time: of its logit."""
+def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Generator, progress: float) -> Tensor:
+    """Mean squared error of the velocity, at a random time and noise for each picture."""
     side, count = model.config.token_pixels, len(batch.owners)
     tokens = batch.pictures[0, 0].numel() // side**2
+    mean_time = MEANS[max(start for start in MEANS if start <= progress)]
     t = torch.sigmoid(mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
     near = t[:, None, None, None]
-    error = guesses(model, batch, attend, near * overshot(batch.pictures, stream) + (1 - near) * noise, t)
-    error = error - image_to_tokens(batch.pictures, side)
+    z = near * batch.pictures + (1 - near) * noise
+    if batch.task == "picture" and progress >= ASTRAY_FROM:
+        some = torch.randperm(count, generator=stream)[: count // 2]
+        z[some] = led_astray(model, batch, attend.read, some, noise[some], t[some], stream)
+    error = guesses(model, attend, z, t) - image_to_tokens(batch.pictures, side)
     return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
 
 
-def overshot(pictures: Tensor, stream: torch.Generator) -> Tensor:
-    """Some of the pictures further from their own blur, or from grey, than they are, as guidance leads them astray.
+@torch.no_grad()
+def led_astray(
+    model: SenseNovaU1, batch: Batch, read: ReadingRows, some: Tensor, noise: Tensor, t: Tensor, stream: torch.Generator
+) -> Tensor:
+    """z at t of some pictures, after one guided step from an earlier time.
 
-    The model learns to find back from there: guided by 4, its colours and edges were too strong otherwise.
+    Guidance by 4 makes outlines and colours too strong. Only a model that has learnt what to make of that finds back.
+    The last row of the batch has no prompt; its pictures are those that the first rows begin with.
     """
-    chances = torch.rand(3, len(pictures), 1, 1, 1, generator=stream)
-    blurred = F.interpolate(F.avg_pool2d(pictures, BLUR), scale_factor=BLUR, mode="bilinear")
-    middle = torch.where(chances[0] < 0.5, blurred, 0.0)
-    return pictures + chances[1] * (chances[2] < OVERSHOT) * (pictures - middle)
+    count = int((batch.owners < batch.owners[-1]).sum())
+    prompted = torch.where(some < count, some, some - count)
+    earlier = t * (0.3 + 0.6 * torch.rand(len(t), generator=stream))
+    before, after = earlier[:, None, None, None], t[:, None, None, None]
+    picture = batch.pictures[some]
+    rows, columns = (length // model.config.token_pixels for length in picture.shape[2:])
+    z = before * picture + (1 - before) * noise
+    sides = []
+    for index in (prompted, torch.full_like(prompted, -1)):
+        attend = DrawingRows(read, batch.positions, batch.owners[index], batch.lengths[index], rows * columns)
+        sides.append(guesses(model, attend, z, earlier))
+    condition, nothing = sides
+    guided = tokens_to_image(nothing + CFG * (condition - nothing), model.config.token_pixels, rows, columns)
+    return z + (after - before) / (1 - before) * (guided - z)
 
 
-def guesses(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
+def guesses(model: SenseNovaU1, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
     """The clean pictures that the model sees in z, (pictures, 3, height, width) at times t: float32 tokens."""
-    config, expert, count = model.config, model.generation, len(batch.owners)
+    config, expert = model.config, model.generation
     rows, columns = (side // config.token_pixels for side in z.shape[2:])
     x = expert.vision(to_patches(z, config.vision.patch_size), expert.vision.rotary(rows, columns, model.device))
     times = expert.timestep_embedder(t)
     if config.noise.embedded:
         scale = flow.noise_scale(config.noise, rows * columns)
         times = times + expert.noise_scale_embedder(torch.tensor([scale / config.noise.max_scale]))
-    last = batch.positions[batch.owners, 0, batch.lengths - 1]
-    places = image_positions(0, rows, columns).repeat(count, 1, 1)
-    places[:, 0] = last[:, None] + 1
+    places = image_positions(0, rows, columns).repeat(len(z), 1, 1)
+    places[:, 0] = attend.last[:, None] + 1
     x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at)
     return expert.head(x, rows, columns).float()

@@ -125,10 +125,10 @@ class Rows:
             sequence, written = conditioning.sequences[CONDITION], ()
         return Row(sequence, written, tuple(Drawn(len(sequence.ids), one, size) for one in drawn))
 
-    def nothing(self, size: Size, draws: int) -> Row:
-        """The unconditional branch."""
+    def nothing(self, drawn: list[Drawn]) -> Row:
+        """The unconditional branch, for pictures of others."""
         sequence = self.prompts.unconditional()
-        return Row(sequence, (), tuple(Drawn(len(sequence.ids), self.scene(), size) for _ in range(draws)))
+        return Row(sequence, (), tuple(replace(one, tokens=len(sequence.ids)) for one in drawn))
 
     def edit(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
         before = self.scene()
