@@ -29,22 +29,14 @@ def test_scenes_that_were_not_trained_on(engine, task):
     assert outside == {}, found
 
 
-def test_guidance_makes_pictures_follow_their_captions(engine):
-    guided, unguided = (evaluate.captions(engine, 16, cfg).means()["kinds"] for cfg in (4.0, 1.0))
-    assert guided > unguided
+def test_guidance_by_the_prompt_makes_it_stronger(engine):
+    guided, unguided = (evaluate.captions(engine, 12, cfg).means()["contrast"] for cfg in (4.0, 1.0))
+    assert guided > 1.02 * unguided
 
 
-def test_guidance_by_the_image_keeps_more_of_it(engine):
-    by_text, by_both = (evaluate.edits(engine, 12, img_cfg=img_cfg).means()["difference"] for img_cfg in (1.0, 2.0))
-    assert by_both < by_text
-
-
-def test_pictures_follow_a_thought(engine):
-    """What only the reasoning says, a place, is where the shape is drawn; without reasoning it is in the middle."""
-    prompt, thought = "a red heart on a yellow background", "There is one shape: a small red heart {}. "
-    thoughts = [
-        None,
-        *(thought.format(place) + "The background is yellow.</think>" for place in ("at the top", "on the left")),
-    ]
-    drawn = [evaluate.picture_of(engine, engine.encode(prompt, think_text=one), seed=1) for one in thoughts]
-    assert [evaluate.seen(picture).shapes[0].place for picture in drawn] == ["middle", "top", "left"]
+def test_guidance_by_the_image_keeps_it(engine):
+    """Led by the image instead of by the prompt, what is asked for happens less often."""
+    by_prompt, by_image = (
+        evaluate.edits(engine, 12, *scales).means()["colours"] for scales in ((4.0, 1.0), (1.0, 3.0))
+    )
+    assert by_prompt > by_image
