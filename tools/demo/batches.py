@@ -9,7 +9,7 @@ from torch import Tensor
 from sensenova_core.prompt import PromptBuilder
 
 from .rows import AREA, Row, Rows
-from .scenes import kinds_in_cells
+from .scenes import Scene, kinds_in_cells
 
 CELL_SIDE = 32  # pixels of a token's side
 SMALL_SIZES = ((128, 128),) * 6 + ((160, 96), (96, 160), (128, 96), (96, 128))  # references are read as they are
@@ -24,7 +24,7 @@ class Batch:
     being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts,
     and what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
     pictures: (pictures, 3, height, width). kinds, drawn_kinds: what each token shows, of the images in the order of
-    their places, and of the pictures.
+    their places, and of the pictures. sides: (pictures, 2), the same picture, or -1, after a prompt and without.
     """
 
     task: str
@@ -39,6 +39,7 @@ class Batch:
     pictures: Tensor
     kinds: Tensor
     drawn_kinds: Tensor
+    sides: Tensor
 
 
 def collate(task: str, rows: list[Row]) -> Batch:
@@ -47,7 +48,8 @@ def collate(task: str, rows: list[Row]) -> Batch:
     positions = torch.zeros(len(rows), 3, longest, dtype=torch.int64)
     valid = torch.zeros(len(rows), longest, dtype=torch.bool)
     images: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor], list[int]]] = {}
-    writers, written, owners, lengths, pictures, drawn_kinds = [], [], [], [], [], []
+    writers, written, owners, lengths, pictures, drawn_kinds, scenes = [], [], [], [], [], [], []
+    same: dict[tuple[Scene, bool], int] = {}
     for index, row in enumerate(rows):
         sequence, length = row.sequence, len(row.sequence.ids)
         ids[index, :length], valid[index, :length] = sequence.ids, True
@@ -62,6 +64,8 @@ def collate(task: str, rows: list[Row]) -> Batch:
             writers += range(index * longest + start - 1, index * longest + stop - 1)
             written += sequence.ids[start:stop].tolist()
         for drawn in row.drawn:
+            same[drawn.scene, drawn.prompted] = len(owners)
+            scenes += [drawn.scene] * drawn.times
             owners += [index] * drawn.times
             lengths += [drawn.tokens] * drawn.times
             pictures += [drawn.picture] * drawn.times
@@ -79,6 +83,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
         torch.stack(pictures) if pictures else torch.empty(0),
         torch.tensor([kind for *_, kinds in images.values() for kind in kinds], dtype=torch.int64),
         torch.tensor(drawn_kinds, dtype=torch.int64),
+        torch.tensor([[same.get((one, prompted), -1) for prompted in (True, False)] for one in scenes]),
     )
 
 
@@ -112,7 +117,7 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     area = size[0] * size[1] / AREA
     if task == "picture":
         made = [rows.picture(size, 2) for _ in many(20 / area)]
-        made.append(rows.nothing([one for row in made for one in row.drawn][: len(many(14 / area))]))
+        made.append(rows.nothing([one for row in made for one in row.drawn][: len(many(20 / area))]))
     elif task == "think":
         made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
     elif task == "conversation":
@@ -120,9 +125,9 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     elif task == "reading":
         made = [rows.conversation(size, 1, whole=1.0) for _ in many(48)]
     elif task == "edit":
-        made = [rows.edit(size, 3, rng.random() < 0.25, rng.random() < 0.1) for _ in many(20)]
+        made = [row for _ in many(14) for row in rows.edit(size, 3, alone=rng.random() < 0.5, think=rng.random() < 0.1)]
     elif task == "merge":
-        made = [rows.merge(size, 3, rng.random() < 0.25) for _ in many(14)]
+        made = [row for _ in many(10) for row in rows.merge(size, 3, alone=rng.random() < 0.5)]
     elif task == "story":
         made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
     else:

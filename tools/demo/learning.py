@@ -18,7 +18,7 @@ from .scenes import KINDS
 # goes where is decided under 0.15, and takes longest; at last outlines are made clean.
 MEANS, SPREAD_OF_TIME = {0.0: -0.6, 0.5: -1.6, 0.8: 0.4}, 1.5
 NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
-ASTRAY_FROM, CFG = 0.8, 4.0  # part of the training; guidance
+ASTRAY_FROM, ASTRAY, CFG = 0.8, 0.5, 4.0  # part of the training, and of what can be guided then; guidance
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -140,8 +140,9 @@ def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Ge
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
     near = t[:, None, None, None]
     z = near * batch.pictures + (1 - near) * noise
-    if batch.task == "picture" and progress >= ASTRAY_FROM:
-        some = torch.randperm(count, generator=stream)[: count // 2]
+    some = (batch.sides >= 0).all(1).nonzero().flatten()
+    if len(some) and progress >= ASTRAY_FROM:
+        some = some[torch.rand(len(some), generator=stream) < ASTRAY]
         z[some] = led_astray(model, batch, attend.read, some, noise[some], t[some], stream)
     error = guesses(model, attend, z, t) - image_to_tokens(batch.pictures, side)
     return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
@@ -154,17 +155,14 @@ def led_astray(
     """z at t of some pictures, after one guided step from an earlier time.
 
     Guidance by 4 makes outlines and colours too strong. Only a model that has learnt what to make of that finds back.
-    The last row of the batch has no prompt; its pictures are those that the first rows begin with.
     """
-    count = int((batch.owners < batch.owners[-1]).sum())
-    prompted = torch.where(some < count, some, some - count)
     earlier = t * (0.3 + 0.6 * torch.rand(len(t), generator=stream))
     before, after = earlier[:, None, None, None], t[:, None, None, None]
     picture = batch.pictures[some]
     rows, columns = (length // model.config.token_pixels for length in picture.shape[2:])
     z = before * picture + (1 - before) * noise
     sides = []
-    for index in (prompted, torch.full_like(prompted, -1)):
+    for index in batch.sides[some].T:
         attend = DrawingRows(read, batch.positions, batch.owners[index], batch.lengths[index], rows * columns)
         sides.append(guesses(model, attend, z, earlier))
     condition, nothing = sides

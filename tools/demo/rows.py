@@ -60,12 +60,20 @@ class RememberingTokenizer(Tokenizer):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture of a scene that is drawn after the first `tokens` of a row, by as many noises as `times` says."""
+    """A picture of a scene that is drawn after the first `tokens` of a row, by as many noises as `times` says.
+
+    prompted: whether the row says what to draw.
+    """
 
     tokens: int
     scene: Scene
     size: Size
     times: int = 1
+    prompted: bool = True
+
+    def unguided(self, sequence: Sequence) -> "Drawn":
+        """The same after a sequence that does not say what to draw."""
+        return replace(self, tokens=len(sequence.ids), prompted=False)
 
     @property
     def picture(self) -> Tensor:
@@ -128,15 +136,16 @@ class Rows:
     def nothing(self, drawn: list[Drawn]) -> Row:
         """The unconditional branch, for pictures of others."""
         sequence = self.prompts.unconditional()
-        return Row(sequence, (), tuple(replace(one, tokens=len(sequence.ids)) for one in drawn))
+        return Row(sequence, (), tuple(one.unguided(sequence) for one in drawn))
 
-    def edit(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
+    def edit(self, size: Size, draws: int, alone: bool = False, think: bool = False) -> list[Row]:
+        """alone: also what is drawn after the image alone, without what is asked."""
         before = self.scene()
         change, zh = texts.edit(self.rng, before), self.in_chinese()
         asked = texts.asked(self.rng, change, zh)
-        return self._edited([before], asked, change.after, zh, size, draws, images_only, think)
+        return self._edited([before], asked, change.after, zh, size, draws, alone, think)
 
-    def merge(self, size: Size, draws: int, images_only: bool) -> Row:
+    def merge(self, size: Size, draws: int, alone: bool = False) -> list[Row]:
         """An edit with two references."""
         change = None
         while change is None or change.after.held_out:
@@ -144,7 +153,7 @@ class Rows:
             change = texts.merge(self.rng, *before)
         zh = self.in_chinese()
         asked = texts.asked(self.rng, change, zh)
-        return self._edited([*before], asked, change.after, zh, size, draws, images_only, False)
+        return self._edited([*before], asked, change.after, zh, size, draws, alone, think=False)
 
     def _edited(
         self,
@@ -154,16 +163,21 @@ class Rows:
         zh: bool,
         size: Size,
         draws: int,
-        images_only: bool,
+        alone: bool,
         think: bool,
-    ) -> Row:
+    ) -> list[Row]:
         shown = [shown_at(one, size) for one in before]
         images = references(shown, self.side, edit_pixel_limits(len(shown), AREA), None)
         conditioning = self.prompts.picture(asked, images)
-        sequence, written = conditioning.sequences[IMAGES_ONLY if images_only else CONDITION], ()
-        if think and not images_only:
+        sequence, written = conditioning.sequences[CONDITION], ()
+        if think:
             sequence, written = self._thought(conditioning, texts.plan(after, zh))
-        return Row(sequence, written, (Drawn(len(sequence.ids), after, size, draws),), tuple(before))
+        drawn = Drawn(len(sequence.ids), after, size, draws)
+        rows = [Row(sequence, written, (drawn,), tuple(before))]
+        if alone:
+            sequence = conditioning.sequences[IMAGES_ONLY]
+            rows.append(Row(sequence, (), (drawn.unguided(sequence),), tuple(before)))
+        return rows
 
     def conversation(self, size: Size, turns: int = 4, whole: float = 0.5) -> Row:
         """Questions about one picture, one after the other. whole: how often the first asks for all there is to see."""
