@@ -14,12 +14,9 @@ demo: $(VENV)/.runtime
 demo-eval: $(VENV)/.runtime
 	PYTHONPATH=. $(VENV)/bin/python -m tools.demo.evaluate sensenova_core/demo --pictures build/demo-eval
 
-# Two halves that take about as long: what needs a server and a browser, and what does not.
+# Two processes take one file of tests after the other, and each starts a server and a browser of its own.
 test: lint
-	@mkdir -p build
-	@$(VENV)/bin/python -m pytest -q tests/live -rs > build/live.txt 2>&1 & live=$$!; \
-	$(VENV)/bin/python -m pytest -q --ignore tests/live; rest=$$?; \
-	wait $$live; ended=$$?; cat build/live.txt; exit $$((rest || ended))
+	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
 
 live: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/live -rs

@@ -1,7 +1,9 @@
 """The built-in demo's scenes, texts, detectors and training; what the trained checkpoint can do is measured apart."""
 
+import gzip
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors import safe_open
+from transformers import AutoTokenizer
 
 import sensenova_core
 from sensenova_core import flow
@@ -20,9 +24,9 @@ from sensenova_core.sampling import Denoiser, SamplingSettings
 from tools.demo import texts
 from tools.demo.batches import batches_of_step, collate
 from tools.demo.detect import UNKNOWN, seen
-from tools.demo.learning import ReadingRows, guesses, losses, understand
+from tools.demo.learning import DrawingRows, ReadingRows, guesses, losses, understand
 from tools.demo.rows import Rows
-from tools.demo.scenes import COLOURS, KINDS, draw, scene
+from tools.demo.scenes import COLOURS, KINDS, Scene, Shape, draw, kinds_in_cells, scene
 from tools.demo.train import CONFIG, Training, prepared
 
 TINY = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -68,11 +72,11 @@ def every_task(prompts) -> list:
     makers = {
         "picture": lambda: rows.picture(size, 2),
         "think": lambda: rows.picture(size, 2, think=True),
-        "nothing": lambda: rows.nothing(size, 2),
+        "nothing": lambda: rows.nothing([*rows.picture(size, 2).drawn]),
         "conversation": lambda: rows.conversation(size),
-        "edit": lambda: rows.edit(size, 2, images_only=False, think=True),
-        "images only": lambda: rows.edit(size, 2, images_only=True, think=False),
-        "merge": lambda: rows.merge(size, 2, images_only=False),
+        "edit": lambda: rows.edit(size, 2, think=True)[0],
+        "images only": lambda: rows.edit(size, 2, alone=True)[1],
+        "merge": lambda: rows.merge(size, 2)[0],
         "story": lambda: rows.story(size, 1, images_only=False, think=False),
         "story in thought": lambda: rows.story(size, 1, images_only=False, think=True),
         "story's images": lambda: rows.story(size, 1, images_only=True, think=False),
@@ -134,6 +138,16 @@ def test_detectors_tell_every_kind_from_the_others():
     assert all(one.kind == kind and one.likeness > 0.9 for kind, one in found.items())
 
 
+def test_cells_are_named_after_the_shape_that_covers_them():
+    star, ring = KINDS.index("star") + 1, KINDS.index("ring") + 1
+    shapes = (
+        Shape("star", "red", "big", "left", 0.25, 0.5, 0.19),
+        Shape("ring", "blue", "big", "right", 0.75, 0.5, 0.19),
+    )
+    row = [star, star, ring, ring]
+    assert kinds_in_cells(Scene(shapes, "white"), 4, 4) == [0] * 4 + row + row + [0] * 4
+
+
 def test_an_edit_keeps_what_it_does_not_name():
     rng = random.Random(4)
     for _ in range(50):
@@ -178,7 +192,7 @@ def test_training_sees_what_drawing_sees(tiny, training):
     engine = sensenova_core.load(folder)
     rows = Rows(prompts, random.Random(7), (1.0, 0.0, 0.0))
     row = rows.picture((128, 96), 1)
-    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.nothing((128, 96), 1)])
+    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.nothing([*row.drawn])])
     read = ReadingRows(batch.positions, batch.valid)
     with torch.inference_mode():
         understand(training.model, batch, read)
@@ -187,7 +201,8 @@ def test_training_sees_what_drawing_sees(tiny, training):
         z, t = denoiser.start(), denoiser.device_times[1]
         theirs = denoiser._guesses(z, 1, 2)
         image = tokens_to_image(z, 32, 3, 4).expand(3, -1, -1, -1)
-        ours = guesses(training.model, batch, read, image, t.expand(3))
+        attend = DrawingRows(read, batch.positions, batch.owners, batch.lengths, 12)
+        ours = guesses(training.model, attend, image, t.expand(3))
     torch.testing.assert_close(ours[1], theirs[0][0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ours[2], theirs[1][0], rtol=1e-3, atol=1e-3)
 
@@ -197,8 +212,9 @@ def test_drawing_teaches_both_experts(tiny, training):
     training.model.generation.head.conv2.weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
     for batch in every_task(tiny.prompts):
         training.model.zero_grad()
-        drawing, writing = losses(training.model, batch, stream)
-        assert drawing.isfinite() and writing.isfinite()
+        drawing, writing, naming = losses(training.model, training.names, batch, stream)
+        assert drawing.isfinite() and writing.isfinite() and naming.isfinite()
+        assert naming.requires_grad == bool(batch.images or len(batch.owners))
         if len(batch.owners):
             drawing.backward()
             for expert in (training.model.understanding, training.model.generation):
@@ -209,7 +225,7 @@ def test_drawing_teaches_both_experts(tiny, training):
 
 def test_training_lowers_both_losses(tiny, training):
     batches = [batch for batch in every_task(tiny.prompts) if batch.task in ("picture", "think", "conversation")]
-    found = [training.learn(batches, 3e-3) for _ in range(60)]
+    found = [training.learn(batches, 1e-2) for _ in range(60)]
     for name, fraction in (("picture draw", 0.8), ("conversation write", 0.5)):
         first, last = (sum(one[name] for one in part) / 8 for part in (found[:8], found[-8:]))  # times differ in luck
         assert last < fraction * first
@@ -247,3 +263,28 @@ def test_the_exported_folder_loads_and_does_every_task(tiny, training):
     assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
     assert engine.think(engine.encode("a red circle"), settings).think_text is not None
     assert flow.noise_scale(engine.config.noise, 16) == 4.0
+
+
+def test_the_built_in_folder_is_what_the_script_writes(tmp_path):
+    prepared(tmp_path, CONFIG)
+    for file in tmp_path.iterdir():
+        assert (sensenova_core.DEMO / file.name).read_text("utf-8") == file.read_text("utf-8"), file.name
+    assert sum(file.stat().st_size for file in sensenova_core.DEMO.iterdir()) < 16 * 2**20
+
+
+def test_the_built_in_folder_is_one_of_the_family():
+    """Keys, names of weights and tokenizer are those of published folders, so that others can load it too."""
+    golden = Path(__file__).parent / "golden"
+    published = json.loads((golden / "checkpoints/tiny-u15/config.json").read_text("utf-8"))
+    ours = json.loads((sensenova_core.DEMO / "config.json").read_text("utf-8"))
+    for theirs, mine in ((published, ours), *((published[key], ours[key]) for key in ("llm_config", "vision_config"))):
+        assert theirs.keys() - mine.keys() == set()
+    with gzip.open(golden / "param_names_u15_8b.json.gz", "rt", encoding="utf-8") as file:
+        names = {re.sub(r"layers\.\d+", "layers", name) for name in json.load(file)}
+    with safe_open(sensenova_core.DEMO / "model.safetensors", "pt") as file:
+        assert {re.sub(r"layers\.\d+", "layers", name) for name in file.keys()} == names  # noqa: SIM118
+    theirs = AutoTokenizer.from_pretrained(sensenova_core.DEMO, local_files_only=True)
+    text = "<|im_start|>user\na red circle<|im_end|>\n"
+    pieces = sensenova_core.prompt.markup(text)
+    assert theirs(text).input_ids == sensenova_core.tokenizer.Tokenizer(sensenova_core.DEMO).encode(pieces)
+    assert theirs.eos_token_id == ours["eos_token_id"]

@@ -25,7 +25,23 @@ from tests.live.workflows import (
     read,
     text_to_image,
 )
+from tools.demo.detect import seen
 
+# What the workflows ask for: the background and colours of their picture, and what is told of pictures.
+SHOWN = {
+    "text_to_image": ("blue", {"yellow", "red"}),
+    "think": ("white", {"green", "orange"}),
+    "think_edited": ("white", {"green", "orange"}),
+    "edit_one_image": ("white", {"purple", "blue"}),
+    "edit_two_references": ("green", {"red", "blue"}),
+    "edit_dual_guidance": ("yellow", {"red", "blue"}),
+    "generate_then_understand": ("red", {"white"}),
+}
+TOLD = {
+    "understand": ["a big red circle on the left and a big blue star on the right on a white background"],
+    "chat_two_turns": ["two", "red"],
+    "generate_then_understand": ["heart"],
+}
 FEW_STEPS = {"FlowMatchSampler": {"steps": 8}, "Interleave": {"steps": 8}}
 
 
@@ -70,11 +86,16 @@ def test_every_workflow_runs_as_it_is(client, name):
     api = changed(read(f"api/{name}.json"), **FEW_STEPS)
     run = client.run(api)
     assert run.outcome == "execution_success", run.error
+    told = []
     for id, node in api.items():
         if node["class_type"] == "SaveImage":
-            assert {image.size for image in client.images(run, id)} == {(BUILT_IN_SIDE, BUILT_IN_SIDE)}
+            images = client.images(run, id)
+            assert {image.size for image in images} == {(BUILT_IN_SIDE, BUILT_IN_SIDE)}
+            found = seen(images[0])
+            assert name not in SHOWN or SHOWN[name] == (found.background, found.colours)
         elif node["class_type"] == "PreviewAny":
-            assert run.outputs[id]["text"][0].strip()
+            told.append(run.outputs[id]["text"][0].strip())
+    assert all(told) and told == TOLD.get(name, told)
     if saved := node_id(api, "SaveDocument"):
         assert Path(run.outputs[saved]["text"][0]).is_file()
 

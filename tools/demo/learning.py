@@ -1,21 +1,24 @@
 """The losses: what the understanding expert writes, and what the generation expert draws from its keys and values."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensenova_core import flow
-from sensenova_core.layout import image_to_tokens, to_patches
+from sensenova_core.config import ModelConfig
+from sensenova_core.layout import image_to_tokens, to_patches, tokens_to_image
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.attention import Attend
 from sensenova_core.prompt import image_positions
 
 from .batches import Batch
+from .scenes import KINDS
 
-# Of the logit of the times, early and later in training. Outlines are seen after 0.3 and are learnt first; what goes
-# where is decided under 0.15, and takes longest.
-EARLY_MEAN, LATE_MEAN, SPREAD_OF_TIME = -0.6, -1.6, 1.3
-LATE = 0.5  # part of the training
+# Of the logit of the times, from each part of the training on. Outlines are seen after 0.3 and are learnt first; what
+# goes where is decided under 0.15, and takes longest; at last outlines are made clean.
+MEANS, SPREAD_OF_TIME = {0.0: -0.6, 0.5: -1.6, 0.8: 0.4}, 1.5
+NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
+ASTRAY_FROM, ASTRAY, CFG = 0.8, 0.5, 4.0  # part of the training, and of what can be guided then; guidance
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -50,36 +53,70 @@ class ReadingRows:
 
 
 class DrawingRows:
-    """Attention of pictures being drawn, each after the first tokens of a row."""
+    """Attention of pictures being drawn, each after the first tokens of a row.
 
-    def __init__(self, read: ReadingRows, owners: Tensor, lengths: Tensor, tokens: int):
+    positions: of what is read; last: (pictures,) the last time before each picture. tokens: of one picture.
+    """
+
+    def __init__(self, read: ReadingRows, positions: Tensor, owners: Tensor, lengths: Tensor, tokens: int):
         self.read, self.owners, self.longest = read, owners, int(lengths.max())
+        self.last = positions[owners, 0, lengths - 1]
         seen = torch.arange(self.longest)[None] < lengths[:, None]
         self.mask = torch.cat([seen, seen.new_ones(len(owners), tokens)], 1)[:, None, None]
+        self.values: list[Tensor] = []
 
     def attend_at(self, layer: int) -> Attend:
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = (part[layer][:, : self.longest][self.owners] for part in (self.read.keys, self.read.values))
+            self.values.append(value)
             mask = self.mask.expand(-1, -1, query.shape[1], -1)
             return attention(query, torch.cat([keys, key], 1), torch.cat([values, value], 1), mask)
 
         return attend
 
 
-def losses(model: SenseNovaU1, batch: Batch, stream: torch.Generator, progress: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Mean squared error of the velocity over all pictures, and mean cross entropy over all written tokens; 0 for none.
+class Names(nn.Module):
+    """Tells, in training only, what kind of shape a token shows, of an image or of a picture being drawn.
 
+    Without it kinds are learnt last: colours and places lower the other losses more.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        width = config.decoder.num_kv_heads * config.decoder.head_dim
+        self.read, self.drawn = nn.Linear(width, len(KINDS) + 1), nn.Linear(width, len(KINDS) + 1)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
+def named(names: nn.Linear, values: list[Tensor], kinds: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
+    """Cross entropy. values: of every layer, (rows, tokens, heads, head_dim); places: which of rows * tokens."""
+    values = values[min(NAMED_AT, len(values) - 1)].flatten(2).flatten(0, 1)
+    return F.cross_entropy(names(values[places]).float(), kinds)
+
+
+def losses(
+    model: SenseNovaU1, names: Names, batch: Batch, stream: torch.Generator, progress: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means over all pictures, written tokens, and tokens of images and pictures; 0 for none of them.
+
+    Of the velocity's squared error, the cross entropy of what is written, and that of the kinds which are named.
     stream: where times and noises come from. progress: 0 .. 1 of the training.
     """
     read = ReadingRows(batch.positions, batch.valid)
     hidden = understand(model, batch, read)
-    drawing = writing = torch.zeros(())
+    drawing = writing = naming = torch.zeros(())
+    if batch.images:
+        naming = named(names.read, read.values, batch.kinds, torch.cat([places for _, places in batch.images]))
     if len(batch.written):
         logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
         writing = F.cross_entropy(logits.float(), batch.written)
     if len(batch.owners):
-        drawing = draw(model, batch, read, stream, EARLY_MEAN if progress < LATE else LATE_MEAN)
-    return drawing, writing
+        tokens = len(batch.drawn_kinds) // len(batch.owners)
+        attend = DrawingRows(read, batch.positions, batch.owners, batch.lengths, tokens)
+        drawing = draw(model, batch, attend, stream, progress)
+        naming = naming + named(names.drawn, attend.values, batch.drawn_kinds)
+    return drawing, writing, naming
 
 
 def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
@@ -94,30 +131,55 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
     return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
 
 
-def draw(model: SenseNovaU1, batch: Batch, read: ReadingRows, stream: torch.Generator, mean_time: float) -> Tensor:
-    """Mean squared error of the velocity, at a random time and noise for each picture. mean_time: of its logit."""
+def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Generator, progress: float) -> Tensor:
+    """Mean squared error of the velocity, at a random time and noise for each picture."""
     side, count = model.config.token_pixels, len(batch.owners)
     tokens = batch.pictures[0, 0].numel() // side**2
+    mean_time = MEANS[max(start for start in MEANS if start <= progress)]
     t = torch.sigmoid(mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
     near = t[:, None, None, None]
-    error = guesses(model, batch, read, near * batch.pictures + (1 - near) * noise, t)
-    error = error - image_to_tokens(batch.pictures, side)
+    z = near * batch.pictures + (1 - near) * noise
+    some = (batch.sides >= 0).all(1).nonzero().flatten()
+    if len(some) and progress >= ASTRAY_FROM:
+        some = some[torch.rand(len(some), generator=stream) < ASTRAY]
+        z[some] = led_astray(model, batch, attend.read, some, noise[some], t[some], stream)
+    error = guesses(model, attend, z, t) - image_to_tokens(batch.pictures, side)
     return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
 
 
-def guesses(model: SenseNovaU1, batch: Batch, read: ReadingRows, z: Tensor, t: Tensor) -> Tensor:
+@torch.no_grad()
+def led_astray(
+    model: SenseNovaU1, batch: Batch, read: ReadingRows, some: Tensor, noise: Tensor, t: Tensor, stream: torch.Generator
+) -> Tensor:
+    """z at t of some pictures, after one guided step from an earlier time.
+
+    Guidance by 4 makes outlines and colours too strong. Only a model that has learnt what to make of that finds back.
+    """
+    earlier = t * (0.3 + 0.6 * torch.rand(len(t), generator=stream))
+    before, after = earlier[:, None, None, None], t[:, None, None, None]
+    picture = batch.pictures[some]
+    rows, columns = (length // model.config.token_pixels for length in picture.shape[2:])
+    z = before * picture + (1 - before) * noise
+    sides = []
+    for index in batch.sides[some].T:
+        attend = DrawingRows(read, batch.positions, batch.owners[index], batch.lengths[index], rows * columns)
+        sides.append(guesses(model, attend, z, earlier))
+    condition, nothing = sides
+    guided = tokens_to_image(nothing + CFG * (condition - nothing), model.config.token_pixels, rows, columns)
+    return z + (after - before) / (1 - before) * (guided - z)
+
+
+def guesses(model: SenseNovaU1, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
     """The clean pictures that the model sees in z, (pictures, 3, height, width) at times t: float32 tokens."""
-    config, expert, count = model.config, model.generation, len(batch.owners)
+    config, expert = model.config, model.generation
     rows, columns = (side // config.token_pixels for side in z.shape[2:])
     x = expert.vision(to_patches(z, config.vision.patch_size), expert.vision.rotary(rows, columns, model.device))
     times = expert.timestep_embedder(t)
     if config.noise.embedded:
         scale = flow.noise_scale(config.noise, rows * columns)
         times = times + expert.noise_scale_embedder(torch.tensor([scale / config.noise.max_scale]))
-    last = batch.positions[batch.owners, 0, batch.lengths - 1]
-    places = image_positions(0, rows, columns).repeat(count, 1, 1)
-    places[:, 0] = last[:, None] + 1
-    attend = DrawingRows(read, batch.owners, batch.lengths, rows * columns)
+    places = image_positions(0, rows, columns).repeat(len(z), 1, 1)
+    places[:, 0] = attend.last[:, None] + 1
     x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at)
     return expert.head(x, rows, columns).float()

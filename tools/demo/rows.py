@@ -60,20 +60,35 @@ class RememberingTokenizer(Tokenizer):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that is drawn after the first `tokens` of a row, by as many noises as `times` says."""
+    """A picture of a scene that is drawn after the first `tokens` of a row, by as many noises as `times` says.
+
+    prompted: whether the row says what to draw.
+    """
 
     tokens: int
-    picture: Tensor  # float32 (3, height, width) in -1 .. 1
+    scene: Scene
+    size: Size
     times: int = 1
+    prompted: bool = True
+
+    def unguided(self, sequence: Sequence) -> "Drawn":
+        """The same after a sequence that does not say what to draw."""
+        return replace(self, tokens=len(sequence.ids), prompted=False)
+
+    @property
+    def picture(self) -> Tensor:
+        """float32 (3, height, width) in -1 .. 1"""
+        return pixels(draw(self.scene, *self.size))
 
 
 @dataclass(frozen=True)
 class Row:
-    """written: (start, stop) of each stretch of tokens that the model learns to write."""
+    """written: (start, stop) of each stretch of tokens to be learnt. shown: by the images it reads."""
 
     sequence: Sequence
     written: tuple[tuple[int, int], ...] = ()
     drawn: tuple[Drawn, ...] = ()
+    shown: tuple[Scene, ...] = ()
 
 
 def pixels(picture: Image.Image) -> Tensor:
@@ -116,20 +131,21 @@ class Rows:
             sequence, written = self._thought(conditioning, texts.plan(drawn[0], zh))
         else:
             sequence, written = conditioning.sequences[CONDITION], ()
-        return Row(sequence, written, tuple(self._drawn(sequence, one, size) for one in drawn))
+        return Row(sequence, written, tuple(Drawn(len(sequence.ids), one, size) for one in drawn))
 
-    def nothing(self, size: Size, draws: int) -> Row:
-        """The unconditional branch."""
+    def nothing(self, drawn: list[Drawn]) -> Row:
+        """The unconditional branch, for pictures of others."""
         sequence = self.prompts.unconditional()
-        return Row(sequence, (), tuple(self._drawn(sequence, self.scene(), size) for _ in range(draws)))
+        return Row(sequence, (), tuple(one.unguided(sequence) for one in drawn))
 
-    def edit(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
+    def edit(self, size: Size, draws: int, alone: bool = False, think: bool = False) -> list[Row]:
+        """alone: also what is drawn after the image alone, without what is asked."""
         before = self.scene()
         change, zh = texts.edit(self.rng, before), self.in_chinese()
         asked = texts.asked(self.rng, change, zh)
-        return self._edited([before], asked, change.after, zh, size, draws, images_only, think)
+        return self._edited([before], asked, change.after, zh, size, draws, alone, think)
 
-    def merge(self, size: Size, draws: int, images_only: bool) -> Row:
+    def merge(self, size: Size, draws: int, alone: bool = False) -> list[Row]:
         """An edit with two references."""
         change = None
         while change is None or change.after.held_out:
@@ -137,7 +153,7 @@ class Rows:
             change = texts.merge(self.rng, *before)
         zh = self.in_chinese()
         asked = texts.asked(self.rng, change, zh)
-        return self._edited([*before], asked, change.after, zh, size, draws, images_only, False)
+        return self._edited([*before], asked, change.after, zh, size, draws, alone, think=False)
 
     def _edited(
         self,
@@ -147,25 +163,30 @@ class Rows:
         zh: bool,
         size: Size,
         draws: int,
-        images_only: bool,
+        alone: bool,
         think: bool,
-    ) -> Row:
+    ) -> list[Row]:
         shown = [shown_at(one, size) for one in before]
         images = references(shown, self.side, edit_pixel_limits(len(shown), AREA), None)
         conditioning = self.prompts.picture(asked, images)
-        sequence, written = conditioning.sequences[IMAGES_ONLY if images_only else CONDITION], ()
-        if think and not images_only:
+        sequence, written = conditioning.sequences[CONDITION], ()
+        if think:
             sequence, written = self._thought(conditioning, texts.plan(after, zh))
-        return Row(sequence, written, (Drawn(len(sequence.ids), pixels(draw(after, *size)), draws),))
+        drawn = Drawn(len(sequence.ids), after, size, draws)
+        rows = [Row(sequence, written, (drawn,), tuple(before))]
+        if alone:
+            sequence = conditioning.sequences[IMAGES_ONLY]
+            rows.append(Row(sequence, (), (drawn.unguided(sequence),), tuple(before)))
+        return rows
 
-    def conversation(self, size: Size, turns: int = 4) -> Row:
-        """Questions about one picture, one after the other; half the time the first asks for all there is to see."""
+    def conversation(self, size: Size, turns: int = 4, whole: float = 0.5) -> Row:
+        """Questions about one picture, one after the other. whole: how often the first asks for all there is to see."""
         made, zh = self.scene(), self.in_chinese()
         shown = self._worn(shown_at(made, size))
         images = references([shown], self.side, understanding_pixel_limits(AREA), None)
         messages, starts = [], []
         for turn in range(turns):
-            name = "describe" if turn == 0 and self.rng.random() < 0.5 else ""
+            name = "describe" if turn == 0 and self.rng.random() < whole else ""
             question = texts.question(self.rng, made, zh, name)
             placed = question.asked if messages else f"{IMAGE_PLACEHOLDER}\n{question.asked}"
             messages.append(Message("user", placed))
@@ -176,7 +197,7 @@ class Rows:
         sequence = asked.followed_by(self.tokenizer.encode([messages[-1].text]) + end)
         answers = [self.tokenizer.encode([message.text]) for message in messages[1::2]]
         written = [(start, start + len(answer) + 1) for start, answer in zip(starts, answers, strict=True)]
-        return Row(sequence, tuple(written))
+        return Row(sequence, tuple(written), shown=(made,))
 
     def idea(self) -> Row:
         """A short idea made into a whole prompt, with the system message of the workflow that does so, or without."""
@@ -193,21 +214,19 @@ class Rows:
         images = [ReferenceImage(((one * 0.5 + 0.5) - MEAN) / STD, self.side, size) for one in shown]
         full, alone = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
         if images_only:
-            return self._alone(alone, images, shown, draws)
+            sequence = self._extended(alone, images)
+            return Row(sequence, (), self._at_images(sequence, told.scenes, size, draws), told.scenes)
         pieces: list[Piece] = [Special(THINK_START), "\n"] if think else []
         for index, (text, image) in enumerate(zip(told.texts, images, strict=True)):
             pieces += [("\n" if index else "") + text + "\n", image]
         pieces += ["\n", Special(THINK_END), "\n\n" + told.ending] if think else ["\n" + told.ending]
         sequence = self._extended(full, [*pieces, Special(TURN_END)])
-        return Row(sequence, tuple(self._text_after(sequence, len(full.ids))), self._at_images(sequence, shown, draws))
+        written = tuple(self._text_after(sequence, len(full.ids)))
+        return Row(sequence, written, self._at_images(sequence, told.scenes, size, draws), told.scenes)
 
-    def _alone(self, alone: Sequence, images: list[ReferenceImage], shown: list[Tensor], draws: int) -> Row:
-        sequence = self._extended(alone, images)
-        return Row(sequence, (), self._at_images(sequence, shown, draws))
-
-    def _at_images(self, sequence: Sequence, shown: list[Tensor], draws: int) -> tuple[Drawn, ...]:
+    def _at_images(self, sequence: Sequence, scenes: tuple[Scene, ...], size: Size, draws: int) -> tuple[Drawn, ...]:
         starts = (sequence.ids == self.tokenizer.ids[IMAGE_START]).nonzero().flatten().tolist()
-        return tuple(Drawn(start + 1, one, draws) for start, one in zip(starts, shown, strict=True))
+        return tuple(Drawn(start + 1, one, size, draws) for start, one in zip(starts, scenes, strict=True))
 
     def _text_after(self, sequence: Sequence, start: int) -> Iterator[tuple[int, int]]:
         """Stretches that the model writes: all but images and what closes them."""
@@ -242,9 +261,6 @@ class Rows:
         ids = self.tokenizer.encode([plan, Special(THINK_END)])
         start = len(asked.ids)
         return self.prompts.thought(asked.followed_by(ids)), ((start, start + len(ids)),)
-
-    def _drawn(self, sequence: Sequence, made: Scene, size: Size) -> Drawn:
-        return Drawn(len(sequence.ids), pixels(draw(made, *size)))
 
     def _worn(self, picture: Image.Image) -> Image.Image:
         """At times with noise, so that pictures which the model drew itself are no surprise."""

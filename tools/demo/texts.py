@@ -24,6 +24,7 @@ RELATIONS = {
     ("top", "bottom"): ("above", "在{}的上面"),
     ("bottom", "top"): ("below", "在{}的下面"),
 }
+READING = ("left", "top", "middle", "bottom", "right")
 OPENERS = ("", "", "", "", "draw ", "paint ", "show me ", "a picture of ", "an image of ")
 ENOUGH = 500  # random changes, to find one of a certain kind among
 NUMBERS = ("no", "one", "two", "three")
@@ -54,6 +55,11 @@ def listed(items: list[str], zh: bool = False) -> str:
         return items[0]
     joined = ("、" if zh else ", ").join(items[:-1])
     return f"{joined}和{items[-1]}" if zh else f"{joined} and {items[-1]}"
+
+
+def in_order(scene: Scene) -> Scene:
+    """The same with its shapes from left to right, and in between from top to bottom: as they are read."""
+    return scene.with_shapes(*sorted(scene.shapes, key=lambda shape: READING.index(shape.place)))
 
 
 def described(scene: Scene, zh: bool = False) -> str:
@@ -282,7 +288,7 @@ def question(rng: random.Random, scene: Scene, zh: bool = False, name: str = "")
             "ground": ("背景是什么颜色?", ZH_COLOURS[scene.background]),
             "where": (f"{kind}在哪里?", ZH_PLACES[shape.place]),
             "at": (f"{ZH_PLACES[shape.place]}是什么?", named(shape, zh=True, place=False)),
-            "describe": ("描述这张图。", described(scene, zh=True)),
+            "describe": ("描述这张图。", described(in_order(scene), zh=True)),
         }[name]
         return Question(asked, answer, name)
     where = PLACE_PHRASES[shape.place]
@@ -293,7 +299,10 @@ def question(rng: random.Random, scene: Scene, zh: bool = False, name: str = "")
         "ground": (["What {} is the background?"], scene.background),
         "where": ([f"Where is the {shape.kind}?"], where),
         "at": ([f"What is {where}?"], named(shape, place=False)),
-        "describe": (["Describe this picture.", "Describe the picture.", "What is in this picture?"], described(scene)),
+        "describe": (
+            ["Describe this picture.", "Describe the picture.", "What is in this picture?"],
+            described(in_order(scene)),
+        ),
     }[name]
     asked = rng.choice(asked).format(rng.choice(("colour", "color")))
     return Question(asked[0].lower() + asked[1:] if rng.random() < 0.2 else asked, answer, name)

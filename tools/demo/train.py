@@ -28,7 +28,7 @@ from sensenova_core.prompt import PromptBuilder
 from .batches import TASKS, Batch, batches_of_step
 from .family import completed, write_beside_weights
 from .initial import new_model
-from .learning import losses
+from .learning import Names, losses
 from .rows import RememberingTokenizer
 from .vocabulary import trained_tokenizer
 
@@ -67,8 +67,10 @@ PUBLISHED_HEAD_WIDTH = 1024  # the only one that other implementations know
 BETAS, WEIGHT_DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.01, 1.0
 WARM_UP, DECAY = 200, 0.2  # steps; part of the training over which the rate falls to nothing
 AVERAGING = 0.998
+SMALL_PART = 0.15  # of the rate, for weights that are small
 STATE, LINE_EVERY = "state.safetensors", 50  # steps
-WRITING = 0.5  # weight of the cross entropy beside the velocity's error
+WRITING, NAMING = 0.5, 0.5  # weights of the cross entropies beside the velocity's error
+LOSSES = ("draw", "write", "name")
 
 
 def widened(name: str, value: Tensor) -> Tensor:
@@ -83,11 +85,21 @@ def widened(name: str, value: Tensor) -> Tensor:
 
 
 def optimisers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, which learn twice as fast with it; AdamW for all else."""
+    """Muon for the matrices of the layers, which learn twice as fast with it; AdamW for all else.
+
+    The rate suits weights of about 0.1. What looks at patches, and what draws them, has far smaller ones, and at that
+    rate would be lost in its own noise.
+    """
     inner = [value for name, value in parameters.items() if ".layers." in name and value.dim() == 2]
-    outer = [value for name, value in parameters.items() if ".layers." not in name and value.dim() > 1]
+    outer = {name: value for name, value in parameters.items() if ".layers." not in name and value.dim() > 1}
+    words = [value for name, value in outer.items() if "embed_tokens" in name or "names" in name]
+    small = [value for name, value in outer.items() if not ("embed_tokens" in name or "names" in name)]
     vectors = [value for value in parameters.values() if value.dim() == 1]
-    groups = [{"params": outer, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": words, "weight_decay": WEIGHT_DECAY, "part": 1.0},
+        {"params": small, "weight_decay": WEIGHT_DECAY, "part": SMALL_PART},
+        {"params": vectors, "weight_decay": 0.0, "part": 1.0},
+    ]
     return [
         torch.optim.Muon(inner, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups, betas=BETAS, fused=True),
@@ -107,18 +119,19 @@ class Training:
 
     def __init__(self, config: ModelConfig, seed: int):
         self.seed, self.step, self.seconds = seed, 0, 0.0
-        self.model = new_model(config, seed)
+        self.model, self.names = new_model(config, seed), Names(config)
         self.parameters = dict(self.model.named_parameters())
+        self.parameters |= {f"names.{name}": value for name, value in self.names.named_parameters()}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.optimisers = optimisers(self.parameters)
         # Gradients of all parameters and losses of all tasks, which processes add up at once.
         sizes = [value.numel() for value in self.parameters.values()]
-        found = len(TASKS) * 2 * 2
+        found = len(TASKS) * len(LOSSES) * 2
         self._shared = torch.zeros(sum(sizes) + found)
         *gradients, losses_ = self._shared.split([*sizes, found])
         pairs = zip(self.parameters.items(), gradients, strict=True)
         self._gradients = {name: flat.view(value.shape) for (name, value), flat in pairs}
-        self._found = losses_.view(len(TASKS), 2, 2)  # (tasks, drawing and writing, sum and count)
+        self._found = losses_.view(len(TASKS), len(LOSSES), 2)  # (tasks, losses, sum and count)
 
     def learn(self, batches: list[Batch], learning_rate: float, progress: float = 0.0) -> dict[str, float]:
         """One step over the sum of the losses of these batches, and of those that other processes have."""
@@ -128,9 +141,10 @@ class Training:
         for batch in batches:
             place = TASKS.index(batch.task)
             stream = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * len(TASKS) + place)
-            drawing, writing = losses(self.model, batch, stream, progress)
-            (drawing + WRITING * writing).backward()
-            for kind, loss in enumerate((drawing, writing)):
+            found = losses(self.model, self.names, batch, stream, progress)
+            drawing, writing, naming = found
+            (drawing + WRITING * writing + NAMING * naming).backward()
+            for kind, loss in enumerate(found):
                 if loss.requires_grad:
                     self._found[place, kind] += torch.tensor([float(loss.detach()), 1.0])
         if distributed.is_initialized():
@@ -138,7 +152,7 @@ class Training:
         length = torch.nn.utils.clip_grad_norm_(self.parameters.values(), LONGEST_GRADIENT)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("part", 1.0)
             optimiser.step()
         self.step += 1
         with torch.no_grad():
@@ -152,7 +166,7 @@ class Training:
         return {
             f"{task} {kind}": float(means[place, index])
             for place, task in enumerate(TASKS)
-            for index, kind in enumerate(("draw", "write"))
+            for index, kind in enumerate(LOSSES)
             if self._found[place, index, 1]
         }
 
@@ -189,7 +203,8 @@ class Training:
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """The running average as the checkpoint's weights; its other files lie there already."""
-        tensors = {checkpoint_name(name): widened(name, value).to(dtype) for name, value in self.average.items()}
+        averages = {name: self.average[name] for name, _ in self.model.named_parameters()}
+        tensors = {checkpoint_name(name): widened(name, value).to(dtype) for name, value in averages.items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
