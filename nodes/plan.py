@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core import needs
 from ..sensenova_core.flow import Guidance
+from ..sensenova_core.needs import USUAL_PROMPT
+from ..sensenova_core.outlook import TASKS, explain
 from ..sensenova_core.sampling import SamplingSettings
 from . import host
 from .condition import MAX_IMAGES
@@ -40,7 +41,7 @@ class MemoryPlan(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "task",
-                    options=list(needs.TASKS),
+                    options=list(TASKS),
                     default="draw",
                     optional=True,
                     tooltip="draw: a picture, or with images an edit. understand: an answer, which width, height and "
@@ -57,7 +58,7 @@ class MemoryPlan(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "prompt_tokens",
-                    default=needs.USUAL_PROMPT,
+                    default=USUAL_PROMPT,
                     min=1,
                     max=262144,
                     optional=True,
@@ -71,12 +72,12 @@ class MemoryPlan(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, width, height, batch_size, guided, images, think_tokens, card,
-        task="draw", max_tokens=512, prompt_tokens=needs.USUAL_PROMPT,
+        task="draw", max_tokens=512, prompt_tokens=USUAL_PROMPT,
     ) -> io.NodeOutput:  # fmt: skip
         model.use_loras()
         width, height = size_or_best(model, width, height, document=task == "interleave")
         settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
         planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
-        text = model.engine.explain(settings, images, think_tokens, card, **planned)
+        text = explain(model.engine, settings, images, think_tokens, card, **planned)
         host.show_text(text)  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakMethod
@@ -11,26 +10,16 @@ import torch
 from PIL import Image
 
 from . import needs, thinking
-from .checkpoint import (
-    Checkpoint,
-    Lora,
-    Weights,
-    check_tensors,
-    checkpoint_name,
-    lora_file,
-    lora_states,
-    open_checkpoint,
-    read_lora,
-)
+from .checkpoint import Checkpoint, Lora, Weights, check_tensors, checkpoint_name, open_checkpoint
 from .conversation import Answer, answer
 from .decode import Choose, DecodingSettings
 from .devices import device_named, dtype_named
 from .document import DocumentSettings, Event, Writer
-from .errors import SenseNovaError, SettingsError, check_count, check_number
+from .errors import SenseNovaError, SettingsError
 from .flow import Guidance
-from .images import MAX_IMAGES, edit_pixel_limits, references, understanding_pixel_limits
-from .memory import Limits, Placement, Plan, Task, in_rows, in_words, limits_of, make_plan, parse_size
-from .memory.units import EXPERTS
+from .images import edit_pixel_limits, references, understanding_pixel_limits
+from .loras import Loras
+from .memory import Placement, Plan, Task, limits_of
 from .model import SenseNovaU1, attention_kernel
 from .prefix import PREFIX_CACHE_BYTES, Context
 from .prompt import Conditioning, Message, PromptBuilder
@@ -104,8 +93,7 @@ class Engine:
         self.reader = Reader(self.model, self._kernel, self.memory.attempt)
         forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
         self.memory.forget = lambda: (forget() or int)()
-        self.loras: tuple[tuple[Path, float], ...] = ()  # those in use, at their strengths
-        self._carried: dict[Path, Lora] = {}
+        self._loras = Loras(self._shapes)
 
     @property
     def _itemsize(self) -> int:
@@ -128,77 +116,20 @@ class Engine:
         written = dict.fromkeys(settings.growing, needs.usual_tokens(self.config, images))
         return needs.document(self.config, settings, written, 0, self._itemsize)
 
-    def explain(
-        self,
-        settings: SamplingSettings,
-        images: int = 0,
-        think_tokens: int = 0,
-        card: str = "",
-        ram: str = "",
-        task: str = "draw",
-        max_tokens: int = 512,
-        prompt_tokens: int = needs.USUAL_PROMPT,
-    ) -> str:
-        """What a task will take, before there is a prompt for it: plans in words.
-
-        task: one of needs.TASKS: a picture, an answer, or a document as far as its first picture. images: how many are
-        edited or read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the
-        system message. card, ram: sizes such as "11GiB" of free memory to plan for, in place of what is free here.
-        Raises SettingsError where it cannot fit.
-        """
-        if task not in needs.TASKS:
-            raise SettingsError(f"task {task!r} is unknown; choose one of {', '.join(needs.TASKS)}")
-        settings.check_size(self.config)
-        check_count("images", images, 0, MAX_IMAGES)
-        check_count("think_tokens", think_tokens, 0)
-        check_count("max_tokens", max_tokens, 1)
-        check_count("prompt_tokens", prompt_tokens, 1, self.prompts.max_tokens)
-        sizes = parse_size("card", card), parse_size("ram", ram)
-        tasks = needs.outlook(
-            self.config, settings, images, think_tokens, self._itemsize, task, max_tokens, prompt_tokens
-        )
-        more = {"assumed": needs.assumed(images, task, prompt_tokens)}
-        if self.device.type == "cpu" and not card:
-            more["card"] = self._cards_for(tasks)
-        in_place = self.memory.in_place and not card
-        plans = (self._in_place(task) if in_place else self.plan(task, *sizes).rows() for task in tasks)
-        return "\n\n".join(in_rows(rows | more) for rows in plans)
-
-    def _in_place(self, task: Task) -> dict[str, str]:
-        """What a plan's rows say where nothing is planned."""
-        sizes = self.memory.sizes
-        unpacking = max(map(sizes.unpacking, EXPERTS))
-        ready = f", {in_words(unpacking)} to make one layer ready at a time" if unpacking else ""
-        return {
-            "task": task.name,
-            "mode": "weights run where they lie, mapped from their files",
-            "system": f"{in_words(task.most_working)} for the task itself{ready}; "
-            f"{in_words(sizes.stored)} stay in their files",
-        }
-
-    def _cards_for(self, tasks: list[Task]) -> str:
-        """What to know about cards where none was named."""
-        sizes = self.memory.sizes
-        least = max(sizes.smallest(task)[0] for task in tasks)
-        most = max(make_plan(sizes, task, Limits("full"), 0).device_bytes for task in tasks)
-        return (
-            f"none was named; {in_words(least, ceil)} is the least that works, with {in_words(most, ceil)} all layers "
-            "of the expert in use stay. To plan for one, give its free memory as card (--card), such as 11GiB"
-        )
-
     def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
         free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
         return self.memory.plan(task, self.reader.nbytes, card, host_free)
 
+    @property
+    def loras(self) -> tuple[tuple[Path, float], ...]:
+        """(file, strength) of the LoRAs in use."""
+        return self._loras.used
+
     def read_lora(self, path: str | Path) -> Lora:
         """What a LoRA says of itself, and which parameters it changes. Raises CheckpointError where it does not fit
         this model. Reads none of its factors."""
-        file = lora_file(path)
-        known = self._carried.get(file)
-        if known is not None and known.states == lora_states(file):
-            return known
-        return read_lora(file, self._shapes)
+        return self._loras.read(path)
 
     def use_loras(self, loras: Sequence[tuple[str | Path, float]]) -> None:
         """Run with these LoRAs, (file, strength) each, in place of those before. Raises CheckpointError, SettingsError.
@@ -207,24 +138,11 @@ class Engine:
         are changed as they run and never where they lie, so that no LoRAs is exactly the model as it was. A run in
         progress ends with a SenseNovaError at its next step.
         """
-        strengths: dict[Path, float] = {}
-        for path, strength in loras:
-            check_number(f"the strength of {Path(path).name}", strength, "a finite number; 1 is as it was trained")
-            file = lora_file(path) if strength else None
-            strengths |= {} if file is None else {file: strengths.get(file, 0.0) + strength}
-        used = {file: self.read_lora(file) for file, strength in sorted(strengths.items()) if strength}
-        wanted = tuple((file, strengths[file]) for file in used)
-        carried = {file: lora for file, lora in self._carried.items() if file in used or _unchanged(lora)}
-        if any(carried.get(file) is not lora for file, lora in used.items()):
-            # Those until now go along at no strength: two branches of a graph may take turns.
-            last = {file: carried[file] for file, _ in self.loras if file in carried}
-            carried = dict(sorted((last | used).items()))
-        if wanted == self.loras and carried == self._carried:
-            return
-        self.memory.use([(lora, strengths.get(file, 0.0)) for file, lora in carried.items()])
-        self._carried = carried
-        self.reader.read_as("".join(f"{used[file].key}|{by}|" for file, by in wanted if used[file].reads))
-        self.loras = wanted
+        chosen = self._loras.chosen(loras)
+        if chosen != self._loras:
+            self.memory.use(chosen.strengths())
+            self.reader.read_as(chosen.read_as)
+            self._loras = chosen
 
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""
@@ -474,7 +392,3 @@ class Engine:
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
         if conditioning.vocabulary != self.prompts.vocabulary:
             raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
-
-
-def _unchanged(lora: Lora) -> bool:
-    return lora.states == lora_states(lora.path)

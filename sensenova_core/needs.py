@@ -3,13 +3,12 @@
 from . import flow
 from .config import ModelConfig
 from .document import DocumentSettings
-from .images import edit_pixel_limits, understanding_pixel_limits
+from .images import edit_pixel_limits
 from .memory import Task, Work
 from .model.feed_forward import ROWS
 from .prefix import BLOCK_TOKENS
 from .sampling import SamplingSettings
 
-TASKS = ("draw", "understand", "interleave")
 USUAL_PROMPT = 400  # tokens, with the system message
 USUAL_TEXT = 1024  # tokens between two pictures of a document
 
@@ -69,47 +68,9 @@ def document(
     )
 
 
-def outlook(
-    config: ModelConfig,
-    settings: SamplingSettings,
-    images: int,
-    think_tokens: int,
-    itemsize: int,
-    task: str = "draw",
-    max_tokens: int = 512,
-    prompt_tokens: int = USUAL_PROMPT,
-) -> list[Task]:
-    """Tasks of a run that is not prepared yet, one of TASKS: a prompt with images of the largest size that is read."""
-    if task == "understand":
-        read = images * (understanding_pixel_limits(config.best_area)[1] // config.token_pixels**2)
-        return [writing(config, prompt_tokens + read, max_tokens, itemsize, "an answer of")]
-    prompt = usual_tokens(config, images, prompt_tokens)
-    if task == "interleave":
-        made = DocumentSettings(settings)
-        return [document(config, made, dict.fromkeys(made.growing, prompt + think_tokens), 0, itemsize)]
-    lengths = {
-        flow.CONDITION: prompt + think_tokens,
-        flow.IMAGES_ONLY: prompt,
-        flow.UNCONDITIONAL: USUAL_PROMPT,
-    }
-    used = {name: lengths[name] for name in branches(settings, bool(images))}
-    name = picture_name(images)
-    tasks = [drawing(config, settings, used, itemsize, True, name)]
-    if think_tokens:
-        tasks.insert(0, writing(config, prompt, think_tokens, itemsize, "reasoning of"))
-    return tasks
-
-
 def picture_name(images: int) -> str:
     """What a task that draws is called, before its size."""
     return f"an edit of {images} image{'s' * (images > 1)}," if images else "a picture of"
-
-
-def assumed(images: int, task: str, prompt_tokens: int) -> str:
-    """What `outlook` takes for granted, in words."""
-    shown = f", image{'s' * (images > 1)} of the largest size that is read" if images else ""
-    between = f", {USUAL_TEXT} tokens of text between two pictures" if task == "interleave" else ""
-    return f"a prompt of {prompt_tokens} tokens with the system message{shown}{between}"
 
 
 def usual_tokens(config: ModelConfig, images: int, prompt: int = USUAL_PROMPT) -> int:

@@ -49,6 +49,7 @@ def run(options) -> int:
     warn_without_effect(options, useless, f"with --task {options.task}")
     from ..engine import Engine
     from ..flow import Guidance
+    from ..outlook import explain
     from ..sampling import SamplingSettings
     from ..sizes import best_size
 
@@ -71,7 +72,8 @@ def run(options) -> int:
     engine.use_loras([parse_lora(text) for text in options.lora])
     warn_of_loras(engine, options)
     print(
-        engine.explain(
+        explain(
+            engine,
             settings,
             options.num_images,
             options.max_think_tokens,
