@@ -74,7 +74,7 @@ def write_checkpoint(folder: Path, config: dict, dtype=torch.float32, norms=torc
 
 
 def save_aligned(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Tensors begin at multiples of 16 bytes, as far as their sizes go: see `tests.test_residency.ROUNDS`."""
+    """Tensors begin at multiples of 16 bytes, as far as their sizes go: see `tests.residency.conftest.ROUNDS`."""
     for padding in range(0, 64, 8):
         save_file(tensors, file, metadata={"format": "pt", "padding": "x" * padding})
         with open(file, "rb") as stream:

@@ -22,7 +22,7 @@ from sensenova_core.memory.units import DRAWING, READING
 from tests.geometries import geometry, scaled_down, write_checkpoint
 from tests.golden_set import relative_error
 from tests.peak import PeakBytes
-from tests.test_residency import (
+from tests.streaming import (
     WAYS,
     Failing,
     allow,
