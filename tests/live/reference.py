@@ -21,6 +21,7 @@ import sensenova_core
 from sensenova_core.decode import DecodingSettings
 from sensenova_core.document import DocumentSettings, Drawing, Text
 from sensenova_core.flow import Guidance
+from sensenova_core.outlook import explain
 from sensenova_core.prompt import Message
 from sensenova_core.sampling import SamplingSettings
 from sensenova_core.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
@@ -118,7 +119,7 @@ def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> Decoding
 
 def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card, **planned):
     settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-    return (model.explain(settings, images, think_tokens, card, **planned),)
+    return (explain(model, settings, images, think_tokens, card, **planned),)
 
 
 def primitive(value):

@@ -14,6 +14,7 @@ from sensenova_core.checkpoint.merging import merge_scratch
 from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.units import DRAWING, READING
+from sensenova_core.outlook import explain
 from tests.geometries import scaled_down, write_checkpoint
 from tests.lora.telling import drawing, tell
 from tests.loras import matrices, write_lora
@@ -128,10 +129,10 @@ def test_rows_are_added_piece_by_piece(monkeypatch, shape, piece):
 @pytest.mark.parametrize("vram_mode", ["auto", "balanced"])
 def test_a_plan_says_so(lora, load, vram_mode):
     engine = load(vram_mode=vram_mode)
-    told = engine.explain(sensenova_core.SamplingSettings(64, 64))
+    told = explain(engine, sensenova_core.SamplingSettings(64, 64))
     assert "make one layer ready" not in told
     engine.use_loras([(lora()[0], 1.0)])
-    assert "make one layer ready" in engine.explain(sensenova_core.SamplingSettings(64, 64))
+    assert "make one layer ready" in explain(engine, sensenova_core.SamplingSettings(64, 64))
     assert isinstance(engine.memory.sizes, Sizes)
 
 
