@@ -24,7 +24,7 @@ from sensenova_core.sampling import Denoiser, SamplingSettings
 from tools.demo import texts
 from tools.demo.batches import batches_of_step, collate
 from tools.demo.detect import UNKNOWN, seen
-from tools.demo.learning import DrawingRows, ReadingRows, guesses, losses, understand
+from tools.demo.learning import DrawingRows, ReadingRows, branch, guesses, guided, losses, understand
 from tools.demo.rows import Rows
 from tools.demo.scenes import COLOURS, KINDS, Scene, Shape, draw, kinds_in_cells, scene
 from tools.demo.train import CONFIG, Training, prepared
@@ -72,14 +72,14 @@ def every_task(prompts) -> list:
     makers = {
         "picture": lambda: rows.picture(size, 2),
         "think": lambda: rows.picture(size, 2, think=True),
-        "nothing": lambda: rows.nothing([*rows.picture(size, 2).drawn]),
+        "unconditional": lambda: rows.unconditional([*rows.picture(size, 2).drawn], 1),
         "conversation": lambda: rows.conversation(size),
         "edit": lambda: rows.edit(size, 2, think=True)[0],
         "images only": lambda: rows.edit(size, 2, alone=True)[1],
         "merge": lambda: rows.merge(size, 2)[0],
-        "story": lambda: rows.story(size, 1, images_only=False, think=False),
-        "story in thought": lambda: rows.story(size, 1, images_only=False, think=True),
-        "story's images": lambda: rows.story(size, 1, images_only=True, think=False),
+        "story": lambda: rows.story(size, 1, alone=False, think=False)[0],
+        "story in thought": lambda: rows.story(size, 1, alone=False, think=True)[0],
+        "story's images": lambda: rows.story(size, 1, alone=True, think=False)[1],
     }
     return [collate(task, [make(), make()]) for task, make in makers.items()]
 
@@ -192,7 +192,7 @@ def test_training_sees_what_drawing_sees(tiny, training):
     engine = sensenova_core.load(folder)
     rows = Rows(prompts, random.Random(7), (1.0, 0.0, 0.0))
     row = rows.picture((128, 96), 1)
-    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.nothing([*row.drawn])])
+    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.unconditional([*row.drawn], 1)])
     read = ReadingRows(batch.positions, batch.valid)
     with torch.inference_mode():
         understand(training.model, batch, read)
@@ -205,6 +205,49 @@ def test_training_sees_what_drawing_sees(tiny, training):
         ours = guesses(training.model, attend, image, t.expand(3))
     torch.testing.assert_close(ours[1], theirs[0][0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ours[2], theirs[1][0], rtol=1e-3, atol=1e-3)
+
+
+def pairs(prompts) -> list:
+    """A small batch of each task that draws, every picture with its branch without a prompt."""
+    rows, size = Rows(prompts, random.Random(5), (0.4, 0.3, 0.3)), (128, 128)
+    pictures = [rows.picture(size, 2, think=think) for think in (False, True)]
+    return [
+        collate("picture", [*pictures, rows.unconditional([one for row in pictures for one in row.drawn], 2)]),
+        collate("edit", rows.edit(size, 2, alone=True) + rows.edit(size, 2)),
+        collate("merge", rows.merge(size, 2)),
+        collate("story", rows.story(size, 1, alone=True, think=False)),
+    ]
+
+
+def test_guidance_is_what_is_learnt_late_in_training(tiny, training):
+    """At the usual guidance the guess is the picture, and so it is after a prompt alone only where both agree."""
+    for name, value in training.parameters.items():
+        value.data.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))))
+    for batch in pairs(tiny.prompts):
+        read, count = ReadingRows(batch.positions, batch.valid), len(batch.owners)
+        tokens, t = len(batch.drawn_kinds) // count, torch.full((count,), 0.4)
+        with torch.inference_mode():
+            understand(training.model, batch, read)
+            attend = DrawingRows(read, batch.positions, batch.owners, batch.lengths, tokens)
+            paired = torch.ones(count, dtype=torch.bool)
+            found = guided(training.model, batch, attend, batch.pictures, t, paired)
+            sides = [
+                branch(training.model, batch, read, torch.arange(count), place, batch.pictures, t) for place in (0, 1)
+            ]
+        asked = batch.owners == batch.branches[:, 0, 0]
+        assert asked.sum() > 0 and (batch.branches >= 0).all()
+        assert (asked.sum() < count) == (batch.task != "merge")
+        expected = torch.where(asked[:, None, None], sides[1] + 4 * (sides[0] - sides[1]), sides[1])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("astray", [0.0, 0.5, 1.0])
+def test_late_training_lowers_the_loss_too(tiny, training, monkeypatch, astray):
+    monkeypatch.setattr("tools.demo.learning.ASTRAY", astray)
+    batches = pairs(tiny.prompts)
+    found = [training.learn(batches, 1e-2, progress=0.9) for _ in range(80)]
+    for name in ("picture draw", "edit draw", "merge draw", "story draw"):
+        assert sum(one[name] for one in found[-8:]) < 0.8 * sum(one[name] for one in found[:8])
 
 
 def test_drawing_teaches_both_experts(tiny, training):

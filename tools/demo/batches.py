@@ -24,7 +24,8 @@ class Batch:
     being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts,
     and what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
     pictures: (pictures, 3, height, width). kinds, drawn_kinds: what each token shows, of the images in the order of
-    their places, and of the pictures. sides: (pictures, 2), the same picture, or -1, after a prompt and without.
+    their places, and of the pictures. branches: (pictures, 2, 2), how each is drawn after a prompt, and
+    without one: (row, tokens that are seen of it), or -1.
     """
 
     task: str
@@ -39,7 +40,7 @@ class Batch:
     pictures: Tensor
     kinds: Tensor
     drawn_kinds: Tensor
-    sides: Tensor
+    branches: Tensor
 
 
 def collate(task: str, rows: list[Row]) -> Batch:
@@ -49,7 +50,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
     valid = torch.zeros(len(rows), longest, dtype=torch.bool)
     images: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor], list[int]]] = {}
     writers, written, owners, lengths, pictures, drawn_kinds, scenes = [], [], [], [], [], [], []
-    same: dict[tuple[Scene, bool], int] = {}
+    seen: dict[tuple[Scene, bool], tuple[int, int]] = {}
     for index, row in enumerate(rows):
         sequence, length = row.sequence, len(row.sequence.ids)
         ids[index, :length], valid[index, :length] = sequence.ids, True
@@ -64,7 +65,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
             writers += range(index * longest + start - 1, index * longest + stop - 1)
             written += sequence.ids[start:stop].tolist()
         for drawn in row.drawn:
-            same[drawn.scene, drawn.prompted] = len(owners)
+            seen[drawn.scene, drawn.prompted] = index, drawn.tokens
             scenes += [drawn.scene] * drawn.times
             owners += [index] * drawn.times
             lengths += [drawn.tokens] * drawn.times
@@ -83,7 +84,7 @@ def collate(task: str, rows: list[Row]) -> Batch:
         torch.stack(pictures) if pictures else torch.empty(0),
         torch.tensor([kind for *_, kinds in images.values() for kind in kinds], dtype=torch.int64),
         torch.tensor(drawn_kinds, dtype=torch.int64),
-        torch.tensor([[same.get((one, prompted), -1) for prompted in (True, False)] for one in scenes]),
+        torch.tensor([[seen.get((one, prompted), (-1, -1)) for prompted in (True, False)] for one in scenes]),
     )
 
 
@@ -117,9 +118,10 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     area = size[0] * size[1] / AREA
     if task == "picture":
         made = [rows.picture(size, 2) for _ in many(20 / area)]
-        made.append(rows.nothing([one for row in made for one in row.drawn][: len(many(20 / area))]))
+        made.append(rows.unconditional([one for row in made for one in row.drawn], len(made)))
     elif task == "think":
         made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
+        made.append(rows.unconditional([one for row in made for one in row.drawn], 0))
     elif task == "conversation":
         made = [rows.conversation(size) for _ in many(32)]
     elif task == "reading":
@@ -129,7 +131,7 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: 
     elif task == "merge":
         made = [row for _ in many(10) for row in rows.merge(size, 3, alone=rng.random() < 0.5)]
     elif task == "story":
-        made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
+        made = [row for _ in many(8) for row in rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2)]
     else:
         made = [rows.idea() for _ in many(12)]
     return collate(task, made)

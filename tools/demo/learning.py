@@ -16,9 +16,10 @@ from .scenes import KINDS
 
 # Of the logit of the times, from each part of the training on. Outlines are seen after 0.3 and are learnt first; what
 # goes where is decided under 0.15, and takes longest; at last outlines are made clean.
-MEANS, SPREAD_OF_TIME = {0.0: -0.6, 0.5: -1.6, 0.8: 0.4}, 1.5
+MEANS, SPREAD_OF_TIME = {0.0: -0.6, 0.5: -1.6, 0.8: -0.4}, 1.5
 NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
-ASTRAY_FROM, ASTRAY, CFG = 0.8, 0.5, 4.0  # part of the training, and of what can be guided then; guidance
+GUIDED_FROM = 0.8  # part of the training
+ASTRAY, STRONGEST = 0.5, 7.0  # part of the pictures that start from a guided step, and the strongest cfg of those
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -138,36 +139,70 @@ def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Ge
     mean_time = MEANS[max(start for start in MEANS if start <= progress)]
     t = torch.sigmoid(mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
-    near = t[:, None, None, None]
-    z = near * batch.pictures + (1 - near) * noise
-    some = (batch.sides >= 0).all(1).nonzero().flatten()
-    if len(some) and progress >= ASTRAY_FROM:
-        some = some[torch.rand(len(some), generator=stream) < ASTRAY]
-        z[some] = led_astray(model, batch, attend.read, some, noise[some], t[some], stream)
-    error = guesses(model, attend, z, t) - image_to_tokens(batch.pictures, side)
-    return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+    at = t[:, None, None, None]
+    z = at * batch.pictures + (1 - at) * noise
+    clean = image_to_tokens(batch.pictures, side)
+    if progress < GUIDED_FROM:
+        guessed = guesses(model, attend, z, t)
+    else:
+        paired = (batch.branches >= 0).all(-1).all(-1)
+        astray = (paired & (torch.rand(count, generator=stream) < ASTRAY)).nonzero().flatten()
+        if len(astray):
+            z[astray] = led_astray(model, batch, attend.read, astray, noise[astray], t[astray], stream)
+        guessed = guided(model, batch, attend, z, t, paired)
+    return ((guessed - clean) / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+
+
+def guided(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: Tensor, paired: Tensor) -> Tensor:
+    """What the model sees in z at t: guided, where a picture is drawn after a prompt. paired: bool (pictures,).
+
+    So that a prompt alone says a quarter of what it asks for, and at the usual guidance all of it. A model this small
+    would otherwise know its prompts by heart, and guidance would make too much of them.
+    """
+    guessed = guesses(model, attend, z, t)
+    own = torch.stack([batch.owners, batch.lengths], 1) == batch.branches[:, 0]
+    prompted = (paired & own.all(1)).nonzero().flatten()
+    if not len(prompted):
+        return guessed
+    with torch.no_grad():
+        unprompted = branch(model, batch, attend.read, prompted, 1, z[prompted], t[prompted])
+    together = flow.Guidance().combine({flow.CONDITION: guessed[prompted], flow.UNCONDITIONAL: unprompted})
+    return guessed.index_copy(0, prompted, together)
+
+
+def branch(
+    model: SenseNovaU1, batch: Batch, read: ReadingRows, which: Tensor, place: int, z: Tensor, t: Tensor
+) -> Tensor:
+    """What the model sees in z of these pictures after a prompt, place 0, or without one, place 1."""
+    owners, lengths = batch.branches[which, place].unbind(1)
+    tokens = len(batch.drawn_kinds) // len(batch.owners)
+    return guesses(model, DrawingRows(read, batch.positions, owners, lengths, tokens), z, t)
 
 
 @torch.no_grad()
 def led_astray(
-    model: SenseNovaU1, batch: Batch, read: ReadingRows, some: Tensor, noise: Tensor, t: Tensor, stream: torch.Generator
+    model: SenseNovaU1,
+    batch: Batch,
+    read: ReadingRows,
+    which: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    stream: torch.Generator,
 ) -> Tensor:
     """z at t of some pictures, after one guided step from an earlier time.
 
-    Guidance by 4 makes outlines and colours too strong. Only a model that has learnt what to make of that finds back.
+    Only a model that has learnt what to make of its own mistakes, and of too much guidance, finds back from them.
     """
+    side = model.config.token_pixels
     earlier = t * (0.3 + 0.6 * torch.rand(len(t), generator=stream))
+    cfg = 1 + (STRONGEST - 1) * float(torch.rand((), generator=stream))
     before, after = earlier[:, None, None, None], t[:, None, None, None]
-    picture = batch.pictures[some]
-    rows, columns = (length // model.config.token_pixels for length in picture.shape[2:])
+    picture = batch.pictures[which]
     z = before * picture + (1 - before) * noise
-    sides = []
-    for index in batch.sides[some].T:
-        attend = DrawingRows(read, batch.positions, batch.owners[index], batch.lengths[index], rows * columns)
-        sides.append(guesses(model, attend, z, earlier))
-    condition, nothing = sides
-    guided = tokens_to_image(nothing + CFG * (condition - nothing), model.config.token_pixels, rows, columns)
-    return z + (after - before) / (1 - before) * (guided - z)
+    condition, unprompted = (branch(model, batch, read, which, place, z, earlier) for place in (0, 1))
+    guess = flow.Guidance(cfg).combine({flow.CONDITION: condition, flow.UNCONDITIONAL: unprompted})
+    guess = tokens_to_image(guess, side, *(length // side for length in picture.shape[2:]))
+    return z + (after - before) / (1 - before) * (guess - z)
 
 
 def guesses(model: SenseNovaU1, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
