@@ -103,7 +103,7 @@ class KindReadout(nn.Module):
 class Losses(NamedTuple):
     """Means over all pictures, written tokens, and tokens of images and pictures; 0 where there are none.
 
-    draw: of the velocity's squared error. write, kind: cross entropy of what is written, of the kinds that are read out.
+    draw: of the velocity's squared error. write, kind: cross entropies of what is written, and of the kinds.
     """
 
     draw: Tensor
