@@ -142,6 +142,28 @@ def test_detectors_see_nothing_in_grey():
     assert found.background is None and not found.shapes
 
 
+@pytest.mark.parametrize("box, colour", [((96, 0, 128, 32), (128, 128, 128)), ((100, 10, 112, 22), COLOURS["red"])])
+def test_detectors_see_what_does_not_belong_there(box, colour):
+    """A grey block, and a small blot of another colour."""
+    made = Scene((Shape("circle", "blue", "big", "middle", 0.5, 0.5, 0.19),), "white")
+    picture = draw(made)
+    assert seen(picture).shows_kinds(made)
+    picture.paste(colour, box)
+    assert not seen(picture).shows_colours(made)
+
+
+def test_detectors_take_no_other_outline_for_a_circle():
+    outlines = {
+        "oblong": [(0.5 + 0.2 * np.cos(a), 0.5 + 0.13 * np.sin(a)) for a in np.linspace(0, 6.2, 60)],
+        "diamond": [(0.5, 0.3), (0.7, 0.5), (0.5, 0.7), (0.3, 0.5)],
+        "egg": [(0.5 + 0.14 * np.cos(a), 0.5 + 0.2 * np.sin(a)) for a in np.linspace(0, 6.2, 60)],
+    }
+    for name, corners in outlines.items():
+        picture = Image.new("RGB", (512, 512), COLOURS["white"])
+        ImageDraw.Draw(picture).polygon([(512 * x, 512 * y) for x, y in corners], fill=COLOURS["red"])
+        assert [one.kind for one in seen(picture.resize((128, 128))).shapes] == [UNKNOWN], name
+
+
 def test_detectors_tell_every_kind_from_the_others():
     rng, found = random.Random(3), {}
     while len(found) < len(KINDS):
