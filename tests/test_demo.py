@@ -22,11 +22,13 @@ from sensenova_core.layout import tokens_to_image
 from sensenova_core.prompt import PromptBuilder, system_message
 from sensenova_core.sampling import Denoiser, SamplingSettings
 from tools.demo import texts
-from tools.demo.batches import batches_of_step, collate
+from tools.demo.batches import batch_of, batches_of_step, collate
+from tools.demo.cells import kinds_in_cells
 from tools.demo.detect import UNKNOWN, seen
-from tools.demo.learning import DrawingRows, ReadingRows, guesses, losses, understand
+from tools.demo.learning import ReadingRows, attention_after, branch, guesses, guided, losses, understand
 from tools.demo.rows import Rows
-from tools.demo.scenes import COLOURS, KINDS, Scene, Shape, draw, kinds_in_cells, scene
+from tools.demo.scenes import COLOURS, KINDS, Scene, Shape, draw, scene
+from tools.demo.stages import LAST, STAGES, TASKS, stage_at
 from tools.demo.train import CONFIG, Training, prepared
 
 TINY = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -72,16 +74,16 @@ def every_task(prompts) -> list:
     makers = {
         "picture": lambda: rows.picture(size, 2),
         "think": lambda: rows.picture(size, 2, think=True),
-        "nothing": lambda: rows.nothing([*rows.picture(size, 2).drawn]),
+        "unconditional": lambda: rows.unconditional([*rows.picture(size, 2).drawn], 1),
         "conversation": lambda: rows.conversation(size),
         "edit": lambda: rows.edit(size, 2, think=True)[0],
         "images only": lambda: rows.edit(size, 2, alone=True)[1],
         "merge": lambda: rows.merge(size, 2)[0],
-        "story": lambda: rows.story(size, 1, images_only=False, think=False),
-        "story in thought": lambda: rows.story(size, 1, images_only=False, think=True),
-        "story's images": lambda: rows.story(size, 1, images_only=True, think=False),
+        "story": lambda: rows.story(size, 1, alone=False, think=False)[0],
+        "story in thought": lambda: rows.story(size, 1, alone=False, think=True)[0],
+        "story's images": lambda: rows.story(size, 1, alone=True, think=False)[1],
     }
-    return [collate(task, [make(), make()]) for task, make in makers.items()]
+    return [collate(task, [make(), make()], prompts.side) for task, make in makers.items()]
 
 
 def test_a_seed_makes_the_same_scenes_and_texts():
@@ -94,13 +96,23 @@ def test_a_seed_makes_the_same_scenes_and_texts():
     assert draw(told(1)[0]).tobytes() == draw(told(1)[0]).tobytes()
 
 
-def test_what_is_held_out_is_never_trained_on():
+def test_what_is_held_out_is_never_trained_on(tiny, monkeypatch):
+    seen_in_rows = []
+    monkeypatch.setattr("tools.demo.batches.collate", lambda task, rows, side: seen_in_rows.extend(rows))
+    for step in range(4):
+        for task in TASKS:
+            batch_of(tiny.prompts, 1, step, task, LAST, scale=0.5)
+    scenes = [one for row in seen_in_rows for one in (*row.shown, *(drawn.scene for drawn in row.drawn))]
+    assert len(scenes) > 500 and not any(one.held_out for one in scenes)
     rng = random.Random(1)
-    for index in range(300):
-        made = scene(rng, 1 + index % 3)
-        scenes = [made, texts.edit(rng, made).after, *texts.story(rng, scene(rng, 1), 3).scenes]
-        assert not any(one.held_out for one in scenes)
     assert all(scene(rng, 1 + index % 3, held_out=True).held_out for index in range(30))
+
+
+def test_training_goes_from_one_shape_to_three():
+    assert [stage_at(progress) for progress in (0.0, 0.24, 0.25, 0.6, 0.8, 1.0)] == [
+        STAGES[0], STAGES[0], STAGES[1], STAGES[2], LAST, LAST,
+    ]  # fmt: skip
+    assert all({*stage.tasks} <= {*TASKS} for stage in STAGES)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 256), (160, 128)])
@@ -130,6 +142,28 @@ def test_detectors_see_nothing_in_grey():
     assert found.background is None and not found.shapes
 
 
+@pytest.mark.parametrize("box, colour", [((96, 0, 128, 32), (128, 128, 128)), ((100, 10, 112, 22), COLOURS["red"])])
+def test_detectors_see_what_does_not_belong_there(box, colour):
+    """A grey block, and a small blot of another colour."""
+    made = Scene((Shape("circle", "blue", "big", "middle", 0.5, 0.5, 0.19),), "white")
+    picture = draw(made)
+    assert seen(picture).shows_kinds(made)
+    picture.paste(colour, box)
+    assert not seen(picture).shows_colours(made)
+
+
+def test_detectors_take_no_other_outline_for_a_circle():
+    outlines = {
+        "oblong": [(0.5 + 0.2 * np.cos(a), 0.5 + 0.13 * np.sin(a)) for a in np.linspace(0, 6.2, 60)],
+        "diamond": [(0.5, 0.3), (0.7, 0.5), (0.5, 0.7), (0.3, 0.5)],
+        "egg": [(0.5 + 0.14 * np.cos(a), 0.5 + 0.2 * np.sin(a)) for a in np.linspace(0, 6.2, 60)],
+    }
+    for name, corners in outlines.items():
+        picture = Image.new("RGB", (512, 512), COLOURS["white"])
+        ImageDraw.Draw(picture).polygon([(512 * x, 512 * y) for x, y in corners], fill=COLOURS["red"])
+        assert [one.kind for one in seen(picture.resize((128, 128))).shapes] == [UNKNOWN], name
+
+
 def test_detectors_tell_every_kind_from_the_others():
     rng, found = random.Random(3), {}
     while len(found) < len(KINDS):
@@ -145,7 +179,7 @@ def test_cells_are_named_after_the_shape_that_covers_them():
         Shape("ring", "blue", "big", "right", 0.75, 0.5, 0.19),
     )
     row = [star, star, ring, ring]
-    assert kinds_in_cells(Scene(shapes, "white"), 4, 4) == [0] * 4 + row + row + [0] * 4
+    assert kinds_in_cells(Scene(shapes, "white"), (128, 128), 32) == [0] * 4 + row + row + [0] * 4
 
 
 def test_an_edit_keeps_what_it_does_not_name():
@@ -192,7 +226,8 @@ def test_training_sees_what_drawing_sees(tiny, training):
     engine = sensenova_core.load(folder)
     rows = Rows(prompts, random.Random(7), (1.0, 0.0, 0.0))
     row = rows.picture((128, 96), 1)
-    batch = collate("picture", [rows.picture((128, 96), 1, think=True), row, rows.nothing([*row.drawn])])
+    longer, beside = rows.picture((128, 96), 1, think=True), rows.unconditional([*row.drawn], 1)
+    batch = collate("picture", [longer, row, beside], rows.side)
     read = ReadingRows(batch.positions, batch.valid)
     with torch.inference_mode():
         understand(training.model, batch, read)
@@ -201,10 +236,51 @@ def test_training_sees_what_drawing_sees(tiny, training):
         z, t = denoiser.start(), denoiser.device_times[1]
         theirs = denoiser._guesses(z, 1, 2)
         image = tokens_to_image(z, 32, 3, 4).expand(3, -1, -1, -1)
-        attend = DrawingRows(read, batch.positions, batch.owners, batch.lengths, 12)
+        attend = attention_after(read, batch, batch.owners, batch.lengths)
         ours = guesses(training.model, attend, image, t.expand(3))
     torch.testing.assert_close(ours[1], theirs[0][0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ours[2], theirs[1][0], rtol=1e-3, atol=1e-3)
+
+
+def pairs(prompts) -> list:
+    """A small batch of each task that draws, every picture with its branch without a prompt."""
+    rows, size = Rows(prompts, random.Random(5), (0.4, 0.3, 0.3)), (128, 128)
+    pictures = [rows.picture(size, 2, think=think) for think in (False, True)]
+    unconditional = rows.unconditional([one for row in pictures for one in row.drawn], 2)
+    return [
+        collate("picture", [*pictures, unconditional], rows.side),
+        collate("edit", rows.edit(size, 2, alone=True) + rows.edit(size, 2), rows.side),
+        collate("merge", rows.merge(size, 2), rows.side),
+        collate("story", rows.story(size, 1, alone=True, think=False), rows.side),
+    ]
+
+
+def test_guidance_is_what_is_learnt_late_in_training(tiny, training):
+    """Where a prompt is read it is the guided guess, and elsewhere the guess itself."""
+    for name, value in training.parameters.items():
+        value.data.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))))
+    for batch in pairs(tiny.prompts):
+        read, count = ReadingRows(batch.positions, batch.valid), len(batch.owners)
+        t = torch.full((count,), 0.4)
+        with torch.inference_mode():
+            understand(training.model, batch, read)
+            attend = attention_after(read, batch, batch.owners, batch.lengths)
+            found = guided(training.model, batch, attend, batch.pictures, t)
+            sides = [branch(training.model, batch, read, one, batch.pictures, t) for one in batch.branches.unbind(1)]
+        asked = batch.owners == batch.branches[:, 0, 0]
+        assert asked.sum() > 0 and (batch.branches >= 0).all()
+        assert (asked.sum() < count) == (batch.task != "merge")
+        expected = torch.where(asked[:, None, None], sides[1] + 4 * (sides[0] - sides[1]), sides[1])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("astray", [0.0, 1.0])
+def test_late_training_lowers_the_loss_too(tiny, training, monkeypatch, astray):
+    monkeypatch.setattr("tools.demo.learning.ASTRAY", astray)
+    batches = pairs(tiny.prompts)[:2]
+    found = [training.learn(batches, 1e-2, LAST) for _ in range(60)]
+    for name in ("picture draw", "edit draw"):
+        assert sum(one[name] for one in found[-8:]) < 0.8 * sum(one[name] for one in found[:8])
 
 
 def test_drawing_teaches_both_experts(tiny, training):
@@ -212,20 +288,20 @@ def test_drawing_teaches_both_experts(tiny, training):
     training.model.generation.head.conv2.weight.data.normal_(std=0.02)  # it begins at zero, where no gradient passes
     for batch in every_task(tiny.prompts):
         training.model.zero_grad()
-        drawing, writing, naming = losses(training.model, training.names, batch, stream)
-        assert drawing.isfinite() and writing.isfinite() and naming.isfinite()
-        assert naming.requires_grad == bool(batch.images or len(batch.owners))
+        found = losses(training.model, training.readout, batch, stream, STAGES[0])
+        assert all(loss.isfinite() for loss in found)
+        assert found.kind.requires_grad == bool(batch.images or len(batch.owners))
         if len(batch.owners):
-            drawing.backward()
+            found.draw.backward()
             for expert in (training.model.understanding, training.model.generation):
                 assert expert.decoder.layers[0].self_attn.k_proj.weight.grad.abs().sum() > 0
         else:
-            assert writing.requires_grad
+            assert found.write.requires_grad
 
 
 def test_training_lowers_both_losses(tiny, training):
     batches = [batch for batch in every_task(tiny.prompts) if batch.task in ("picture", "think", "conversation")]
-    found = [training.learn(batches, 1e-2) for _ in range(60)]
+    found = [training.learn(batches, 1e-2, STAGES[0]) for _ in range(60)]
     for name, fraction in (("picture draw", 0.8), ("conversation write", 0.5)):
         first, last = (sum(one[name] for one in part) / 8 for part in (found[:8], found[-8:]))  # times differ in luck
         assert last < fraction * first
@@ -235,7 +311,7 @@ def test_resumed_training_is_the_same_bit_by_bit(tiny, training, tmp_path):
 
     def some_steps(one: Training, count: int) -> None:
         for _ in range(count):
-            one.learn(batches_of_step(tiny.prompts, one.seed, one.step, 0.5, scale=0.05), 1e-3)
+            one.learn(batches_of_step(tiny.prompts, one.seed, one.step, LAST, scale=0.05), 1e-3, LAST)
 
     whole = tiny.training()
     some_steps(whole, 4)

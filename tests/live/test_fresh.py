@@ -20,29 +20,31 @@ from tests.live.workflows import (
     LOADER,
     NAMES,
     SAVE,
-    changed,
     node_id,
     read,
     text_to_image,
 )
 from tools.demo.detect import seen
 
-# What the workflows ask for: the background and colours of their picture, and what is told of pictures.
+# What the workflows ask for: background and shapes of their first picture, and what is told of pictures.
+TWO = {("circle", "red"), ("star", "blue")}
 SHOWN = {
-    "text_to_image": ("blue", {"yellow", "red"}),
-    "think": ("white", {"green", "orange"}),
-    "think_edited": ("white", {"green", "orange"}),
-    "edit_one_image": ("white", {"purple", "blue"}),
-    "edit_two_references": ("green", {"red", "blue"}),
-    "edit_dual_guidance": ("yellow", {"red", "blue"}),
-    "generate_then_understand": ("red", {"white"}),
+    "text_to_image": ("blue", {("star", "yellow"), ("circle", "red")}),
+    "think": ("white", {("star", "green"), ("ring", "orange")}),
+    "think_edited": ("white", {("star", "green"), ("ring", "orange")}),
+    "edit_one_image": ("white", {("circle", "purple"), ("star", "blue")}),
+    "edit_two_references": ("green", TWO),
+    "edit_dual_guidance": ("yellow", TWO),
+    "caption_then_redraw": ("white", TWO),
+    "generate_then_understand": ("red", {("heart", "white")}),
+    "understand_then_generate": ("white", {("circle", "red")}),
+    "interleave": ("white", {("circle", "red")}),
 }
 TOLD = {
     "understand": ["a big red circle on the left and a big blue star on the right on a white background"],
     "chat_two_turns": ["two", "red"],
     "generate_then_understand": ["heart"],
 }
-FEW_STEPS = {"FlowMatchSampler": {"steps": 8}, "Interleave": {"steps": 8}}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_example_pictures_can_be_chosen(client, fresh):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_workflow_runs_as_it_is(client, name):
-    api = changed(read(f"api/{name}.json"), **FEW_STEPS)
+    api = read(f"api/{name}.json")
     run = client.run(api)
     assert run.outcome == "execution_success", run.error
     told = []
@@ -92,7 +94,8 @@ def test_every_workflow_runs_as_it_is(client, name):
             images = client.images(run, id)
             assert {image.size for image in images} == {(BUILT_IN_SIDE, BUILT_IN_SIDE)}
             found = seen(images[0])
-            assert name not in SHOWN or SHOWN[name] == (found.background, found.colours)
+            shapes = {(shape.kind, shape.colour) for shape in found.shapes}
+            assert name not in SHOWN or SHOWN[name] == (found.background, shapes)
         elif node["class_type"] == "PreviewAny":
             told.append(run.outputs[id]["text"][0].strip())
     assert all(told) and told == TOLD.get(name, told)

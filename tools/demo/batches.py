@@ -1,6 +1,7 @@
 """Rows -> padded tensors, and the mixture of tasks at each step of training."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor
 
 from sensenova_core.prompt import PromptBuilder
 
+from .cells import kinds_in_cells
 from .rows import AREA, Row, Rows
-from .scenes import Scene, kinds_in_cells
+from .stages import Stage
 
-CELL_SIDE = 32  # pixels of a token's side
 SMALL_SIZES = ((128, 128),) * 6 + ((160, 96), (96, 160), (128, 96), (96, 128))  # references are read as they are
 SIZES = (*SMALL_SIZES, (160, 128), (128, 160), (192, 128), (192, 192))
 
@@ -20,11 +21,13 @@ SIZES = (*SMALL_SIZES, (160, 128), (128, 160), (192, 128), (192, 192))
 class Batch:
     """Rows padded at the end to one length.
 
-    ids, valid: (rows, tokens); positions: (rows, 3, tokens). images: (pixels, places) of images of one size, places
-    being indexes into the flattened rows. writers, written: index into the flattened rows of the token that predicts,
-    and what it predicts. owners, lengths: of each picture to be drawn, its row and how many of its tokens it sees.
-    pictures: (pictures, 3, height, width). kinds, drawn_kinds: what each token shows, of the images in the order of
-    their places, and of the pictures. sides: (pictures, 2), the same picture, or -1, after a prompt and without.
+    ids, valid: (rows, tokens); positions: (rows, 3, tokens). images: of each size, pixels (images, 3, height, width)
+    as they are read, and places (tokens,) among the flattened rows. writers, written: (written,) place of the token
+    that predicts, and what it predicts. owners, lengths: (pictures,) the row of each picture to be drawn, and how many
+    of its tokens are seen. pictures: (pictures, 3, height, width) in -1 .. 1. kinds: (tokens,) what the images show, in
+    the order of their places, see cells; drawn_kinds: (pictures, tokens) the same of the pictures. branches:
+    (pictures, 2, 2), row and length of what each picture is drawn after with a prompt, and without one; -1 where the
+    batch has no such row.
     """
 
     task: str
@@ -39,114 +42,110 @@ class Batch:
     pictures: Tensor
     kinds: Tensor
     drawn_kinds: Tensor
-    sides: Tensor
+    branches: Tensor
 
 
-def collate(task: str, rows: list[Row]) -> Batch:
-    longest = max(len(row.sequence.ids) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    positions = torch.zeros(len(rows), 3, longest, dtype=torch.int64)
-    valid = torch.zeros(len(rows), longest, dtype=torch.bool)
-    images: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor], list[int]]] = {}
-    writers, written, owners, lengths, pictures, drawn_kinds, scenes = [], [], [], [], [], [], []
-    same: dict[tuple[Scene, bool], int] = {}
-    for index, row in enumerate(rows):
-        sequence, length = row.sequence, len(row.sequence.ids)
-        ids[index, :length], valid[index, :length] = sequence.ids, True
-        positions[index, :, :length] = sequence.positions
-        places = (sequence.slots.nonzero().flatten() + index * longest).split([one.tokens for one in sequence.images])
-        for image, place, shown in zip(sequence.images, places, row.shown, strict=True):
-            stacked = images.setdefault(tuple(image.pixels.shape), ([], [], []))
-            stacked[0].append(image.pixels)
-            stacked[1].append(place)
-            stacked[2].extend(kinds_in_cells(shown, image.columns, image.rows))
-        for start, stop in row.written:
-            writers += range(index * longest + start - 1, index * longest + stop - 1)
-            written += sequence.ids[start:stop].tolist()
-        for drawn in row.drawn:
-            same[drawn.scene, drawn.prompted] = len(owners)
-            scenes += [drawn.scene] * drawn.times
-            owners += [index] * drawn.times
-            lengths += [drawn.tokens] * drawn.times
-            pictures += [drawn.picture] * drawn.times
-            drawn_kinds += kinds_in_cells(drawn.scene, *(side // CELL_SIDE for side in drawn.size)) * drawn.times
+def collate(task: str, rows: list[Row], side: int) -> Batch:
+    """side: pixels of a token's side."""
+    ids, positions, valid = _padded(rows)
+    images, kinds = _images(rows, ids.shape[1])
+    longest = ids.shape[1]
+    stretches = [(index, *stretch) for index, row in enumerate(rows) for stretch in row.written]
+    writers = [index * longest + token - 1 for index, start, stop in stretches for token in range(start, stop)]
+    written = [token for index, start, stop in stretches for token in ids[index, start:stop].tolist()]
+    drawn = [(index, one) for index, row in enumerate(rows) for one in row.drawn]
+    branches = {(one.scene, one.prompted): (index, one.tokens) for index, one in drawn}
+    each = [(index, one) for index, one in drawn for _ in range(one.times)]
+    shown = [kinds_in_cells(one.scene, one.size, side) for _, one in each]
     return Batch(
         task,
         ids,
         positions,
         valid,
-        [(torch.stack(shown), torch.cat(places)) for shown, places, _ in images.values()],
+        images,
         torch.tensor(writers, dtype=torch.int64),
         torch.tensor(written, dtype=torch.int64),
-        torch.tensor(owners, dtype=torch.int64),
-        torch.tensor(lengths, dtype=torch.int64),
-        torch.stack(pictures) if pictures else torch.empty(0),
-        torch.tensor([kind for *_, kinds in images.values() for kind in kinds], dtype=torch.int64),
-        torch.tensor(drawn_kinds, dtype=torch.int64),
-        torch.tensor([[same.get((one, prompted), -1) for prompted in (True, False)] for one in scenes]),
+        torch.tensor([index for index, _ in each], dtype=torch.int64),
+        torch.tensor([one.tokens for _, one in each], dtype=torch.int64),
+        torch.stack([one.picture for _, one in each]) if each else torch.empty(0),
+        kinds,
+        torch.tensor(shown, dtype=torch.int64),
+        torch.tensor([[branches.get((one.scene, said), (-1, -1)) for said in (True, False)] for _, one in each]),
     )
 
 
-SIMPLE, EASY = 0.25, 0.5  # parts of the training up to which scenes are so
-TASKS = ("picture", "think", "conversation", "edit", "merge", "story", "idea", "reading")
+def _padded(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """ids, positions and valid of a Batch."""
+    longest = max(len(row.sequence.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    positions = torch.zeros(len(rows), 3, longest, dtype=torch.int64)
+    valid = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        length = len(row.sequence.ids)
+        ids[index, :length], valid[index, :length] = row.sequence.ids, True
+        positions[index, :, :length] = row.sequence.positions
+    return ids, positions, valid
 
 
-def tasks_of_step(seed: int, step: int, progress: float) -> list[str]:
-    """What one step learns: text to image always, and the other tasks in turn. progress: 0 .. 1 of all steps."""
+def _images(rows: list[Row], longest: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """images and kinds of a Batch. longest: tokens of a padded row."""
+    stacked: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for index, row in enumerate(rows):
+        images = row.sequence.images
+        places = (row.sequence.slots.nonzero().flatten() + index * longest).split([one.tokens for one in images])
+        for image, place, shown in zip(images, places, row.shown, strict=True):
+            height, width = image.pixels.shape[1:]
+            kinds = torch.tensor(kinds_in_cells(shown, (width, height), image.side))
+            stacked.setdefault((height, width), []).append((image.pixels, place, kinds))
+    parts = [tuple(zip(*one, strict=True)) for one in stacked.values()]
+    kinds = torch.cat([torch.cat(kinds) for *_, kinds in parts]) if parts else torch.empty(0, dtype=torch.int64)
+    return [(torch.stack(pixels), torch.cat(places)) for pixels, places, _ in parts], kinds
+
+
+def tasks_of_step(seed: int, step: int, stage: Stage) -> list[str]:
+    """What one step learns: text to image always, and the other tasks in turn."""
     rng = random.Random(f"{seed}/{step}")
-    tasks = ["picture", *rng.choices(TASKS[2:], _weights(progress))]
-    if progress > SIMPLE and rng.random() < 0.25:
-        tasks.append("think")
-    return tasks
+    tasks = ["picture", *rng.choices([*stage.tasks], [*stage.tasks.values()])]
+    return tasks + ["think"] * (rng.random() < stage.think)
 
 
-def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, progress: float, scale: float = 1.0) -> Batch:
+def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, stage: Stage, scale: float = 1.0) -> Batch:
     """A task's batch at one step; by seed, step and task alone.
 
-    progress: 0 .. 1 of all steps; single shapes come first, of which all is said. scale: of the number of rows.
+    scale: of the number of rows, which is such that every task takes about as long.
     """
     rng = random.Random(f"{seed}/{step}/{task}")
-    counts = (1.0, 0.0, 0.0) if progress < SIMPLE else (0.6, 0.3, 0.1) if progress < EASY else (0.3, 0.4, 0.3)
-    rows = Rows(prompts, rng, counts, 0.8 if progress < SIMPLE else 0.2)
-
-    def many(count: float) -> range:
-        return range(max(1, round(count * scale)))
-
+    rows = Rows(prompts, rng, stage.shapes, stage.whole)
     sizes = SIZES if task in ("picture", "think") else SMALL_SIZES
-    size = rng.choice(sizes) if progress > SIMPLE else SIZES[0]
+    size = SIZES[0] if stage.square else rng.choice(sizes)
     area = size[0] * size[1] / AREA
+
+    def times(count: float, make: Callable[[], list[Row]]) -> list[Row]:
+        return [row for _ in range(max(1, round(count * scale))) for row in make()]
+
     if task == "picture":
-        made = [rows.picture(size, 2) for _ in many(20 / area)]
-        made.append(rows.nothing([one for row in made for one in row.drawn][: len(many(20 / area))]))
+        made = times(20 / area, lambda: [rows.picture(size, 2)])
+        made.append(rows.unconditional([one for row in made for one in row.drawn], len(made)))
     elif task == "think":
-        made = [rows.picture(size, 3, think=True) for _ in many(12 / area)]
+        made = times(12 / area, lambda: [rows.picture(size, 3, think=True)])
+        made.append(rows.unconditional([one for row in made for one in row.drawn], 0))
     elif task == "conversation":
-        made = [rows.conversation(size) for _ in many(32)]
+        made = times(32, lambda: [rows.conversation(size)])
     elif task == "reading":
-        made = [rows.conversation(size, 1, whole=1.0) for _ in many(48)]
+        made = times(48, lambda: [rows.conversation(size, 1, whole=1.0)])
     elif task == "edit":
-        made = [row for _ in many(14) for row in rows.edit(size, 3, alone=rng.random() < 0.5, think=rng.random() < 0.1)]
+        made = times(14, lambda: rows.edit(size, 3, alone=rng.random() < 0.5, think=rng.random() < 0.1))
     elif task == "merge":
-        made = [row for _ in many(10) for row in rows.merge(size, 3, alone=rng.random() < 0.5)]
+        made = times(10, lambda: rows.merge(size, 3, alone=rng.random() < 0.5))
     elif task == "story":
-        made = [rows.story(SIZES[0], 2, rng.random() < 0.15, rng.random() < 0.2) for _ in many(8)]
+        made = times(8, lambda: rows.story(SIZES[0], 2, alone=rng.random() < 0.15, think=rng.random() < 0.2))
     else:
-        made = [rows.idea() for _ in many(12)]
-    return collate(task, made)
+        made = times(12, lambda: [rows.idea()])
+    return collate(task, made, rows.side)
 
 
 def batches_of_step(
-    prompts: PromptBuilder, seed: int, step: int, progress: float, part: slice = slice(None), scale: float = 1.0
+    prompts: PromptBuilder, seed: int, step: int, stage: Stage, part: slice = slice(None), scale: float = 1.0
 ) -> list[Batch]:
     """part: which of the step's tasks."""
-    tasks = tasks_of_step(seed, step, progress)[part]
-    return [batch_of(prompts, seed, step, task, progress, scale) for task in tasks]
-
-
-def _weights(progress: float) -> tuple[float, ...]:
-    """Of conversation, edit, merge, story, idea, reading."""
-    if progress < SIMPLE:
-        return (0.2, 0.3, 0.0, 0.0, 0.0, 0.5)
-    if progress < EASY:
-        return (0.15, 0.25, 0.05, 0.07, 0.03, 0.45)
-    return (0.2, 0.33, 0.1, 0.1, 0.02, 0.25)
+    return [batch_of(prompts, seed, step, task, stage, scale) for task in tasks_of_step(seed, step, stage)[part]]

@@ -12,8 +12,9 @@ from PIL import Image, ImageFilter
 from .scenes import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, outline
 
 FAR = 75.0  # a pixel further than this from every colour is none of them
-LEAST_AREA = 0.012  # of the picture
-LEAST_LIKENESS = 0.65  # of a shape; what the scenes draw has 0.78 or more
+LEAST_AREA = 0.004  # of the picture
+LEAST_LIKENESS = 0.75  # of a shape; what the scenes draw has 0.78 or more, an oblong 0.75 of a circle
+MOST_UNNAMED = 0.02  # of the picture
 UNKNOWN = "unknown"
 TEMPLATE = 32
 PALETTE = np.array([*COLOURS.values()], dtype=np.float32)
@@ -39,23 +40,26 @@ class Found:
 
 @dataclass(frozen=True)
 class Seen:
-    """background: None where the border has none of the colours."""
+    """background: None where the border has none of the colours. unnamed: the part of the picture, edges left out, that
+    has none of them."""
 
     background: str | None
     shapes: tuple[Found, ...]
+    unnamed: float
 
     @property
     def colours(self) -> set[str]:
         return {shape.colour for shape in self.shapes}
 
     def shows_colours(self, scene: Scene) -> bool:
-        """Whether the background and every shape's colour are there, and no other shape's."""
-        return self.background == scene.background and self.colours == {shape.colour for shape in scene.shapes}
+        """Whether the background and every shape's colour are there, and no other colour."""
+        wanted = {shape.colour for shape in scene.shapes}
+        return self.background == scene.background and self.colours == wanted and self.unnamed < MOST_UNNAMED
 
     def shows_kinds(self, scene: Scene) -> bool:
         """Whether every shape is there in its colour, on the background, and nothing else."""
         found = {(one.kind, one.colour) for one in self.shapes}
-        return self.background == scene.background and found == {(one.kind, one.colour) for one in scene.shapes}
+        return self.shows_colours(scene) and found == {(one.kind, one.colour) for one in scene.shapes}
 
     def shows_places(self, scene: Scene) -> bool:
         """Whether every colour stands where its shape should."""
@@ -80,7 +84,7 @@ def seen(picture: Image.Image) -> Seen:
         kind, likeness = _kind(mask)
         x, y = columns.mean() / picture.width, rows.mean() / picture.height
         shapes.append(Found(kind, colour, float(x), float(y), likeness))
-    return Seen(None if ground is None else [*COLOURS][ground], tuple(shapes))
+    return Seen(None if ground is None else [*COLOURS][ground], tuple(shapes), float(_opened(nearest < 0).mean()))
 
 
 def _opened(mask: np.ndarray) -> np.ndarray:

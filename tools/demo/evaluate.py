@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import sensenova_core
 from sensenova_core import (
@@ -25,6 +25,7 @@ from sensenova_core import (
     DocumentSettings,
     Drawing,
     Engine,
+    Message,
     SamplingSettings,
     Step,
     Text,
@@ -32,13 +33,14 @@ from sensenova_core import (
 
 from . import texts
 from .detect import covered, seen
-from .scenes import Scene, draw, scene
+from .scenes import COLOURS, KINDS, Scene, draw, scene
+from .sheet import sheet
 
 SIDE, STEPS, CFG, IMG_CFG = 128, 20, 4.0, 3.0
-SEED = 7  # of the scenes
+OTHER_SIZES = ((160, 96), (96, 160), (192, 192))  # width, height
+SEED = 11  # of the scenes
 THOUGHT = 150  # tokens, of which a plan of three shapes takes 50
-LINE, LINES = 14, 5  # pixels and most lines of the text under a picture
-PAGE_WIDTH, GAP = 1088, 6
+KEPT = 0.06  # mean difference, of 1, up to which an edit keeps what it does not name
 
 
 @dataclass
@@ -57,10 +59,16 @@ class Tally:
 
 
 def picture_of(
-    engine: Engine, conditioning: Conditioning, seed: int, cfg: float = CFG, img_cfg: float = 1.0
+    engine: Engine,
+    conditioning: Conditioning,
+    seed: int,
+    cfg: float = CFG,
+    img_cfg: float = 1.0,
+    size: tuple[int, int] = (SIDE, SIDE),
 ) -> Image.Image:
-    size = {"width": SIDE, "height": SIDE}
-    return as_picture([*engine.sample(conditioning, **size, steps=STEPS, cfg=cfg, img_cfg=img_cfg, seed=seed)][-1])
+    """size: (width, height)"""
+    sides = dict(zip(("width", "height"), size, strict=True))
+    return as_picture([*engine.sample(conditioning, **sides, steps=STEPS, cfg=cfg, img_cfg=img_cfg, seed=seed)][-1])
 
 
 def as_picture(step: Step) -> Image.Image:
@@ -77,25 +85,38 @@ def held_out_scenes(count: int, task: str, most: int = 3) -> Iterable[tuple[rand
 def captions(engine: Engine, count: int, cfg: float = CFG) -> Tally:
     """Whether the background and every shape have their colours, and whether every shape is there, and nothing else.
 
-    places: whether the shapes stand where the captions say, of those that do. contrast: standard deviation, of 1.
+    places: whether the shapes stand where the captions say, of those that do. One caption in five is Chinese.
     """
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "captions")):
-        asked = texts.caption(rng, made, zh=index % 5 == 4)
+        zh = index % 5 == 4
+        asked = texts.caption(rng, made, zh)
         picture = picture_of(engine, engine.encode(asked.text), index, cfg)
-        _judge(tally, made, picture)
-        tally.count(contrast=float(np.asarray(picture).std()) / 255)
+        _judge(tally, made, picture, zh)
         if asked.place:
             tally.count(places=seen(picture).shows_places(made))
         tally.shown.append((asked.text, [picture]))
     return tally
 
 
-def _judge(tally: Tally, made: Scene, picture: Image.Image) -> None:
+def sizes(engine: Engine, count: int) -> Tally:
+    """The same at other sizes than the usual one."""
+    tally = Tally()
+    for index, (rng, made) in enumerate(held_out_scenes(count, "sizes", most=2)):
+        asked = texts.caption(rng, made).text
+        size = OTHER_SIZES[index % len(OTHER_SIZES)]
+        picture = picture_of(engine, engine.encode(asked), index, size=size)
+        _judge(tally, made, picture)
+        tally.shown.append((asked, [picture]))
+    return tally
+
+
+def _judge(tally: Tally, made: Scene, picture: Image.Image, zh: bool = False) -> None:
     found = seen(picture)
     colours, kinds = found.shows_colours(made), found.shows_kinds(made)
-    count = len(made.shapes)
-    tally.count(colours=colours, kinds=kinds, **{f"colours_of_{count}": colours, f"kinds_of_{count}": kinds})
+    tally.count(colours=colours, kinds=kinds, **{f"kinds_of_{len(made.shapes)}": kinds})
+    if zh:
+        tally.count(colours_zh=colours, kinds_zh=kinds)
 
 
 def unguided(engine: Engine, count: int) -> Tally:
@@ -104,7 +125,11 @@ def unguided(engine: Engine, count: int) -> Tally:
 
 
 def edits(engine: Engine, count: int, cfg: float = CFG, img_cfg: float = 1.0) -> Tally:
-    """Whether what was asked for is there, and how much all else changed: mean difference outside, in 0 .. 1."""
+    """Whether what was asked for is there, and all else as it was.
+
+    difference: mean difference, of 1, outside what was to change and 3 pixels around it; kept: whether that is under
+    KEPT. moved: mean difference from the reference where it was to change.
+    """
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "edits", most=2)):
         change = texts.edit(rng, made, held_out=True)
@@ -117,8 +142,8 @@ def edits(engine: Engine, count: int, cfg: float = CFG, img_cfg: float = 1.0) ->
 
 
 def edits_by_image(engine: Engine, count: int) -> Tally:
-    """The same guided by the reference instead of by what is asked, which keeps it from happening."""
-    return edits(engine, count, cfg=1.0, img_cfg=IMG_CFG)
+    """The same guided by the reference too, to which pictures then keep."""
+    return edits(engine, count, img_cfg=IMG_CFG)
 
 
 def merges(engine: Engine, count: int) -> Tally:
@@ -140,20 +165,30 @@ def merges(engine: Engine, count: int) -> Tally:
 def _judge_edit(tally: Tally, name: str, before: Scene, after: Scene, picture: Image.Image) -> None:
     found = seen(picture)
     done, colours = found.shows_kinds(after), found.shows_colours(after)
+    changed = np.full((SIDE, SIDE), before.background != after.background)
     outside = np.ones((SIDE, SIDE), dtype=bool)
     for shape in {*before.shapes} ^ {*after.shapes}:
+        changed |= covered(shape, SIDE, SIDE, margin=0)
         outside &= ~covered(shape, SIDE, SIDE)
-    expected = np.asarray(draw(after, SIDE, SIDE), dtype=np.float32) / 255
-    difference = np.abs(np.asarray(picture, dtype=np.float32) / 255 - expected).mean(-1)[outside].mean()
-    tally.count(done=done, colours=colours, difference=difference, **{f"done_{name}": done})
+    difference = _difference(picture, draw(after, SIDE, SIDE))[outside].mean()
+    moved = _difference(picture, draw(before, SIDE, SIDE))[changed].mean()
+    tally.count(done=done, colours=colours, difference=difference, kept=difference < KEPT, moved=moved)
+    tally.count(**{f"done_{name}": done})
+
+
+def _difference(picture: Image.Image, other: Image.Image) -> np.ndarray:
+    """(height, width), mean over the colours, of 1."""
+    values = (np.asarray(one, dtype=np.float32) / 255 for one in (picture, other))
+    return np.abs(next(values) - next(values)).mean(-1)
 
 
 def questions(engine: Engine, count: int) -> Tally:
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "questions")):
-        question = texts.question(rng, made, zh=index % 5 == 4)
-        answer = [*engine.understand(question.asked, [draw(made, SIDE, SIDE)])][-1].text
-        tally.count(exact=answer == question.answer, **{f"exact_{question.name}": answer == question.answer})
+        zh = index % 5 == 4
+        question = texts.question(rng, made, zh)
+        exact = [*engine.understand(question.asked, [draw(made, SIDE, SIDE)])][-1].text == question.answer
+        tally.count(exact=exact, **{f"exact_{question.name}": exact}, **({"exact_zh": exact} if zh else {}))
     return tally
 
 
@@ -163,7 +198,9 @@ def thoughts(engine: Engine, count: int) -> Tally:
     for index, (rng, made) in enumerate(held_out_scenes(count, "thoughts")):
         asked = texts.caption(rng, made).text
         thought = engine.think(engine.encode(asked), DecodingSettings(max_tokens=THOUGHT))
-        wanted = [f"{shape.colour} {shape.kind}" for shape in made.shapes] + [f"background is {made.background}"]
+        wanted = [f"{shape.colour} {shape.kind}" for shape in made.shapes] + [
+            texts.PLANNED_GROUND.format(made.background)
+        ]
         picture = picture_of(engine, thought, index)
         tally.count(names_the_scene=all(words in thought.think_text for words in wanted))
         tally.count(ends=thought.think_text.endswith("</think>"))
@@ -172,7 +209,19 @@ def thoughts(engine: Engine, count: int) -> Tally:
     return tally
 
 
+def ideas(engine: Engine, count: int) -> Tally:
+    """Whether all that a short idea names is in the prompt that is made of it."""
+    tally = Tally()
+    for rng, made in held_out_scenes(count, "ideas"):
+        idea = texts.idea(rng, made)
+        prompt = [*engine.understand([Message("system", texts.ENHANCE), Message("user", idea)])][-1].text
+        named = {word for word in re.findall(r"\w+", idea.lower()) if word in {*COLOURS, *KINDS}}
+        tally.count(named=named <= {*re.findall(r"\w+", prompt)})
+    return tally
+
+
 def stories(engine: Engine, count: int) -> Tally:
+    """asked_number: of pictures. first, last: whether the picture shows what was told, where that says what happens."""
     tally = Tally()
     rng = random.Random(f"{SEED}/stories")
     for index in range(count):
@@ -197,11 +246,13 @@ def stories(engine: Engine, count: int) -> Tally:
 TASKS = {
     "captions": (captions, 64),
     "unguided": (unguided, 64),
+    "sizes": (sizes, 24),
     "edits": (edits, 48),
     "edits_by_image": (edits_by_image, 48),
     "merges": (merges, 24),
     "questions": (questions, 128),
     "thoughts": (thoughts, 24),
+    "ideas": (ideas, 24),
     "stories": (stories, 18),
 }
 
@@ -210,55 +261,22 @@ TASKS = {
 TARGETS = {
     ("captions", "colours"): (0.9, 1.0),
     ("captions", "kinds"): (0.75, 1.0),
+    ("sizes", "colours"): (0.9, 1.0),
     ("edits", "colours"): (0.75, 1.0),
-    ("edits", "difference"): (0.0, 0.06),
+    ("edits", "done"): (0.5, 1.0),
+    ("edits", "difference"): (0.0, KEPT),
+    ("edits", "kept"): (0.9, 1.0),
+    ("merges", "difference"): (0.0, KEPT),
     ("questions", "exact"): (0.85, 1.0),
     ("thoughts", "names_the_scene"): (0.9, 1.0),
+    ("thoughts", "colours"): (0.9, 1.0),
     ("stories", "asked_number"): (1.0, 1.0),
 }
-# The first is to be greater than the second: what guidance, by text and by image, is for.
+# The first is to be greater than the second: what guidance by what is asked, and by the image, is for.
 ORDERS = (
-    (("captions", "contrast"), ("unguided", "contrast")),
-    (("edits", "colours"), ("edits_by_image", "colours")),
+    (("captions", "kinds"), ("unguided", "kinds")),
+    (("edits", "moved"), ("edits_by_image", "moved")),
 )
-
-
-def sheet(shown: list[tuple[str, list[Image.Image]]]) -> Image.Image:
-    """Pictures with what was asked under each, from left to right and line by line."""
-    corners, x, y = [], 0, 0
-    for _, pictures in shown:
-        width = len(pictures) * (SIDE + GAP) + 3 * GAP
-        if x + width > PAGE_WIDTH:
-            x, y = 0, y + SIDE + LINES * LINE + 3 * GAP
-        corners.append((x + GAP, y + GAP))
-        x += width
-    page = Image.new("RGB", (PAGE_WIDTH, y + SIDE + LINES * LINE + 3 * GAP), "white")
-    pen, font = ImageDraw.Draw(page), _font()
-    for (asked, pictures), (x, y) in zip(shown, corners, strict=True):
-        for place, picture in enumerate(pictures):
-            page.paste(picture, (x + place * (SIDE + GAP), y))
-        for line, text in enumerate(_lines(asked, len(pictures) * (SIDE + GAP), font)[:LINES]):
-            pen.text((x, y + SIDE + 2 + LINE * line), text, fill="black", font=font)
-    return page
-
-
-def _lines(text: str, width: int, font: ImageFont.ImageFont) -> list[str]:
-    """Cut where a word, or in Chinese a letter, would go beyond so many pixels."""
-    lines = [""]
-    for word in re.findall(r"[\u3000-\uffff]|[^\s\u3000-\uffff]+ *", text):
-        if font.getlength(lines[-1] + word.rstrip()) > width:
-            lines.append("")
-        lines[-1] += word
-    return lines
-
-
-def _font() -> ImageFont.ImageFont:
-    for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf"):
-        try:
-            return ImageFont.truetype(name, 11)
-        except OSError:
-            continue
-    return ImageFont.load_default(11)
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
 """The losses: what the understanding expert writes, and what the generation expert draws from its keys and values."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,12 +15,11 @@ from sensenova_core.prompt import image_positions
 
 from .batches import Batch
 from .scenes import KINDS
+from .stages import Stage
 
-# Of the logit of the times, from each part of the training on. Outlines are seen after 0.3 and are learnt first; what
-# goes where is decided under 0.15, and takes longest; at last outlines are made clean.
-MEANS, SPREAD_OF_TIME = {0.0: -0.6, 0.5: -1.6, 0.8: 0.4}, 1.5
+SPREAD_OF_TIME = 1.5  # standard deviation of the logit of the times
 NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
-ASTRAY_FROM, ASTRAY, CFG = 0.8, 0.5, 4.0  # part of the training, and of what can be guided then; guidance
+ASTRAY, STRONGEST = 0.5, 7.0  # part of the pictures that start from a guided step, and the strongest cfg of those
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -75,7 +76,7 @@ class DrawingRows:
         return attend
 
 
-class Names(nn.Module):
+class KindReadout(nn.Module):
     """Tells, in training only, what kind of shape a token shows, of an image or of a picture being drawn.
 
     Without it kinds are learnt last: colours and places lower the other losses more.
@@ -84,39 +85,52 @@ class Names(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         width = config.decoder.num_kv_heads * config.decoder.head_dim
+        self.layer = min(NAMED_AT, config.decoder.num_layers - 1)
         self.read, self.drawn = nn.Linear(width, len(KINDS) + 1), nn.Linear(width, len(KINDS) + 1)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
+    def loss_of_images(self, read: ReadingRows, batch: Batch) -> Tensor:
+        values = read.values[self.layer].flatten(2).flatten(0, 1)
+        places = torch.cat([places for _, places in batch.images])
+        return F.cross_entropy(self.read(values[places]).float(), batch.kinds)
 
-def named(names: nn.Linear, values: list[Tensor], kinds: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
-    """Cross entropy. values: of every layer, (rows, tokens, heads, head_dim); places: which of rows * tokens."""
-    values = values[min(NAMED_AT, len(values) - 1)].flatten(2).flatten(0, 1)
-    return F.cross_entropy(names(values[places]).float(), kinds)
+    def loss_of_pictures(self, attend: DrawingRows, batch: Batch) -> Tensor:
+        values = attend.values[self.layer].flatten(2).flatten(0, 1)
+        return F.cross_entropy(self.drawn(values).float(), batch.drawn_kinds.flatten())
 
 
-def losses(
-    model: SenseNovaU1, names: Names, batch: Batch, stream: torch.Generator, progress: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Means over all pictures, written tokens, and tokens of images and pictures; 0 for none of them.
+class Losses(NamedTuple):
+    """Means over all pictures, written tokens, and tokens of images and pictures; 0 where there are none.
 
-    Of the velocity's squared error, the cross entropy of what is written, and that of the kinds which are named.
-    stream: where times and noises come from. progress: 0 .. 1 of the training.
+    draw: of the velocity's squared error. write, kind: cross entropies of what is written, and of the kinds.
     """
+
+    draw: Tensor
+    write: Tensor
+    kind: Tensor
+
+
+def losses(model: SenseNovaU1, readout: KindReadout, batch: Batch, stream: torch.Generator, stage: Stage) -> Losses:
+    """stream: where times and noises come from."""
     read = ReadingRows(batch.positions, batch.valid)
     hidden = understand(model, batch, read)
-    drawing = writing = naming = torch.zeros(())
+    drawing = writing = kind = torch.zeros(())
     if batch.images:
-        naming = named(names.read, read.values, batch.kinds, torch.cat([places for _, places in batch.images]))
+        kind = readout.loss_of_images(read, batch)
     if len(batch.written):
         logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
         writing = F.cross_entropy(logits.float(), batch.written)
     if len(batch.owners):
-        tokens = len(batch.drawn_kinds) // len(batch.owners)
-        attend = DrawingRows(read, batch.positions, batch.owners, batch.lengths, tokens)
-        drawing = draw(model, batch, attend, stream, progress)
-        naming = naming + named(names.drawn, attend.values, batch.drawn_kinds)
-    return drawing, writing, naming
+        attend = attention_after(read, batch, batch.owners, batch.lengths)
+        drawing = draw(model, batch, attend, stream, stage)
+        kind = kind + readout.loss_of_pictures(attend, batch)
+    return Losses(drawing, writing, kind)
+
+
+def attention_after(read: ReadingRows, batch: Batch, owners: Tensor, lengths: Tensor) -> DrawingRows:
+    """For drawing pictures of this batch after so many tokens of these rows."""
+    return DrawingRows(read, batch.positions, owners, lengths, batch.drawn_kinds.shape[1])
 
 
 def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
@@ -131,43 +145,75 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
     return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
 
 
-def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Generator, progress: float) -> Tensor:
+def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Generator, stage: Stage) -> Tensor:
     """Mean squared error of the velocity, at a random time and noise for each picture."""
     side, count = model.config.token_pixels, len(batch.owners)
     tokens = batch.pictures[0, 0].numel() // side**2
-    mean_time = MEANS[max(start for start in MEANS if start <= progress)]
-    t = torch.sigmoid(mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
+    t = torch.sigmoid(stage.mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
     noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
-    near = t[:, None, None, None]
-    z = near * batch.pictures + (1 - near) * noise
-    some = (batch.sides >= 0).all(1).nonzero().flatten()
-    if len(some) and progress >= ASTRAY_FROM:
-        some = some[torch.rand(len(some), generator=stream) < ASTRAY]
-        z[some] = led_astray(model, batch, attend.read, some, noise[some], t[some], stream)
-    error = guesses(model, attend, z, t) - image_to_tokens(batch.pictures, side)
-    return (error / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+    at = t[:, None, None, None]
+    z = at * batch.pictures + (1 - at) * noise
+    clean = image_to_tokens(batch.pictures, side)
+    if not stage.guided:
+        guessed = guesses(model, attend, z, t)
+    else:
+        paired = (batch.branches >= 0).flatten(1).all(1)
+        astray = (paired & (torch.rand(count, generator=stream) < ASTRAY)).nonzero().flatten()
+        if len(astray):
+            z[astray] = led_astray(model, batch, attend.read, astray, noise[astray], t[astray], stream)
+        guessed = guided(model, batch, attend, z, t)
+    return ((guessed - clean) / (1 - t).clamp(min=T_EPS)[:, None, None]).square().mean()
+
+
+def guided(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
+    """What the model sees in z at t: guided, where a picture is drawn after a prompt.
+
+    So that a prompt alone brings a quarter of what it asks for, and at the usual guidance all of it. A model this small
+    would otherwise know its prompts by heart, and guidance would make too much of them.
+    """
+    guessed = guesses(model, attend, z, t)
+    prompted, unprompted = batch.branches.unbind(1)
+    after_prompt = torch.stack([batch.owners, batch.lengths], 1) == prompted
+    which = (after_prompt.all(1) & (unprompted >= 0).all(1)).nonzero().flatten()
+    if not len(which):
+        return guessed
+    with torch.no_grad():
+        beside = branch(model, batch, attend.read, unprompted[which], z[which], t[which])
+    together = flow.Guidance().combine({flow.CONDITION: guessed[which], flow.UNCONDITIONAL: beside})
+    return guessed.index_copy(0, which, together)
+
+
+def branch(model: SenseNovaU1, batch: Batch, read: ReadingRows, places: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    """What the model sees in z after so much of these rows. places: (pictures, 2) as in Batch.branches."""
+    return guesses(model, attention_after(read, batch, *places.unbind(1)), z, t)
 
 
 @torch.no_grad()
 def led_astray(
-    model: SenseNovaU1, batch: Batch, read: ReadingRows, some: Tensor, noise: Tensor, t: Tensor, stream: torch.Generator
+    model: SenseNovaU1,
+    batch: Batch,
+    read: ReadingRows,
+    which: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    stream: torch.Generator,
 ) -> Tensor:
     """z at t of some pictures, after one guided step from an earlier time.
 
-    Guidance by 4 makes outlines and colours too strong. Only a model that has learnt what to make of that finds back.
+    Only a model that has learnt what to make of its own mistakes, and of too much guidance, finds back from them.
     """
+    side = model.config.token_pixels
     earlier = t * (0.3 + 0.6 * torch.rand(len(t), generator=stream))
+    cfg = 1 + (STRONGEST - 1) * float(torch.rand((), generator=stream))
     before, after = earlier[:, None, None, None], t[:, None, None, None]
-    picture = batch.pictures[some]
-    rows, columns = (length // model.config.token_pixels for length in picture.shape[2:])
+    picture = batch.pictures[which]
     z = before * picture + (1 - before) * noise
-    sides = []
-    for index in batch.sides[some].T:
-        attend = DrawingRows(read, batch.positions, batch.owners[index], batch.lengths[index], rows * columns)
-        sides.append(guesses(model, attend, z, earlier))
-    condition, nothing = sides
-    guided = tokens_to_image(nothing + CFG * (condition - nothing), model.config.token_pixels, rows, columns)
-    return z + (after - before) / (1 - before) * (guided - z)
+    condition, unprompted = (
+        branch(model, batch, read, places, z, earlier) for places in batch.branches[which].unbind(1)
+    )
+    guess = flow.Guidance(cfg).combine({flow.CONDITION: condition, flow.UNCONDITIONAL: unprompted})
+    guess = tokens_to_image(guess, side, *(length // side for length in picture.shape[2:]))
+    return z + (after - before) / (1 - before) * (guess - z)
 
 
 def guesses(model: SenseNovaU1, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class RememberingTokenizer(Tokenizer):
 class Drawn:
     """A picture of a scene that is drawn after the first `tokens` of a row, by as many noises as `times` says.
 
-    prompted: whether the row says what to draw.
+    prompted: whether the row says what to draw. times: 0 where it only guides those that are drawn after a prompt.
     """
 
     tokens: int
@@ -71,9 +71,9 @@ class Drawn:
     times: int = 1
     prompted: bool = True
 
-    def unguided(self, sequence: Sequence) -> "Drawn":
-        """The same after a sequence that does not say what to draw."""
-        return replace(self, tokens=len(sequence.ids), prompted=False)
+    def unprompted(self, tokens: int, times: int) -> "Drawn":
+        """The same after tokens that do not say what to draw."""
+        return replace(self, tokens=tokens, times=times, prompted=False)
 
     @property
     def picture(self) -> Tensor:
@@ -133,13 +133,15 @@ class Rows:
             sequence, written = conditioning.sequences[CONDITION], ()
         return Row(sequence, written, tuple(Drawn(len(sequence.ids), one, size) for one in drawn))
 
-    def nothing(self, drawn: list[Drawn]) -> Row:
-        """The unconditional branch, for pictures of others."""
+    def unconditional(self, drawn: list[Drawn], count: int) -> Row:
+        """The unconditional branch of pictures of others, of which the first `count` are drawn after it too."""
         sequence = self.prompts.unconditional()
-        return Row(sequence, (), tuple(one.unguided(sequence) for one in drawn))
+        times = [1] * count + [0] * (len(drawn) - count)
+        tokens = len(sequence.ids)
+        return Row(sequence, (), tuple(one.unprompted(tokens, each) for one, each in zip(drawn, times, strict=True)))
 
     def edit(self, size: Size, draws: int, alone: bool = False, think: bool = False) -> list[Row]:
-        """alone: also what is drawn after the image alone, without what is asked."""
+        """An edit, and the branch of its image alone. alone: whether pictures are drawn after that too."""
         before = self.scene()
         change, zh = texts.edit(self.rng, before), self.in_chinese()
         asked = texts.asked(self.rng, change, zh)
@@ -173,11 +175,9 @@ class Rows:
         if think:
             sequence, written = self._thought(conditioning, texts.plan(after, zh))
         drawn = Drawn(len(sequence.ids), after, size, draws)
-        rows = [Row(sequence, written, (drawn,), tuple(before))]
-        if alone:
-            sequence = conditioning.sequences[IMAGES_ONLY]
-            rows.append(Row(sequence, (), (drawn.unguided(sequence),), tuple(before)))
-        return rows
+        images_only = conditioning.sequences[IMAGES_ONLY]
+        beside = drawn.unprompted(len(images_only.ids), draws * alone)
+        return [Row(sequence, written, (drawn,), tuple(before)), Row(images_only, (), (beside,), tuple(before))]
 
     def conversation(self, size: Size, turns: int = 4, whole: float = 0.5) -> Row:
         """Questions about one picture, one after the other. whole: how often the first asks for all there is to see."""
@@ -207,26 +207,32 @@ class Rows:
         answer = [*self.tokenizer.encode([texts.described(made)]), self.tokenizer.ids[TURN_END]]
         return Row(asked.followed_by(answer), ((len(asked.ids), len(asked.ids) + len(answer)),))
 
-    def story(self, size: Size, draws: int, images_only: bool, think: bool) -> Row:
-        """Text and pictures in turn; each picture is read back before the text goes on."""
+    def story(self, size: Size, draws: int, alone: bool, think: bool) -> list[Row]:
+        """Text and pictures in turn, each picture read back before the text goes on; and the branch of its images.
+
+        alone: whether pictures are drawn after the images alone too.
+        """
         told = texts.story(self.rng, scene(self.rng, 1), self.rng.randint(1, 3))
         shown = [pixels(draw(one, *size)) for one in told.scenes]
         images = [ReferenceImage(((one * 0.5 + 0.5) - MEAN) / STD, self.side, size) for one in shown]
-        full, alone = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
-        if images_only:
-            sequence = self._extended(alone, images)
-            return Row(sequence, (), self._at_images(sequence, told.scenes, size, draws), told.scenes)
+        full, images_only = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
         pieces: list[Piece] = [Special(THINK_START), "\n"] if think else []
         for index, (text, image) in enumerate(zip(told.texts, images, strict=True)):
             pieces += [("\n" if index else "") + text + "\n", image]
         pieces += ["\n", Special(THINK_END), "\n\n" + told.ending] if think else ["\n" + told.ending]
         sequence = self._extended(full, [*pieces, Special(TURN_END)])
         written = tuple(self._text_after(sequence, len(full.ids)))
-        return Row(sequence, written, self._at_images(sequence, told.scenes, size, draws), told.scenes)
+        images_only = self._extended(images_only, images)
+        drawn = [
+            Drawn(tokens, one, size, draws) for tokens, one in zip(self._at_images(sequence), told.scenes, strict=True)
+        ]
+        places = zip(drawn, self._at_images(images_only), strict=True)
+        beside = tuple(one.unprompted(tokens, draws * alone) for one, tokens in places)
+        return [Row(sequence, written, tuple(drawn), told.scenes), Row(images_only, (), beside, told.scenes)]
 
-    def _at_images(self, sequence: Sequence, scenes: tuple[Scene, ...], size: Size, draws: int) -> tuple[Drawn, ...]:
-        starts = (sequence.ids == self.tokenizer.ids[IMAGE_START]).nonzero().flatten().tolist()
-        return tuple(Drawn(start + 1, one, size, draws) for start, one in zip(starts, scenes, strict=True))
+    def _at_images(self, sequence: Sequence) -> list[int]:
+        """How many tokens are read before each image."""
+        return [start + 1 for start in (sequence.ids == self.tokenizer.ids[IMAGE_START]).nonzero().flatten().tolist()]
 
     def _text_after(self, sequence: Sequence, start: int) -> Iterator[tuple[int, int]]:
         """Stretches that the model writes: all but images and what closes them."""

@@ -26,7 +26,6 @@ USUAL_PLACES = {1: ("middle",), 2: ("left", "right"), 3: ("left", "right", "top"
 JITTER = 0.02  # of a shape's centre around its place
 HELD_OUT_ONE_IN = 8
 OVERSAMPLING = 4  # along each side, for soft edges
-CELL, LEAST_COVER = 16, 20  # pixels of a cell's side; of 255, what counts as covered
 
 
 @dataclass(frozen=True)
@@ -138,20 +137,6 @@ def outline(shape: Shape, width: int, height: int) -> tuple[Image.Image, tuple[i
     centre = ((x - left) * OVERSAMPLING, (y - top) * OVERSAMPLING)
     _paint(ImageDraw.Draw(mask), shape.kind, *centre, radius * OVERSAMPLING)
     return mask.reduce(OVERSAMPLING), (left, top)
-
-
-def kinds_in_cells(scene: Scene, columns: int, rows: int) -> list[int]:
-    """The kind of the shape that covers most of each cell of a picture, row by row: 1 is the first kind, 0 none."""
-    found, most = [0] * (columns * rows), [LEAST_COVER] * (columns * rows)
-    width, height = CELL * columns, CELL * rows
-    for shape in scene.shapes:
-        mask, corner = outline(shape, width, height)
-        whole = Image.new("L", (width, height))
-        whole.paste(mask, corner)
-        for cell, cover in enumerate(whole.reduce(CELL).tobytes()):
-            if cover > most[cell]:
-                found[cell], most[cell] = KINDS.index(shape.kind) + 1, cover
-    return found
 
 
 def _paint(pen: ImageDraw.ImageDraw, kind: str, x: float, y: float, radius: float) -> None:

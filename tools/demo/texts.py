@@ -29,6 +29,7 @@ OPENERS = ("", "", "", "", "draw ", "paint ", "show me ", "a picture of ", "an i
 ENOUGH = 500  # random changes, to find one of a certain kind among
 NUMBERS = ("no", "one", "two", "three")
 ZH_NUMBERS = ("零", "一", "两", "三")
+PLANNED_GROUND = "background is {}"  # in the reasoning before a picture
 
 
 def article(word: str) -> str:
@@ -125,7 +126,7 @@ def plan(scene: Scene, zh: bool = False) -> str:
     if zh:
         return f"有{ZH_NUMBERS[count]}个形状:{items}。背景是{ZH_COLOURS[scene.background]}。"
     start = "There is one shape" if count == 1 else f"There are {NUMBERS[count]} shapes"
-    return f"{start}: {items}. The background is {scene.background}."
+    return f"{start}: {items}. The {PLANNED_GROUND.format(scene.background)}."
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ from sensenova_core.checkpoint import checkpoint_name
 from sensenova_core.config import ModelConfig
 from sensenova_core.prompt import PromptBuilder
 
-from .batches import TASKS, Batch, batches_of_step
+from .batches import Batch, batches_of_step
 from .family import completed, write_beside_weights
 from .initial import new_model
-from .learning import Names, losses
+from .learning import KindReadout, Losses, losses
 from .rows import RememberingTokenizer
+from .stages import TASKS, Stage, stage_at
 from .vocabulary import trained_tokenizer
 
 CONFIG = {
@@ -69,8 +70,7 @@ WARM_UP, DECAY = 200, 0.2  # steps; part of the training over which the rate fal
 AVERAGING = 0.998
 SMALL_PART = 0.15  # of the rate, for weights that are small
 STATE, LINE_EVERY = "state.safetensors", 50  # steps
-WRITING, NAMING = 0.5, 0.5  # weights of the cross entropies beside the velocity's error
-LOSSES = ("draw", "write", "name")
+WRITING, KIND = 0.5, 0.5  # weights of the cross entropies beside the velocity's error
 
 
 def widened(name: str, value: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ def optimisers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimize
     """
     inner = [value for name, value in parameters.items() if ".layers." in name and value.dim() == 2]
     outer = {name: value for name, value in parameters.items() if ".layers." not in name and value.dim() > 1}
-    words = [value for name, value in outer.items() if "embed_tokens" in name or "names" in name]
-    small = [value for name, value in outer.items() if not ("embed_tokens" in name or "names" in name)]
+    words = [value for name, value in outer.items() if "embed_tokens" in name or "readout." in name]
+    small = [value for name, value in outer.items() if "embed_tokens" not in name and "readout." not in name]
     vectors = [value for value in parameters.values() if value.dim() == 1]
     groups = [
         {"params": words, "weight_decay": WEIGHT_DECAY, "part": 1.0},
@@ -119,21 +119,21 @@ class Training:
 
     def __init__(self, config: ModelConfig, seed: int):
         self.seed, self.step, self.seconds = seed, 0, 0.0
-        self.model, self.names = new_model(config, seed), Names(config)
+        self.model, self.readout = new_model(config, seed), KindReadout(config)
         self.parameters = dict(self.model.named_parameters())
-        self.parameters |= {f"names.{name}": value for name, value in self.names.named_parameters()}
+        self.parameters |= {f"readout.{name}": value for name, value in self.readout.named_parameters()}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.optimisers = optimisers(self.parameters)
         # Gradients of all parameters and losses of all tasks, which processes add up at once.
         sizes = [value.numel() for value in self.parameters.values()]
-        found = len(TASKS) * len(LOSSES) * 2
+        found = len(TASKS) * len(Losses._fields) * 2
         self._shared = torch.zeros(sum(sizes) + found)
         *gradients, losses_ = self._shared.split([*sizes, found])
         pairs = zip(self.parameters.items(), gradients, strict=True)
         self._gradients = {name: flat.view(value.shape) for (name, value), flat in pairs}
-        self._found = losses_.view(len(TASKS), len(LOSSES), 2)  # (tasks, losses, sum and count)
+        self._found = losses_.view(len(TASKS), len(Losses._fields), 2)  # (tasks, losses, sum and count)
 
-    def learn(self, batches: list[Batch], learning_rate: float, progress: float = 0.0) -> dict[str, float]:
+    def learn(self, batches: list[Batch], learning_rate: float, stage: Stage) -> dict[str, float]:
         """One step over the sum of the losses of these batches, and of those that other processes have."""
         for name, parameter in self.parameters.items():
             parameter.grad = self._gradients[name].zero_()
@@ -141,9 +141,8 @@ class Training:
         for batch in batches:
             place = TASKS.index(batch.task)
             stream = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * len(TASKS) + place)
-            found = losses(self.model, self.names, batch, stream, progress)
-            drawing, writing, naming = found
-            (drawing + WRITING * writing + NAMING * naming).backward()
+            found = losses(self.model, self.readout, batch, stream, stage)
+            (found.draw + WRITING * found.write + KIND * found.kind).backward()
             for kind, loss in enumerate(found):
                 if loss.requires_grad:
                     self._found[place, kind] += torch.tensor([float(loss.detach()), 1.0])
@@ -166,7 +165,7 @@ class Training:
         return {
             f"{task} {kind}": float(means[place, index])
             for place, task in enumerate(TASKS)
-            for index, kind in enumerate(LOSSES)
+            for index, kind in enumerate(Losses._fields)
             if self._found[place, index, 1]
         }
 
@@ -175,10 +174,10 @@ class Training:
         tensors = {}
         for name, value in self.parameters.items():
             tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.average[name]
-        names = {value: name for name, value in self.parameters.items()}
+        by_value = {value: name for name, value in self.parameters.items()}
         for optimiser in self.optimisers:
             for value, moments in optimiser.state.items():
-                tensors |= {f"{part}/{names[value]}": moment for part, moment in moments.items()}
+                tensors |= {f"{part}/{by_value[value]}": moment for part, moment in moments.items()}
         about = {"step": self.step, "seed": self.seed, "seconds": round(self.seconds)}
         save_file(tensors, folder / "state.new", metadata={"state": json.dumps(about)})
         os.replace(folder / "state.new", folder / STATE)
@@ -191,7 +190,7 @@ class Training:
         if about["seed"] != self.seed:
             raise ValueError(f"{folder} holds a training of seed {about['seed']}, not {self.seed}; give that --seed")
         self.step, self.seconds = about["step"], about["seconds"]
-        names = {value: name for name, value in self.parameters.items()}
+        by_value = {value: name for name, value in self.parameters.items()}
         for name, value in self.parameters.items():
             value.data.copy_(tensors[f"weight/{name}"])
             self.average[name].copy_(tensors[f"average/{name}"])
@@ -199,7 +198,7 @@ class Training:
             self.optimisers, (("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")), strict=True
         ):
             for value in (value for group in optimiser.param_groups for value in group["params"]):
-                optimiser.state[value] = {part: tensors[f"{part}/{names[value]}"].clone() for part in parts}
+                optimiser.state[value] = {part: tensors[f"{part}/{by_value[value]}"].clone() for part in parts}
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """The running average as the checkpoint's weights; its other files lie there already."""
@@ -220,7 +219,7 @@ class Steps(Dataset):
 
     def __getitem__(self, index: int) -> list[Batch]:
         step = self.start + index
-        return batches_of_step(self.prompts, self.seed, step, step / self.steps, self.part)
+        return batches_of_step(self.prompts, self.seed, step, stage_at(step / self.steps), self.part)
 
 
 def prepared(folder: Path, raw: dict) -> tuple[dict, PromptBuilder]:
@@ -269,7 +268,7 @@ def _steps(training: Training, loader: DataLoader, folder: Path | None, argument
         waited += time.monotonic() - asked
         learning_rate = rate(training.step, arguments.steps, arguments.rate)
         with torch.autocast("cpu", torch.bfloat16, enabled=not arguments.float32):
-            recent.append(training.learn(batches, learning_rate, training.step / arguments.steps))
+            recent.append(training.learn(batches, learning_rate, stage_at(training.step / arguments.steps)))
         now = time.monotonic()
         if training.step % LINE_EVERY == 0:
             training.seconds += now - began
