@@ -26,7 +26,7 @@ from sensenova_core.prompt import PromptBuilder
 from sensenova_core.reader import Reader
 from sensenova_core.sampling import SamplingSettings
 from sensenova_core.tokenizer import IMAGE_START, TURN_END, Tokenizer
-from tools.demo.make_checkpoint import byte_tokenizer
+from tools.tiny_checkpoint import byte_tokenizer
 
 MIB = 2**20
 LETTER = 64  # a text token; any will do

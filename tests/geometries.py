@@ -12,7 +12,7 @@ from sensenova_core.checkpoint import checkpoint_name
 from sensenova_core.config import ModelConfig
 from sensenova_core.flow import CONDITION, UNCONDITIONAL
 from sensenova_core.model import SenseNovaU1
-from tools.demo.make_checkpoint import CONFIG, byte_tokenizer, random_weights
+from tools.tiny_checkpoint import CONFIG, byte_tokenizer, random_weights
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "gen_num_experts": 3}
 TOKENIZER = byte_tokenizer()

@@ -42,7 +42,7 @@ def test_the_pack_s_door_imports_nothing():
 
 
 def test_a_demo_checkpoint_without_layers_is_refused(tmp_path):
-    command = [sys.executable, "-m", "tools.demo.make_checkpoint", str(tmp_path / "demo"), "--layers", "0"]
+    command = [sys.executable, "-m", "tools.tiny_checkpoint", str(tmp_path / "demo"), "--layers", "0"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 2 and "error: --layers is 0; give a whole number from 1" in ran.stderr
     assert "Traceback" not in ran.stderr and not list(tmp_path.iterdir())

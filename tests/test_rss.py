@@ -15,7 +15,7 @@ from sensenova_core.config import ModelConfig
 from sensenova_core.model import SenseNovaU1
 from tests.conftest import REPOSITORY
 from tests.geometries import TOKENIZER, scaled_down, write_checkpoint
-from tools.demo.make_checkpoint import CONFIG
+from tools.tiny_checkpoint import CONFIG
 
 MB = 10**6
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's view of memory")

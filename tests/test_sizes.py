@@ -15,7 +15,7 @@ from sensenova_core.sizes import (
 )
 from tests.pictures import picture
 from tests.watch import SMALL
-from tools.demo.make_checkpoint import CONFIG
+from tools.tiny_checkpoint import CONFIG
 
 GIB = 2**30
 

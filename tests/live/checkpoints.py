@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from tools.demo import make_checkpoint
+from tools import tiny_checkpoint
 
 DEEP_LAYERS = 10
 LETTERS = set("abcdefghijklmnopqrstuvwxyz.Ġ")  # Ġ is a space
@@ -34,7 +34,7 @@ def brief(source: Path, folder: Path) -> None:
 def deep(folder: Path) -> None:
     """Has layers enough for budgets to fall between them, and writes and draws as the talkative one does."""
     source = folder.with_name("source of deep")
-    make_checkpoint.write(source, DEEP_LAYERS)
+    tiny_checkpoint.write(source, DEEP_LAYERS)
     talkative(source, folder)
     shutil.rmtree(source)
 

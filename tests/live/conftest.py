@@ -33,7 +33,7 @@ def installation() -> comfyui.Installation:
 def models(installation: comfyui.Installation, base: Path) -> Path:
     """The server's models/sensenova: demo; tiny-u15, which has the other kind of head, and three like it; deep."""
     folder = base / "models/sensenova"
-    comfyui.run_python(installation, "-m", "tools.demo.make_checkpoint", folder / "demo")
+    comfyui.run_python(installation, "-m", "tools.tiny_checkpoint", folder / "demo")
     shutil.copytree(GOLDEN, folder / GOLDEN.name)
     checkpoints.talkative(GOLDEN, folder / "talkative")
     checkpoints.modest(folder / "talkative", folder / "modest", SIDE)

@@ -1,6 +1,6 @@
 """Write a tiny checkpoint of this model family: random weights from a fixed seed, and a tokenizer of single bytes.
 
-    python -m tools.demo.make_checkpoint FOLDER [--layers N]
+    python -m tools.tiny_checkpoint FOLDER [--layers N]
 
 An ordinary Hugging Face folder, a thousandth of the real size and good for trying things out: it draws noise.
 """
