@@ -169,9 +169,9 @@ def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Ge
 def guided(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
     """What the model sees in z at t: guided, where a picture is drawn after a prompt.
 
-    So that a prompt alone brings half of what it asks for, and the usual guidance makes somewhat too much of it. A model
-    this small would otherwise know its prompts by heart, and guidance make four times too much of them. At exactly as
-    much as is learnt, a noise that suggests another background would win over the prompt.
+    So that a prompt alone brings half of what it asks for, and the usual guidance makes somewhat too much of it. A
+    model this small would otherwise know its prompts by heart, and guidance make four times too much of them. At
+    exactly as much as is learnt, a noise that suggests another background would win over the prompt.
     """
     guessed = guesses(model, attend, z, t)
     prompted, unprompted = batch.branches.unbind(1)
