@@ -25,7 +25,7 @@ from tools.demo import texts
 from tools.demo.batches import batch_of, batches_of_step, collate
 from tools.demo.cells import kinds_in_cells
 from tools.demo.detect import UNKNOWN, seen
-from tools.demo.learning import ReadingRows, attention_after, branch, guesses, guided, losses, understand
+from tools.demo.learning import LEARNT_CFG, ReadingRows, attention_after, branch, guesses, guided, losses, understand
 from tools.demo.rows import Rows
 from tools.demo.scenes import COLOURS, KINDS, Scene, Shape, draw, scene
 from tools.demo.stages import LAST, STAGES, TASKS, stage_at
@@ -270,7 +270,7 @@ def test_guidance_is_what_is_learnt_late_in_training(tiny, training):
         asked = batch.owners == batch.branches[:, 0, 0]
         assert asked.sum() > 0 and (batch.branches >= 0).all()
         assert (asked.sum() < count) == (batch.task != "merge")
-        expected = torch.where(asked[:, None, None], sides[1] + 4 * (sides[0] - sides[1]), sides[1])
+        expected = torch.where(asked[:, None, None], sides[1] + LEARNT_CFG * (sides[0] - sides[1]), sides[1])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

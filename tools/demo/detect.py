@@ -12,7 +12,8 @@ from PIL import Image, ImageFilter
 from .scenes import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, outline
 
 FAR = 75.0  # a pixel further than this from every colour is none of them
-LEAST_AREA = 0.004  # of the picture
+LEAST_AREA, LEAST_BLOT = 0.012, 0.004  # of the picture: a shape, and a blot that is thicker than an edge
+EDGE = 3  # pixels; of what is thinner, the colour is a mixture of those beside it
 LEAST_LIKENESS = 0.75  # of a shape; what the scenes draw has 0.78 or more, an oblong 0.75 of a circle
 MOST_UNNAMED = 0.02  # of the picture
 UNKNOWN = "unknown"
@@ -78,7 +79,8 @@ def seen(picture: Image.Image) -> Seen:
     shapes = []
     for index, colour in enumerate(COLOURS):
         mask = _opened(nearest == index)
-        if index == ground or mask.mean() < LEAST_AREA:
+        blot = mask.mean() >= LEAST_BLOT and _opened(mask, EDGE + 2).any()
+        if index == ground or not (mask.mean() >= LEAST_AREA or blot):
             continue
         rows, columns = mask.nonzero()
         kind, likeness = _kind(mask)
@@ -87,10 +89,10 @@ def seen(picture: Image.Image) -> Seen:
     return Seen(None if ground is None else [*COLOURS][ground], tuple(shapes), float(_opened(nearest < 0).mean()))
 
 
-def _opened(mask: np.ndarray) -> np.ndarray:
-    """Without what is thinner than three pixels, such as the mixed colours of an edge."""
+def _opened(mask: np.ndarray, least: int = EDGE) -> np.ndarray:
+    """Without what is thinner than so many pixels, an odd number, such as the mixed colours of an edge."""
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(picture.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))) > 127
+    return np.asarray(picture.filter(ImageFilter.MinFilter(least)).filter(ImageFilter.MaxFilter(least))) > 127
 
 
 def _kind(mask: np.ndarray) -> tuple[str, float]:
