@@ -3,7 +3,7 @@
     python -m tools.demo.train FOLDER
 
 FOLDER gets state.safetensors, from which the same command goes on, log.txt, and the checkpoint itself in
-FOLDER/checkpoint, written each time the state is.
+FOLDER/checkpoint, written each time the state is. With more --steps it goes on as a training of that length would.
 """
 
 import argparse
@@ -298,7 +298,7 @@ def _say(log, line: str) -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=5500, help="of the whole training")
+    parser.add_argument("--steps", type=int, default=15700, help="of the whole training")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that share a step's tasks")
