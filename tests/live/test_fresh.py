@@ -136,7 +136,7 @@ def test_automatic_follows_what_is_there(client, fresh):
 def _model_of(text: str) -> str:
     """The first line of what the Loader says it found; the others say what that is."""
     model, found, config, tokenizer = text.splitlines()
-    assert re.search(r": U1(\.5)?, \d layers, (F32|F16), 1 file in ", found)
+    assert re.search(r": U1(\.5)?, \d layers, (F32|BF16), 1 file in ", found)
     assert (config, tokenizer) == ("Config: config.json", "Tokenizer: in the same folder")
     return model.removeprefix("Model: ")
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from .scenes import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, outline
 
 FAR = 75.0  # a pixel further than this from every colour is none of them
-LEAST_AREA, LEAST_BLOT = 0.012, 0.004  # of the picture: a shape, and a blot that is thicker than an edge
+LEAST_AREA = 0.004  # of the picture, what is thicker than an edge
 EDGE = 3  # pixels; of what is thinner, the colour is a mixture of those beside it
 LEAST_LIKENESS = 0.75  # of a shape; what the scenes draw has 0.78 or more, an oblong 0.75 of a circle
 MOST_UNNAMED = 0.02  # of the picture
@@ -76,11 +76,10 @@ def seen(picture: Image.Image) -> Seen:
     )
     known = border[border >= 0]
     ground = np.bincount(known, minlength=len(COLOURS)).argmax() if 2 * len(known) > len(border) else None
-    shapes = []
+    shapes, thick = [], 2 * (min(picture.size) // 64) + 1  # no edge is
     for index, colour in enumerate(COLOURS):
         mask = _opened(nearest == index)
-        blot = mask.mean() >= LEAST_BLOT and _opened(mask, EDGE + 2).any()
-        if index == ground or not (mask.mean() >= LEAST_AREA or blot):
+        if index == ground or _opened(mask, thick).mean() < LEAST_AREA:
             continue
         rows, columns = mask.nonzero()
         kind, likeness = _kind(mask)

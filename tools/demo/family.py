@@ -19,7 +19,7 @@ LLM = {
     "rope_scaling": None,
     "sliding_window": None,
     "tie_word_embeddings": False,
-    "torch_dtype": "float16",
+    "torch_dtype": "bfloat16",
     "use_cache": False,
     "use_sliding_window": False,
 }
@@ -29,7 +29,7 @@ VISION = {
     "downsample_ratio": 0.5,
     "max_position_embeddings_vision": 10_000,
     "model_type": "neo_vision",
-    "torch_dtype": "float16",
+    "torch_dtype": "bfloat16",
 }
 WHOLE = {
     "P_mean": -0.8,
@@ -47,7 +47,7 @@ WHOLE = {
     "time_schedule": "standard",
     "time_shift_type": "exponential",
     "timestep_shift": 1.0,
-    "torch_dtype": "float16",
+    "torch_dtype": "bfloat16",
     "use_adaLN": False,
     "use_backbone_lora": 0,
     "use_llm_lora": 0,

@@ -200,7 +200,7 @@ class Training:
             for value in (value for group in optimiser.param_groups for value in group["params"]):
                 optimiser.state[value] = {part: tensors[f"{part}/{by_value[value]}"].clone() for part in parts}
 
-    def export(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    def export(self, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
         """The running average as the checkpoint's weights; its other files lie there already."""
         averages = {name: self.average[name] for name, _ in self.model.named_parameters()}
         tensors = {checkpoint_name(name): widened(name, value).to(dtype) for name, value in averages.items()}
