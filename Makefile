@@ -14,9 +14,9 @@ demo: $(VENV)/.runtime
 demo-eval: $(VENV)/.runtime
 	PYTHONPATH=. $(VENV)/bin/python -m tools.demo.evaluate sensenova_core/demo --pictures build/demo-eval
 
-# Two processes take one file of tests after the other, and each starts a server and a browser of its own.
+# Two processes take one file of tests after the other, the live ones first; each starts a server and a browser.
 test: lint
-	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 live: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/live -rs

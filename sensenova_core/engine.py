@@ -80,9 +80,9 @@ class Engine:
         self.path = Path(path)
         self.checkpoint: Checkpoint = open_checkpoint(self.path)
         self.name, self.config = self.checkpoint.name, self.checkpoint.config
-        self._shapes = {checkpoint_name(name): shape for name, shape in SenseNovaU1.shapes(self.config).items()}
+        shapes = {checkpoint_name(name): shape for name, shape in SenseNovaU1.shapes(self.config).items()}
         # First, for building a model of many experts takes seconds.
-        check_tensors(self._shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
+        check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
         self.weights = Weights(self.model, self.checkpoint.headers, dtype)
         self.memory = Placement(self.model, self.weights, self.device, limits)
@@ -93,7 +93,7 @@ class Engine:
         self.reader = Reader(self.model, self._kernel, self.memory.attempt)
         forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
         self.memory.forget = lambda: (forget() or int)()
-        self._loras = Loras(self._shapes)
+        self._loras = Loras(shapes)
 
     @property
     def _itemsize(self) -> int:
@@ -139,10 +139,15 @@ class Engine:
         progress ends with a SenseNovaError at its next step.
         """
         chosen = self._loras.chosen(loras)
-        if chosen != self._loras:
+        if chosen == self._loras:
+            return
+        try:
             self.memory.use(chosen.strengths())
-            self.reader.read_as(chosen.read_as)
-            self._loras = chosen
+        except BaseException:
+            self.memory.use(self._loras.strengths())  # which places nothing: the weights were dropped
+            raise
+        self.reader.read_as(chosen.variant)
+        self._loras = chosen
 
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""

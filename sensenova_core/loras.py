@@ -20,7 +20,7 @@ class Loras:
     carried: Mapping[Path, Lora] = field(default_factory=dict)
 
     @property
-    def read_as(self) -> str:
+    def variant(self) -> str:
         """What tells apart what a model read with these from what it read with others."""
         return "".join(f"{self.carried[file].key}|{by}|" for file, by in self.used if self.carried[file].reads)
 
@@ -31,7 +31,10 @@ class Loras:
         return known if known is not None and _unchanged(known) else read_lora(file, self.shapes)
 
     def chosen(self, loras: Sequence[tuple[str | Path, float]]) -> "Loras":
-        """With (file, strength) of others in use. Raises CheckpointError and SettingsError."""
+        """With these (file, strength) in use instead. Raises CheckpointError and SettingsError.
+
+        Strengths of a file that is named twice are added, and 0 is none at all.
+        """
         strengths: dict[Path, float] = {}
         for path, strength in loras:
             check_number(f"the strength of {Path(path).name}", strength, "a finite number; 1 is as it was trained")

@@ -30,7 +30,8 @@ def explain(
 
     task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
     read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
-    card, ram: sizes such as "11GiB" of free memory to plan for, in place of what is free here.
+    card, ram: sizes such as "11GiB" of free memory to plan for, in place of what is free here; where weights
+    run in place, ram changes nothing.
     Raises SettingsError where it cannot fit.
     """
     if task not in TASKS:
@@ -42,8 +43,8 @@ def explain(
     check_count("prompt_tokens", prompt_tokens, 1, engine.prompts.max_tokens)
     sizes = parse_size("card", card), parse_size("ram", ram)
     itemsize = engine.weights.compute_dtype.itemsize
-    tasks = usual_tasks(engine.config, settings, images, think_tokens, itemsize, task, max_tokens, prompt_tokens)
-    more = {"assumed": assumed(images, task, prompt_tokens)}
+    tasks = _usual_tasks(engine.config, settings, images, think_tokens, itemsize, task, max_tokens, prompt_tokens)
+    more = {"assumed": _assumed(images, task, prompt_tokens)}
     if engine.device.type == "cpu" and not card:
         more["card"] = _cards_for(engine.memory, tasks)
     if engine.memory.in_place and not card:
@@ -53,15 +54,15 @@ def explain(
     return "\n\n".join(in_rows(rows | more) for rows in plans)
 
 
-def usual_tasks(
+def _usual_tasks(
     config: ModelConfig,
     settings: SamplingSettings,
     images: int,
     think_tokens: int,
     itemsize: int,
-    task: str = "draw",
-    max_tokens: int = 512,
-    prompt_tokens: int = needs.USUAL_PROMPT,
+    task: str,
+    max_tokens: int,
+    prompt_tokens: int,
 ) -> list[Task]:
     """Tasks of a run that is not prepared yet, one of TASKS: a prompt with images of the largest size that is read."""
     if task == "understand":
@@ -84,9 +85,9 @@ def usual_tasks(
     return tasks
 
 
-def assumed(images: int, task: str, prompt_tokens: int) -> str:
-    """What `usual_tasks` takes for granted, in words."""
-    shown = f", image{'s' * (images > 1)} of the largest size that is read" if images else ""
+def _assumed(images: int, task: str, prompt_tokens: int) -> str:
+    """What `_usual_tasks` takes for granted, in words."""
+    shown = f", {'images' if images > 1 else 'an image'} of the largest size that is read" if images else ""
     between = f", {needs.USUAL_TEXT} tokens of text between two pictures" if task == "interleave" else ""
     return f"a prompt of {prompt_tokens} tokens with the system message{shown}{between}"
 

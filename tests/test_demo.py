@@ -118,7 +118,7 @@ def test_training_goes_from_one_shape_to_three():
 @pytest.mark.parametrize("size", [(128, 128), (256, 256), (160, 128)])
 def test_detectors_see_what_was_drawn(size):
     rng = random.Random(2)
-    for index in range(60):
+    for index in range(30):
         made = scene(rng, 1 + index % 3, held_out=index % 2 == 0)
         found = seen(draw(made, *size))
         assert found.shows_colours(made)

@@ -52,7 +52,7 @@ def test_in_place_a_plan_says_what_the_task_takes(planned):
         (
             ["--task", "understand", "--num-images", "1", "--max-tokens", "7"],
             ["an answer of up to 7 tokens after 4496"],
-            "a prompt of 400 tokens with the system message, image of the largest size that is read",
+            "a prompt of 400 tokens with the system message, an image of the largest size that is read",
         ),
         (
             ["--task", "interleave", "--width", "512", "--height", "512"],

@@ -8,7 +8,7 @@ import torch
 import sensenova_core
 from sensenova_core import SenseNovaError, SettingsError
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.memory.units import DRAWING, READING
+from sensenova_core.memory.units import DRAWING, READING, Fixed
 from tests.geometries import write_checkpoint
 from tests.lora.telling import KINDS, SINGLE, check_close, drawing, tell
 from tests.loras import matrices, merged, write_lora
@@ -163,3 +163,23 @@ def test_strengths_are_numbers(lora, load):
         with pytest.raises(SettingsError, match=r"the strength of plain_0\.safetensors is .*finite number"):
             engine.use_loras([(lora()[0], strength)])
     assert engine.loras == ()
+
+
+def test_a_strength_that_cannot_be_placed_leaves_the_one_before(lora, load, monkeypatch):
+    engine, before = load("plain", "balanced"), 0.5
+    file = lora("plain")[0]
+    engine.use_loras([(file, before)])
+    expected, used, real, failed = tell(engine), engine.loras, Fixed.place, []
+
+    def place(*arguments):
+        if not failed:
+            failed.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
+
+    monkeypatch.setattr(Fixed, "place", place)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.use_loras([(file, 1.0)])
+    assert engine.loras == used
+    engine.use_loras([(file, before)])
+    check_same(tell(engine), expected)

@@ -132,7 +132,7 @@ def batch_of(prompts: PromptBuilder, seed: int, step: int, task: str, stage: Sta
     elif task == "conversation":
         made = times(32, lambda: [rows.conversation(size)])
     elif task == "reading":
-        made = times(48, lambda: [rows.conversation(size, 1, whole=1.0)])
+        made = times(48, lambda: [rows.conversation(size, 1, describes=1.0)])
     elif task == "edit":
         made = times(14, lambda: rows.edit(size, 3, alone=rng.random() < 0.5, think=rng.random() < 0.1))
     elif task == "merge":

@@ -14,7 +14,7 @@ from .scenes import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, outline
 FAR = 75.0  # a pixel further than this from every colour is none of them
 LEAST_AREA = 0.004  # of the picture, what is thicker than an edge
 EDGE = 3  # pixels; of what is thinner, the colour is a mixture of those beside it
-LEAST_LIKENESS = 0.75  # of a shape; what the scenes draw has 0.78 or more, an oblong 0.75 of a circle
+LEAST_LIKENESS = 0.76  # of a shape; what the scenes draw has 0.77 or more, an oblong has 0.75 of a circle
 MOST_UNNAMED = 0.02  # of the picture
 UNKNOWN = "unknown"
 TEMPLATE = 32
@@ -25,13 +25,14 @@ PALETTE = np.array([*COLOURS.values()], dtype=np.float32)
 class Found:
     """All of one colour. kind: UNKNOWN unless it is one shape. x, y: centre, as parts of width and height.
 
-    likeness: overlap with the best template, 0 .. 1.
+    area: part of the picture. likeness: overlap with the best template, 0 .. 1.
     """
 
     kind: str
     colour: str
     x: float
     y: float
+    area: float
     likeness: float
 
     @property
@@ -76,7 +77,7 @@ def seen(picture: Image.Image) -> Seen:
     )
     known = border[border >= 0]
     ground = np.bincount(known, minlength=len(COLOURS)).argmax() if 2 * len(known) > len(border) else None
-    shapes, thick = [], 2 * (min(picture.size) // 64) + 1  # no edge is
+    shapes, thick = [], 2 * (min(picture.size) // 64) + 1  # pixels, more than an edge has
     for index, colour in enumerate(COLOURS):
         mask = _opened(nearest == index)
         if index == ground or _opened(mask, thick).mean() < LEAST_AREA:
@@ -84,7 +85,7 @@ def seen(picture: Image.Image) -> Seen:
         rows, columns = mask.nonzero()
         kind, likeness = _kind(mask)
         x, y = columns.mean() / picture.width, rows.mean() / picture.height
-        shapes.append(Found(kind, colour, float(x), float(y), likeness))
+        shapes.append(Found(kind, colour, float(x), float(y), float(mask.mean()), likeness))
     return Seen(None if ground is None else [*COLOURS][ground], tuple(shapes), float(_opened(nearest < 0).mean()))
 
 

@@ -147,6 +147,7 @@ def edits_by_image(engine: Engine, count: int) -> Tally:
 
 
 def merges(engine: Engine, count: int) -> Tally:
+    """`edits` with two references."""
     tally = Tally()
     rng = random.Random(f"{SEED}/merges")
     for index in range(count):
@@ -183,6 +184,7 @@ def _difference(picture: Image.Image, other: Image.Image) -> np.ndarray:
 
 
 def questions(engine: Engine, count: int) -> Tally:
+    """Whether answers are right to the letter."""
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "questions")):
         zh = index % 5 == 4

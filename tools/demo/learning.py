@@ -18,9 +18,10 @@ from .scenes import KINDS
 from .stages import Stage
 
 SPREAD_OF_TIME = 1.5  # standard deviation of the logit of the times
-NAMED_AT = 3  # the layer whose values of an image's tokens tell what kind of shape they show
+KIND_LAYER = 3  # whose values of a token tell what kind of shape it shows
 LEARNT_CFG = 2.0  # the guidance that is learnt late, half of the usual one
 ASTRAY, STRONGEST = 0.5, 7.0  # part of the pictures that start from a guided step, and the strongest cfg of those
+EARLIER = (0.3, 0.9)  # part of its time that such a step begins at
 T_EPS = 0.2  # of the loss: a velocity near the end would outweigh all else, and tells about edges only
 
 
@@ -86,7 +87,7 @@ class KindReadout(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         width = config.decoder.num_kv_heads * config.decoder.head_dim
-        self.layer = min(NAMED_AT, config.decoder.num_layers - 1)
+        self.layer = min(KIND_LAYER, config.decoder.num_layers - 1)
         self.read, self.drawn = nn.Linear(width, len(KINDS) + 1), nn.Linear(width, len(KINDS) + 1)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
@@ -169,9 +170,9 @@ def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Ge
 def guided(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
     """What the model sees in z at t: guided, where a picture is drawn after a prompt.
 
-    So that a prompt alone brings half of what it asks for, and the usual guidance makes somewhat too much of it. A
-    model this small would otherwise know its prompts by heart, and guidance make four times too much of them. At
-    exactly as much as is learnt, a noise that suggests another background would win over the prompt.
+    A model this small knows its prompts by heart, and the usual guidance would bring four times as much as they ask.
+    Learnt like this, a prompt alone brings half of it, and the usual guidance twice as much: enough to win over a noise
+    that suggests another background.
     """
     guessed = guesses(model, attend, z, t)
     prompted, unprompted = batch.branches.unbind(1)
@@ -205,7 +206,7 @@ def led_astray(
     Only a model that has learnt what to make of its own mistakes, and of too much guidance, finds back from them.
     """
     side = model.config.token_pixels
-    earlier = t * (0.3 + 0.6 * torch.rand(len(t), generator=stream))
+    earlier = t * torch.empty(len(t)).uniform_(*EARLIER, generator=stream)
     cfg = 1 + (STRONGEST - 1) * float(torch.rand((), generator=stream))
     before, after = earlier[:, None, None, None], t[:, None, None, None]
     picture = batch.pictures[which]

@@ -134,7 +134,7 @@ class Rows:
         return Row(sequence, written, tuple(Drawn(len(sequence.ids), one, size) for one in drawn))
 
     def unconditional(self, drawn: list[Drawn], count: int) -> Row:
-        """The unconditional branch of pictures of others, of which the first `count` are drawn after it too."""
+        """The unconditional branch of pictures that other rows draw; the first `count` are drawn after it too."""
         sequence = self.prompts.unconditional()
         times = [1] * count + [0] * (len(drawn) - count)
         tokens = len(sequence.ids)
@@ -179,14 +179,14 @@ class Rows:
         beside = drawn.unprompted(len(images_only.ids), draws * alone)
         return [Row(sequence, written, (drawn,), tuple(before)), Row(images_only, (), (beside,), tuple(before))]
 
-    def conversation(self, size: Size, turns: int = 4, whole: float = 0.5) -> Row:
-        """Questions about one picture, one after the other. whole: how often the first asks for all there is to see."""
+    def conversation(self, size: Size, turns: int = 4, describes: float = 0.5) -> Row:
+        """Questions about one picture, one after the other. describes: how often the first asks for everything."""
         made, zh = self.scene(), self.in_chinese()
         shown = self._worn(shown_at(made, size))
         images = references([shown], self.side, understanding_pixel_limits(AREA), None)
         messages, starts = [], []
         for turn in range(turns):
-            name = "describe" if turn == 0 and self.rng.random() < whole else ""
+            name = "describe" if turn == 0 and self.rng.random() < describes else ""
             question = texts.question(self.rng, made, zh, name)
             placed = question.asked if messages else f"{IMAGE_PLACEHOLDER}\n{question.asked}"
             messages.append(Message("user", placed))

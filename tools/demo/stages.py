@@ -50,8 +50,26 @@ STAGES = (
         mean_time=-0.6,
         guided=False,
     ),
-    Stage(0.8, (0.3, 0.4, 0.3), 0.2, LATE_TASKS, square=False, think=0.25, mean_time=-1.6, guided=False),
-    Stage(1.0, (0.3, 0.4, 0.3), 0.2, LATE_TASKS, square=False, think=0.25, mean_time=-0.4, guided=True),
+    Stage(
+        until=0.8,
+        shapes=(0.3, 0.4, 0.3),
+        whole=0.2,
+        tasks=LATE_TASKS,
+        square=False,
+        think=0.25,
+        mean_time=-1.6,
+        guided=False,
+    ),
+    Stage(
+        until=1.0,
+        shapes=(0.3, 0.4, 0.3),
+        whole=0.2,
+        tasks=LATE_TASKS,
+        square=False,
+        think=0.25,
+        mean_time=-0.4,
+        guided=True,
+    ),
 )
 LAST = STAGES[-1]
 
