@@ -14,9 +14,10 @@ demo: $(VENV)/.runtime
 demo-eval: $(VENV)/.runtime
 	PYTHONPATH=. $(VENV)/bin/python -m tools.demo.evaluate sensenova_core/demo --pictures build/demo-eval
 
-# Two processes take one file of tests after the other, the live ones first; each starts a server and a browser.
+# Two processes take one file of tests after the other, the live ones first; each starts a server and a browser. With a
+# thread for each process: torch's own would wait for each other.
 test: lint
-	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 live: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/live -rs

@@ -1,6 +1,7 @@
 """LoRAs: as if merged by hand, the same numbers wherever weights are, and gone without a trace."""
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from tests.packing import tensors_of, wide
 from tests.streaming import WAYS, check_same, copied, draw_short, story
 
 
-@pytest.mark.parametrize("vram_mode", ["auto", "balanced"])
-@pytest.mark.parametrize("kind", KINDS + SINGLE)
+@pytest.mark.parametrize(
+    "kind, vram_mode",
+    [*product(KINDS, ["auto", "balanced"]), *product(SINGLE, ["balanced"])],
+)
 def test_at_any_strength_it_is_as_if_merged_by_hand(folders, lora, load, tmp_path, kind, vram_mode):
     """Of every matrix: layers, experts, the output head in pieces, the embedding, vision, embedders, either head."""
     file, deltas = lora(kind)
@@ -57,8 +60,13 @@ def test_results_are_the_same_bit_for_bit_whatever_the_memory(lora, load, expect
     check_same(story(engine), expected(kind))
 
 
-@pytest.mark.parametrize("way", ["in place", "balanced, kept", "some stay"])
-@pytest.mark.parametrize("kind", ["plain", "gguf", "rows", "experts", *SINGLE])
+@pytest.mark.parametrize(
+    "kind, way",
+    [
+        *product(["plain", "gguf", "rows", "experts"], ["in place", "balanced, kept", "some stay"]),
+        *product(SINGLE, ["some stay"]),
+    ],
+)
 def test_on_and_off_is_as_never(lora, load, kind, way):
     settings = {"vram_mode": "auto"} if way == "in place" else WAYS[way]
     never = tell(load(kind, **settings))
