@@ -14,16 +14,16 @@ demo: $(VENV)/.runtime
 demo-eval: $(VENV)/.runtime
 	PYTHONPATH=. $(VENV)/bin/python -m tools.demo.evaluate sensenova_core/demo --pictures build/demo-eval
 
-# Two processes take one file of tests after the other, the live ones first; each starts a server and a browser. With a
-# thread for each process: torch's own would wait for each other.
+# Two processes take one file of tests after the other; each starts a server and a browser, and computes with one thread,
+# for torch's own would wait for those of the other.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
 
 live: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/live -rs
 
 bench: $(VENV)/.runtime
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable ".[bench]"
 	$(VENV)/bin/python benchmarks/text_to_image.py
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/document.py
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/experts.py --sizes 16x8 64x24 256x96
@@ -43,9 +43,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable ".[test]"
 	touch $@ $(VENV)/.runtime
