@@ -460,7 +460,7 @@ def test_a_config_without_end(tmp_path):
 
 
 def test_our_reader_reads_what_the_package_writes(tmp_path):
-    gguf_package = pytest.importorskip("gguf")
+    gguf_package = pytest.importorskip("gguf", reason="the gguf package is not installed")
     writer = gguf_package.GGUFWriter(tmp_path / "x.gguf", "sensenova")
     writer.add_string("a.config", "{}")
     writer.add_array("words", ["a", "b"])

@@ -185,7 +185,7 @@ def test_scales_of_other_types_are_reported(tmp_path, kind, name):
 
 
 def test_bytes_of_a_gguf_file_are_those_of_its_blocks(tmp_path):
-    gguf = pytest.importorskip("gguf")
+    gguf = pytest.importorskip("gguf", reason="the gguf package is not installed: no packed file can be written")
     packed, _ = write_gguf(write_checkpoint(tmp_path / "source", wide(2)), tmp_path, mixed)
     stored = inspect(packed).stored
     theirs = Counter()

@@ -1,7 +1,7 @@
 """How training goes on from simple to hard: what scenes, tasks and times there are in each of its parts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TASKS = ("picture", "think", "conversation", "edit", "merge", "story", "idea", "reading")
 
@@ -27,9 +27,8 @@ class Stage:
     guided: bool
 
 
-LATE_TASKS = {"conversation": 0.2, "edit": 0.33, "merge": 0.1, "story": 0.1, "idea": 0.02, "reading": 0.25}
 # Outlines are seen after t = 0.3 and are learnt first; what goes where is decided under 0.15, and takes longest.
-STAGES = (
+UNGUIDED = (
     Stage(
         until=0.25,
         shapes=(1.0, 0.0, 0.0),
@@ -54,24 +53,15 @@ STAGES = (
         until=0.8,
         shapes=(0.3, 0.4, 0.3),
         whole=0.2,
-        tasks=LATE_TASKS,
+        tasks={"conversation": 0.2, "edit": 0.33, "merge": 0.1, "story": 0.1, "idea": 0.02, "reading": 0.25},
         square=False,
         think=0.25,
         mean_time=-1.6,
         guided=False,
     ),
-    Stage(
-        until=1.0,
-        shapes=(0.3, 0.4, 0.3),
-        whole=0.2,
-        tasks=LATE_TASKS,
-        square=False,
-        think=0.25,
-        mean_time=-0.4,
-        guided=True,
-    ),
 )
-LAST = STAGES[-1]
+LAST = replace(UNGUIDED[-1], until=1.0, mean_time=-0.4, guided=True)
+STAGES = (*UNGUIDED, LAST)
 
 
 def stage_at(progress: float) -> Stage:
