@@ -12,12 +12,11 @@ from process import Watch
 from text_to_image import matmul_rate, synchronize
 
 import sensenova_core
-from sensenova_core import needs
-from sensenova_core.decode import DecodingSettings
-from sensenova_core.memory import MODES, Plan, limits_of
+from sensenova_core.drawing.sampling import SamplingSettings
+from sensenova_core.memory import MODES, Plan, activations, limits_of
 from sensenova_core.memory.residency import Residency
-from sensenova_core.prompt import Conditioning
-from sensenova_core.sampling import SamplingSettings
+from sensenova_core.reading.prompt import Conditioning
+from sensenova_core.writing.decode import DecodingSettings
 
 GIB = 2**30
 LETTER = 64  # a text token; any will do
@@ -125,7 +124,7 @@ def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> di
     step.image().cpu()
     done = time.perf_counter()
     plans = [plan for plan in (*plans, engine.memory.last_plan) if plan is not None]
-    used = needs.branches(job.sampling, conditioning.is_edit)
+    used = activations.branches(job.sampling, conditioning.is_edit)
     return {
         "seconds": done - begun,
         "token": token,

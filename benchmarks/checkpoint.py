@@ -21,10 +21,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from sensenova_core.checkpoint import checkpoint_name
 from sensenova_core.checkpoint.files import INDEX_NAME
-from sensenova_core.config import ModelConfig
 from sensenova_core.model import SenseNovaU1
-from sensenova_core.prompt import system_message
-from sensenova_core.tokenizer import SPECIALS, THINK_END, THINK_START
+from sensenova_core.model.config import ModelConfig
+from sensenova_core.reading.prompt import system_message
+from sensenova_core.reading.tokenizer import SPECIALS, THINK_END, THINK_START
 
 GIB = 2**30
 SHARD_BYTES = 5 * 10**9  # as published checkpoints have

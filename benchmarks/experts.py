@@ -5,9 +5,9 @@
 
 A size is HIDDENxWIDTH; 2048x768 is that of the A3B models. The weights lie in one buffer, as in a slot on a card.
 plain: the loop over all experts with one-hot masks, as published code has it; tuned: a loop over the chosen experts
-alone (tests/mixtures.py has both). The forms take turns, and the quickest round of each counts: the processor's time on
-a CPU. plain_ratio, tuned_ratio: that loop / grouped, whole layers with their router; limit_ratio: of the tuned loop, if
-products and router were all there is. medians: of all rounds. Writes JSON.
+alone (tests/support/mixtures.py has both). The forms take turns, and the quickest round of each counts: the processor's
+time on a CPU. plain_ratio, tuned_ratio: that loop / grouped, whole layers with their router; limit_ratio: of the tuned
+loop, if products and router were all there is. medians: of all rounds. Writes JSON.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch import Tensor
 from turns import in_turns
 
 from sensenova_core.model import MixtureOfExperts
-from tests.mixtures import in_one_buffer, looped, looped_over_all, random_mixture
+from tests.support.mixtures import in_one_buffer, looped, looped_over_all, random_mixture
 
 PER_TOKEN = 8
 

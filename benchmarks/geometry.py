@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from sensenova_core.config import DecoderConfig, ModelConfig, NoiseConfig, VisionConfig
 from sensenova_core.model import SenseNovaU1
+from sensenova_core.model.config import DecoderConfig, ModelConfig, NoiseConfig, VisionConfig
 
 # name -> (layers, hidden, heads, kv heads, head dim, feed-forward, vocabulary, vision width, pixel head, head width)
 GEOMETRIES = {

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from turns import in_turns
 
-from sensenova_core.checkpoint import merge
-from sensenova_core.config import DecoderConfig
+from sensenova_core.lora import merge
+from sensenova_core.model.config import DecoderConfig
 
 
 def matrices(decoder: DecoderConfig) -> list[tuple[int, int]]:

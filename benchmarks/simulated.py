@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from sensenova_core.checkpoint import TensorHeader, Weights, checkpoint_name
-from sensenova_core.config import ModelConfig
+from sensenova_core.checkpoint import StoredWeights, TensorHeader, checkpoint_name
 from sensenova_core.memory import Plan, Sizes
-from sensenova_core.memory.lane import Clock
 from sensenova_core.memory.residency import Residency
-from sensenova_core.memory.units import DRAWING, READING, Fixed, units_of
+from sensenova_core.memory.transfers import Clock
+from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Fixed, units_of
 from sensenova_core.model import SenseNovaU1
+from sensenova_core.model.config import ModelConfig
 
 Seconds = float  # since the clocks began; also what a mark is here
 
@@ -119,7 +119,7 @@ class SimulatedLane:
     def settle(self) -> None: ...
 
 
-class UnreadWeights(Weights):
+class UnreadWeights(StoredWeights):
     """The tensors of a checkpoint that does not exist, stored in one type. rate: bytes a second files are read at."""
 
     def __init__(self, model: SenseNovaU1, clocks: Clocks, rate: float, stored: str):
@@ -193,7 +193,7 @@ def draw(residency: SimulatedResidency, plan: Plan, reading: Sequence[float], dr
     clocks.asking = begun = max(clocks.asking, clocks.computing)  # a picture is fetched before the next is asked for
     residency.place()
     residency.begin(plan)
-    for expert, seconds in [(READING, seconds) for seconds in reading] + [(DRAWING, drawing)] * steps:
+    for expert, seconds in [(UNDERSTANDING, seconds) for seconds in reading] + [(GENERATION, drawing)] * steps:
         start, busy, copied = max(clocks.computing, begun), clocks.busy, clocks.copied
         for _ in residency.layers(expert, residency.model.config.decoder.num_layers):
             residency.lane.compute(seconds)

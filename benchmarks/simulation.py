@@ -21,12 +21,11 @@ from machine import machine
 from simulated import Prediction, SimulatedResidency, draw
 from targets import TARGETS, Bases
 
-from sensenova_core import needs
-from sensenova_core.config import ModelConfig
-from sensenova_core.flow import Guidance
-from sensenova_core.memory import Limits, Plan, make_plan
+from sensenova_core.drawing.flow import Guidance
+from sensenova_core.drawing.sampling import SamplingSettings
+from sensenova_core.memory import Limits, Plan, activations, make_plan
 from sensenova_core.model import SenseNovaU1
-from sensenova_core.sampling import SamplingSettings
+from sensenova_core.model.config import ModelConfig
 
 GIB = 2**30
 BF16 = 2  # bytes
@@ -69,7 +68,7 @@ class Picture:
 
     def plan(self, config: ModelConfig, residency: SimulatedResidency, limits: Limits, host: int, unread: int) -> Plan:
         branches = dict(zip(("condition", "unconditional"), self.prefixes, strict=True))
-        task = needs.drawing(config, self.sampling, branches, BF16, unread, "a picture of")
+        task = activations.drawing(config, self.sampling, branches, BF16, unread, "a picture of")
         return make_plan(residency.sizes, task, limits, host)
 
     def reading_flops(self, model: SenseNovaU1) -> list[float]:

@@ -18,14 +18,14 @@ from geometry import GEOMETRIES, model_config, random_model, step_flops
 from machine import machine
 
 import sensenova_core
-from sensenova_core.flow import Guidance
+from sensenova_core.drawing.flow import Guidance
+from sensenova_core.drawing.sampling import Denoiser, SamplingSettings
 from sensenova_core.memory.budget import GIB
 from sensenova_core.model import SenseNovaU1, attention_kernel
-from sensenova_core.prefix import Prefix
-from sensenova_core.profile import Peak
-from sensenova_core.prompt import Sequence, text_positions
-from sensenova_core.reader import Reader
-from sensenova_core.sampling import Denoiser, SamplingSettings
+from sensenova_core.reading.prefix import Prefix
+from sensenova_core.reading.prompt import TokenSequence, text_positions
+from sensenova_core.reading.reader import Reader
+from sensenova_core.report.profile import Peak
 
 CONDITION_TOKENS, UNCONDITIONAL_TOKENS = 400, 9  # a usual prompt with the system message, and the empty prompt
 
@@ -53,7 +53,7 @@ def read(reader: Reader, tokens: int) -> Prefix:
     """A prefix of random tokens."""
     vocabulary = reader.model.config.decoder.vocab_size
     ids = torch.randint(vocabulary, (tokens,), generator=torch.Generator().manual_seed(tokens))
-    return reader.prefix(Sequence(ids, text_positions(0, tokens), torch.zeros(tokens, dtype=torch.bool)))
+    return reader.prefix(TokenSequence(ids, text_positions(0, tokens), torch.zeros(tokens, dtype=torch.bool)))
 
 
 @torch.inference_mode()

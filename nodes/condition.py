@@ -4,11 +4,18 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io
 
-from ..sensenova_core.images import check_ratio
-from ..sensenova_core.tokenizer import THINK_END
-from . import host
+from ..sensenova_core.reading.images import check_ratio
+from ..sensenova_core.reading.tokenizer import THINK_END
+from . import runtime
 from .decoding import decoding_input, decoding_settings
-from .sockets import CATEGORY, Conditioning, Images, Model, References, profile_output
+from .sockets import (
+    CATEGORY,
+    Conditioning,
+    Images,
+    Model,
+    References,
+    profile_output,
+)
 
 MAX_IMAGES = 10
 THOUGHT_ALREADY = (
@@ -61,8 +68,8 @@ class ImageCondition(io.ComfyNode):
         masks, pictures = masks or {}, []
         _check_names(images, masks, unknown)
         for name, batch in images.items():
-            metadata = host.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
-            for picture in host.to_pictures(batch, masks.get(_mask_of(name))):
+            metadata = runtime.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
+            for picture in runtime.to_pictures(batch, masks.get(_mask_of(name))):
                 check_ratio(*picture.size, f"Image-{len(pictures) + 1}, from {name},")
                 picture.info |= metadata
                 pictures.append(picture)
@@ -154,9 +161,9 @@ class Think(io.ComfyNode):
     @classmethod
     def execute(cls, model, conditioning, max_tokens, decoding=None) -> io.NodeOutput:
         settings = decoding_settings(decoding, max_tokens)
-        progress, text, warning = host.TextProgress(max_tokens), "", ""
+        progress, text, warning = runtime.TextProgress(max_tokens), "", ""
         if conditioning.think_text is not None:
-            host.warn(THOUGHT_ALREADY)
+            runtime.warn(THOUGHT_ALREADY)
             warning = f"Warning: {THOUGHT_ALREADY}\n"
 
         def show(piece: str) -> None:

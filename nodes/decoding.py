@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.decode import DecodingSettings
-from ..sensenova_core.sampling import MAX_SEED
+from ..sensenova_core.drawing.sampling import MAX_SEED
+from ..sensenova_core.writing.decode import DecodingSettings
 
 GREEDY, SAMPLE = "greedy", "sample"
 

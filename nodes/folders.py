@@ -12,7 +12,7 @@ import comfy.utils
 import folder_paths
 
 from ..sensenova_core import DEMO, CheckpointError
-from ..sensenova_core.checkpoint import locate, lora_states
+from ..sensenova_core.checkpoint import locate
 from ..sensenova_core.checkpoint.files import (
     GGUF,
     SAFETENSORS,
@@ -21,11 +21,12 @@ from ..sensenova_core.checkpoint.files import (
     is_shard,
     snapshot_of,
 )
-from ..sensenova_core.config import FAMILY
-from ..sensenova_core.download import check_name, downloading
-from ..sensenova_core.record import Record, is_whole
-from ..sensenova_core.repository import CONFIG_JSON, MAX_JSON
-from . import host
+from ..sensenova_core.hub.download import check_name, downloading
+from ..sensenova_core.hub.download_record import Record, is_whole
+from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
+from ..sensenova_core.lora import lora_states
+from ..sensenova_core.model.config import FAMILY
+from . import runtime
 
 FOLDER_KEY = "sensenova"
 OTHER_FOLDER_KEYS = ("diffusion_models", "checkpoints")  # where others keep theirs, and what ComfyUI itself saves
@@ -130,11 +131,11 @@ def download(repo: str) -> Path:
     bar = None
     with closing(downloading(repo, folder)) as steps:
         for done, total in steps:
-            host.stop_if_interrupted()
+            runtime.stop_if_interrupted()
             bar = bar or comfy.utils.ProgressBar(total)
             bar.update_absolute(done, total)
             doing = "Checking" if done == total else "Downloading"
-            host.show_text(f"{doing} {repo}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
+            runtime.show_text(f"{doing} {repo}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
     return folder
 
 

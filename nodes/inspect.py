@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core import inspect as core
-from ..sensenova_core.inspect_picture import picture
-from . import folders, host
+from ..sensenova_core.report import inspect as core
+from ..sensenova_core.report.inspect_picture import picture
+from . import folders, runtime
 from .load import checkpoint_input
 from .sockets import CATEGORY
 
@@ -48,5 +48,5 @@ class Inspect(io.ComfyNode):
         name = folders.checkpoint_meant(checkpoint)
         inspection = replace(core.inspect(folders.checkpoint_path(name)), model=name)
         report = core.report(inspection, dtype, tuple(show_groups.replace(",", " ").split()))
-        image = host.picture_to_wire(picture(inspection))
+        image = runtime.picture_to_wire(picture(inspection))
         return io.NodeOutput(report, image, ui=ui.PreviewImage(image, cls=cls))

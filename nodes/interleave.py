@@ -5,17 +5,25 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.document import DocumentSettings, Drawing, Event, Text
-from ..sensenova_core.flow import Guidance
-from ..sensenova_core.pages import FORMATS, DocumentBuilder, page, save_document
-from ..sensenova_core.pages import Document as Pages
-from ..sensenova_core.sampling import SamplingSettings
-from ..sensenova_core.sizes import INTERLEAVE_SIZES
-from . import host
+from ..sensenova_core.drawing.flow import Guidance
+from ..sensenova_core.drawing.sampling import SamplingSettings
+from ..sensenova_core.drawing.sizes import INTERLEAVE_SIZES
+from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_document
+from ..sensenova_core.report.pages import Document as Pages
+from ..sensenova_core.writing.document import DocumentSettings, Drawing, Event, Text
+from . import runtime
 from .decoding import decoding_input, decoding_settings
 from .sample import preset_or, sampling_inputs, time_floor_input
 from .size import size_input, size_of
-from .sockets import CATEGORY, Document, Images, Model, References, preset_input, profile_output
+from .sockets import (
+    CATEGORY,
+    Document,
+    Images,
+    Model,
+    References,
+    preset_input,
+    profile_output,
+)
 
 NORMS = ("none", "global", "channel")
 
@@ -85,15 +93,15 @@ class Interleave(io.ComfyNode):
         profile.drew(len(document.images), settings.of_image(0).tokens(model.engine.config))
         profile.wrote(document.tokens)
         picture = page(document)
-        host.show_picture(picture)
-        shown = ui.PreviewImage(host.picture_to_wire(picture), cls=cls)
-        pictures = [host.picture_to_wire(picture) for picture in document.images] or [host.NOTHING]
+        runtime.show_picture(picture)
+        shown = ui.PreviewImage(runtime.picture_to_wire(picture), cls=cls)
+        pictures = [runtime.picture_to_wire(picture) for picture in document.images] or [runtime.NOTHING]
         return io.NodeOutput(pictures, document.text, document, profile.summary(model.engine), ui=shown)
 
 
 def collect(events: Iterable[Event], steps: int) -> Pages:
     """Gather events into a document, showing text and drawing steps on the node as they come."""
-    builder, text, drawing = DocumentBuilder(), host.TextProgress(None), None
+    builder, text, drawing = DocumentBuilder(), runtime.TextProgress(None), None
     for event in events:
         builder.add(event)
         if isinstance(event, Text):
@@ -103,7 +111,7 @@ def collect(events: Iterable[Event], steps: int) -> Pages:
             text.report(builder.document().text)
         elif isinstance(event, Drawing):
             if event.step.index == 0:
-                drawing = host.Progress(steps)
+                drawing = runtime.Progress(steps)
             drawing.report(event.step.index + 1, event.step.image() if drawing.previews else None)
     document = builder.document()
     text.finish(document.text + ("" if document.ended == "end" else f"\n[ended by {document.ended}]"))
@@ -136,6 +144,6 @@ class SaveDocument(io.ComfyNode):
 
     @classmethod
     def execute(cls, document, filename_prefix, format) -> io.NodeOutput:
-        path = save_document(document, Path(host.next_output_folder(filename_prefix)), format)
-        host.show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
+        path = save_document(document, Path(runtime.next_output_folder(filename_prefix)), format)
+        runtime.show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

@@ -3,12 +3,12 @@
 from comfy_api.latest import io
 
 from ..sensenova_core import load
-from ..sensenova_core.devices import DTYPES
-from ..sensenova_core.download import DEFAULT_MODEL
+from ..sensenova_core.hub.download import DEFAULT_MODEL
 from ..sensenova_core.memory import MODES, UNITS
 from ..sensenova_core.model import BACKENDS
-from ..sensenova_core.profile import Profile
-from . import folders, host
+from ..sensenova_core.model.devices import DTYPES
+from ..sensenova_core.report.profile import Profile
+from . import folders, runtime
 from .sockets import CATEGORY, Model
 
 
@@ -111,16 +111,16 @@ class Loader(io.ComfyNode):
             name = path.name if checkpoint == folders.AUTOMATIC else name
         else:
             path = folders.checkpoint_path(name)
-        loading = Profile(host.torch_device())
+        loading = Profile(runtime.torch_device())
         with loading.loading():
             engine = load(
                 path,
-                device=host.torch_device(),
-                dtype=host.weight_dtype(dtype),
+                device=runtime.torch_device(),
+                dtype=runtime.weight_dtype(dtype),
                 vram_mode=vram_mode,
                 max_memory=max_memory,
                 attention=attention,
                 place=False,
             )
-        host.tell(f"Model: {name}\n{engine.checkpoint.found()}")
-        return io.NodeOutput(host.LoadedEngine(engine, loading))
+        runtime.tell(f"Model: {name}\n{engine.checkpoint.found()}")
+        return io.NodeOutput(runtime.LoadedEngine(engine, loading))

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.presets import mismatch, preset_of
-from . import folders, host
+from ..sensenova_core.lora.presets import mismatch, preset_of
+from . import folders, runtime
 from .sockets import CATEGORY, Model, Preset
 
 
@@ -58,7 +58,7 @@ class Lora(io.ComfyNode):
         about = [f"Preset: {preset}"] if preset else []  # first: of a small node's text, only the beginning is seen
         about += [f"changes {len(lora.factors)} weights", *lora.notes]
         if warning := mismatch(lora, engine.config, engine.name):
-            host.warn(warning)
+            runtime.warn(warning)
             about.insert(0, f"Warning: {warning}")
-        host.show_text("\n".join(about))
+        runtime.show_text("\n".join(about))
         return io.NodeOutput(changed, preset)

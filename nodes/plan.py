@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.flow import Guidance
-from ..sensenova_core.needs import USUAL_PROMPT
-from ..sensenova_core.outlook import TASKS, explain
-from ..sensenova_core.sampling import SamplingSettings
-from . import host
+from ..sensenova_core.drawing.flow import Guidance
+from ..sensenova_core.drawing.sampling import SamplingSettings
+from ..sensenova_core.memory.activations import USUAL_PROMPT
+from ..sensenova_core.memory.forecast import TASKS, explain
+from . import runtime
 from .condition import MAX_IMAGES
 from .size import side_input, size_or_best
 from .sockets import CATEGORY, Model
@@ -79,5 +79,5 @@ class MemoryPlan(io.ComfyNode):
         settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
         planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
         text = explain(model.engine, settings, images, think_tokens, card, **planned)
-        host.show_text(text)  # the graph editor draws PreviewText for its own nodes only
+        runtime.show_text(text)  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.flow import CFG_NORMS, Guidance
-from ..sensenova_core.presets import Preset
-from ..sensenova_core.sampling import MAX_SEED, SamplingSettings
-from . import host
+from ..sensenova_core.drawing.flow import CFG_NORMS, Guidance
+from ..sensenova_core.drawing.sampling import MAX_SEED, SamplingSettings
+from ..sensenova_core.lora.presets import Preset
+from . import runtime
 from .size import side_input, size_or_best
 from .sockets import CATEGORY, Conditioning, Model, preset_input, profile_output
 
@@ -59,7 +59,7 @@ def preset_or(preset: Preset | None, steps: int, cfg: float, shift: float) -> tu
     """Those of a preset, which the node then says, or the widgets'."""
     if preset is None:
         return steps, cfg, shift
-    host.show_text(f"Preset: {preset}")
+    runtime.show_text(f"Preset: {preset}")
     return preset.steps, preset.cfg, preset.shift
 
 
@@ -124,15 +124,15 @@ class FlowMatchSampler(io.ComfyNode):
         settings = SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)
         steps_to_take = model.engine.denoise(conditioning, settings)
         if warning := conditioning.repeated_noise(seed, (width, height)):
-            host.warn(warning)
-        progress = host.Progress(steps)
+            runtime.warn(warning)
+        progress = runtime.Progress(steps)
         progress.report(0)
         profile = model.make_ready(model.engine.drawing_task(conditioning, settings))
         with profile.generating(model.engine):
             for step in steps_to_take:
                 progress.report(step.index + 1, step.image() if progress.previews else None)
                 profile.tick()
-            image = host.to_wire(step.image())
+            image = runtime.to_wire(step.image())
         profile.drew(batch_size, settings.tokens(model.engine.config))
         return io.NodeOutput(image, profile.summary(model.engine))
 

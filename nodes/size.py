@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..sensenova_core.drawing.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size
 from ..sensenova_core.errors import SettingsError
-from ..sensenova_core.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size
 from .sockets import CATEGORY, Images
 
 CUSTOM, AUTOMATIC = "custom", "automatic"

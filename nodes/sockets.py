@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from PIL import Image
 
-from ..sensenova_core.prompt import Message
+from ..sensenova_core.reading.prompt import Message
 
 Model = io.Custom("SENSENOVA_CORE_MODEL")  # a host.LoadedEngine
 Conditioning = io.Custom("SENSENOVA_CORE_CONDITIONING")  # a sensenova_core.Conditioning
 Images = io.Custom("SENSENOVA_CORE_IMAGES")  # a References
 History = io.Custom("SENSENOVA_CORE_HISTORY")  # a Chat
-Preset = io.Custom("SENSENOVA_CORE_PRESET")  # a sensenova_core.presets.Preset, or None
-Document = io.Custom("SENSENOVA_CORE_DOCUMENT")  # a sensenova_core.pages.Document
+Preset = io.Custom("SENSENOVA_CORE_PRESET")  # a sensenova_core.lora.presets.Preset, or None
+Document = io.Custom("SENSENOVA_CORE_DOCUMENT")  # a sensenova_core.report.pages.Document
 
 CATEGORY = "SenseNova U1"
 

@@ -4,10 +4,18 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sensenova_core.prompt import IMAGE_PLACEHOLDER, Message
-from . import host
+from ..sensenova_core.reading.prompt import IMAGE_PLACEHOLDER, Message
+from . import runtime
 from .decoding import decoding_input, decoding_settings, penalty_input
-from .sockets import CATEGORY, Chat, History, Images, Model, References, profile_output
+from .sockets import (
+    CATEGORY,
+    Chat,
+    History,
+    Images,
+    Model,
+    References,
+    profile_output,
+)
 
 ENDINGS = {
     "cut": "\n[cut by max_tokens: raise it for more]",
@@ -67,7 +75,7 @@ class Understand(io.ComfyNode):
         chat = asked(history or Chat(), question, images, system_message)
         settings = decoding_settings(decoding, max_tokens, repetition_penalty)
         conversation = model.engine.conversation(chat.messages, chat.images, chat.max_pixels)
-        progress = host.TextProgress(max_tokens)
+        progress = runtime.TextProgress(max_tokens)
         profile = model.make_ready(model.engine.writing_task(len(conversation.ids), max_tokens))
         with profile.generating(model.engine):
             for answer in model.engine.understand(conversation, settings=settings):

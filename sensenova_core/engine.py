@@ -9,26 +9,27 @@ from weakref import WeakMethod
 import torch
 from PIL import Image
 
-from . import needs, thinking
-from .checkpoint import Checkpoint, Lora, Weights, check_tensors, checkpoint_name, open_checkpoint
-from .conversation import Answer, answer
-from .decode import Choose, DecodingSettings
-from .devices import device_named, dtype_named
-from .document import DocumentSettings, Event, Writer
+from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_name, open_checkpoint
+from .drawing.flow import Guidance
+from .drawing.sampling import Denoiser, SamplingSettings, Step
+from .drawing.sizes import best_size
 from .errors import SenseNovaError, SettingsError
-from .flow import Guidance
-from .images import edit_pixel_limits, references, understanding_pixel_limits
-from .loras import Loras
-from .memory import Placement, Plan, Task, limits_of
+from .lora import Lora
+from .lora.in_use import LorasInUse
+from .memory import Placement, Plan, Task, activations, limits_of
 from .model import SenseNovaU1, attention_kernel
-from .prefix import PREFIX_CACHE_BYTES, Context
-from .prompt import Conditioning, Message, PromptBuilder
-from .prompt import Sequence as Tokens
-from .reader import Reader
-from .sampling import Denoiser, SamplingSettings, Step
-from .sizes import best_size
-from .thinking import MAX_THINK_TOKENS
-from .tokenizer import Tokenizer
+from .model.devices import device_named, dtype_named
+from .reading.images import edit_pixel_limits, references, understanding_pixel_limits
+from .reading.prefix import PREFIX_CACHE_BYTES, Context
+from .reading.prompt import Conditioning, Message, PromptBuilder
+from .reading.prompt import TokenSequence as Tokens
+from .reading.reader import Reader
+from .reading.tokenizer import Tokenizer
+from .writing import thinking
+from .writing.conversation import Answer, answer
+from .writing.decode import Choose, DecodingSettings
+from .writing.document import DocumentSettings, Event, Writer
+from .writing.thinking import MAX_THINK_TOKENS
 
 Result = TypeVar("Result")
 
@@ -84,7 +85,7 @@ class Engine:
         # First, for building a model of many experts takes seconds.
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
-        self.weights = Weights(self.model, self.checkpoint.headers, dtype)
+        self.weights = StoredWeights(self.model, self.checkpoint.headers, dtype)
         self.memory = Placement(self.model, self.weights, self.device, limits)
         self.attention = attention
         self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
@@ -93,7 +94,7 @@ class Engine:
         self.reader = Reader(self.model, self._kernel, self.memory.attempt)
         forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
         self.memory.forget = lambda: (forget() or int)()
-        self._loras = Loras(shapes)
+        self._loras = LorasInUse(shapes)
 
     @property
     def _itemsize(self) -> int:
@@ -101,20 +102,20 @@ class Engine:
 
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
-        used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
+        used = {name: conditioning.sequences[name] for name in activations.branches(settings, conditioning.is_edit)}
         unread = any(self.reader.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
-        name = needs.picture_name(len(conditioning.images))
-        return needs.drawing(self.config, settings, tokens, self._itemsize, unread, name)
+        name = activations.picture_name(len(conditioning.images))
+        return activations.drawing(self.config, settings, tokens, self._itemsize, unread, name)
 
     def writing_task(self, tokens: int, more: int, name: str = "text of") -> Task:
         """What writing up to `more` tokens after `tokens` is to do, for `plan`."""
-        return needs.writing(self.config, tokens, min(more, self.prompts.max_tokens), self._itemsize, name)
+        return activations.writing(self.config, tokens, min(more, self.prompts.max_tokens), self._itemsize, name)
 
     def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
-        written = dict.fromkeys(settings.growing, needs.usual_tokens(self.config, images))
-        return needs.document(self.config, settings, written, 0, self._itemsize)
+        written = dict.fromkeys(settings.growing, activations.usual_tokens(self.config, images))
+        return activations.document(self.config, settings, written, 0, self._itemsize)
 
     def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
@@ -270,7 +271,7 @@ class Engine:
                 "choose none, global or channel for an edit"
             )
         self._check_vocabulary(conditioning)
-        used = {name: conditioning.sequences[name] for name in needs.branches(settings, conditioning.is_edit)}
+        used = {name: conditioning.sequences[name] for name in activations.branches(settings, conditioning.is_edit)}
 
         def steps() -> Iterator[Step]:
             prefixes, edit, attempt = self.reader.prefixes_of(used), conditioning.is_edit, self.memory.attempt
@@ -349,10 +350,10 @@ class Engine:
             """Plan anew before a picture: all that was written has grown."""
             written = {name: context.tokens for name, context in contexts.items()}
             held = sum(context.nbytes for context in contexts.values())
-            self._start(needs.document(self.config, settings, written, index, self._itemsize), held=held)
+            self._start(activations.document(self.config, settings, written, index, self._itemsize), held=held)
 
         return self._running(
-            lambda: needs.document(self.config, settings, begun, 0, self._itemsize),
+            lambda: activations.document(self.config, settings, begun, 0, self._itemsize),
             lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose, prepare).events(),
         )
 

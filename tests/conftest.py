@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sensenova_core
-from tests.golden_set import checkpoint
+from tests.support.golden_set import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -9,8 +9,8 @@ import torch
 
 import sensenova_core
 from sensenova_core import SenseNovaError, SettingsError
-from tests.golden_set import checkpoint
-from tests.watch import SMALL, calls, calls_of_linears, draw, last_of
+from tests.support.golden_set import checkpoint
+from tests.support.watch import SMALL, calls, calls_of_linears, draw, last_of
 
 
 def test_branches_go_through_each_layer_as_one_batch(engine):

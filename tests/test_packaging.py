@@ -51,7 +51,9 @@ def test_a_demo_checkpoint_without_layers_is_refused(tmp_path):
 def test_the_package_holds_every_module_and_the_protocol():
     modules = (ROOT / "sensenova_core").rglob("*.py")
     assert all((path.parent / "__init__.py").is_file() for path in modules)
-    assert (ROOT / "sensenova_core/protocol.json").is_file() and '"*.json"' in (ROOT / "pyproject.toml").read_text()
+    assert (ROOT / "sensenova_core/reading/protocol.json").is_file() and '"reading/*.json"' in (
+        ROOT / "pyproject.toml"
+    ).read_text()
 
 
 def test_the_core_never_imports_comfyui():

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.config import ModelConfig
 from sensenova_core.model import SenseNovaU1
+from sensenova_core.model.config import ModelConfig
 from tools.demo.family import SPECIALS, add_specials, byte_level
 
 SEED = 1

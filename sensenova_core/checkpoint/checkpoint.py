@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import FAMILY, ModelConfig, read_config_json
 from ..errors import CheckpointError
-from ..repository import CONFIG_JSON, read_json
-from .dialect import published_names
+from ..hub.repository import CONFIG_JSON, read_json
+from ..model.config import FAMILY, ModelConfig, read_config_json
+from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
-from .geometry import LAYERS, config_from_shapes, counts, head_width
 from .headers import Stored, read_files, stored_types
+from .prefixes import published_names
 from .scales import check_scales, with_scales
 from .tensors import TensorHeader
 

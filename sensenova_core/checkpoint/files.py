@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..repository import CONFIG_JSON, INDEX, INDEX_NAME, MAX_JSON, TOKENIZER_FILES, read_json
-from .dialect import LORA
+from ..hub.repository import (
+    CONFIG_JSON,
+    INDEX,
+    INDEX_NAME,
+    MAX_JSON,
+    TOKENIZER_FILES,
+    read_json,
+)
+from .prefixes import LORA
 
 SAFETENSORS, GGUF = ".safetensors", ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -21,7 +21,7 @@ _THREADS = min(8, os.cpu_count() or 1)
 State = tuple[int, int]  # of a file: its size in bytes and its time of change in ns
 
 
-class Weights:
+class StoredWeights:
     """The stored tensors of one model, by the published names. Holds no weight itself."""
 
     def __init__(self, model: nn.Module, headers: Mapping[str, TensorHeader], dtype: torch.dtype | None):

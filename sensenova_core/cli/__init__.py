@@ -7,8 +7,15 @@ import sys
 
 from .. import __version__
 from ..errors import SenseNovaError, SettingsError, out_of_memory
-from . import chat, download, generate, inspect, interleave, plan
-from .mistakes import in_user_s_words, smaller
+from . import (
+    chat,
+    download,
+    generate,
+    inspect,
+    interleave,
+    plan,
+)
+from .errors import in_user_s_words, smaller
 
 
 def main(arguments: list[str] | None = None) -> int:

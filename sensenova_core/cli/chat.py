@@ -4,8 +4,8 @@ import re
 import sys
 
 from ..errors import PromptError, SettingsError, check_count
+from .errors import in_user_s_words
 from .jobs import DEFAULT_PROMPT
-from .mistakes import in_user_s_words
 from .models import add_running_options, open_engine, open_images, pick_device
 from .options import add_text_options, decoding_settings
 
@@ -70,7 +70,7 @@ class Conversation:
     """What has been said, on the terminal. images: those shown; new: those for the next question."""
 
     def __init__(self, engine, settings, options, profile):
-        from ..prompt import Message
+        from ..reading.prompt import Message
 
         self.profile, self.profiled = profile, options.profile
 
@@ -87,7 +87,7 @@ class Conversation:
     def ask(self, question: str, interruptible: bool = False) -> None:
         """Print the answer while it is written. interruptible: Ctrl-C ends the answer, of which what was said is kept;
         before its first word it takes the question back."""
-        from ..prompt import Message
+        from ..reading.prompt import Message
 
         missing = len(self.new) - question.count(IMAGE_PLACEHOLDER)
         question = f"{IMAGE_PLACEHOLDER}\n" * missing + question
@@ -118,7 +118,7 @@ class Conversation:
 
     def _with(self, question: str, images: list):
         """The conversation that goes on with a question about these further images, ready to be answered."""
-        from ..prompt import Message
+        from ..reading.prompt import Message
 
         messages = [*self.messages, Message("user", question)]
         return self.engine.conversation(messages, self.images + images, self.max_pixels)
@@ -129,7 +129,7 @@ def _opened(options) -> Conversation:
     if options.max_pixels is not None:
         check_count("max_pixels", options.max_pixels, 1)
     settings, images = decoding_settings(options), open_images(options.image)
-    from ..profile import Profile
+    from ..report.profile import Profile
 
     profile = Profile(pick_device(options.device))
     with profile.loading():

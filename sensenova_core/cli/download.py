@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..download import DEFAULT_MODEL
+from ..hub.download import DEFAULT_MODEL
 from .models import COMFYUI_MODELS
 
 
@@ -24,7 +24,7 @@ def add_parser(commands) -> None:
 
 
 def run(options) -> int:
-    from ..download import download
+    from ..hub.download import download
 
     folder = download(options.repo, _target(options), options.revision, options.tokenizer_only, options.file)
     print(folder)
@@ -32,7 +32,7 @@ def run(options) -> int:
 
 
 def _target(options) -> Path | None:
-    from ..download import check_name
+    from ..hub.download import check_name
 
     if options.to is not None:
         return options.to.expanduser()

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from ..document import Drawing, End, Event, Text
-from ..pages import Document, DocumentBuilder
+from ..report.pages import Document, DocumentBuilder
+from ..writing.document import Drawing, End, Event, Text
 
 
 def collect(events: Iterable[Event], tick: Callable[[], None]) -> Document:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SettingsError, check_count
-from ..tokenizer import THINK_END
+from ..reading.tokenizer import THINK_END
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
 from .models import add_running_options, open_engine, pick_device
@@ -73,7 +73,7 @@ def run(options) -> int:
     _warn_of_the_useless(options, any(job.paths for job in jobs))
     check_output(output, jobs)
     reasoning = decoding_settings(options, "max_think_tokens") if options.think else None
-    from ..profile import Profile
+    from ..report.profile import Profile
 
     profile = Profile(pick_device(options.device))
     with profile.loading():
@@ -172,7 +172,7 @@ def _drawn(engine, conditioning, job: Job, profile):
 
 def save(image, job: Job, think_text: str | None, output: Path, model: str, loras: Sequence[str] = ()) -> list[Path]:
     """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
-    from ..png import next_free, save_png
+    from ..report.png import next_free, save_png
 
     one_file, paths = output.suffix.lower() == ".png", []
     names = numbered(output, len(image))

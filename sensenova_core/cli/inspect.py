@@ -29,7 +29,7 @@ def add_parser(commands) -> None:
 
 
 def run(options) -> int:
-    from .. import inspect as core
+    from ..report import inspect as core
 
     groups = core.read_custom_groups(options.custom_groups_json) if options.custom_groups_json else None
     inspection = replace(core.inspect(resolve_model(options.model), groups), model=options.model)

@@ -49,8 +49,8 @@ def run(options) -> int:
     images = open_images(options.image)
     settings, folder = _settings(options, images), Path(options.output)
     check_folder(folder)
-    from ..pages import save_document
-    from ..profile import Profile
+    from ..report.pages import save_document
+    from ..report.profile import Profile
     from .events import collect
 
     profile = Profile(pick_device(options.device))
@@ -71,8 +71,8 @@ def run(options) -> int:
 
 
 def _settings(options, images: list):
-    from ..document import DocumentSettings
-    from ..sizes import INTERLEAVE_SIZES, best_size
+    from ..drawing.sizes import INTERLEAVE_SIZES, best_size
+    from ..writing.document import DocumentSettings
 
     if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")

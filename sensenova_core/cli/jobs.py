@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SenseNovaError, SettingsError
-from .mistakes import in_user_s_words
+from .errors import in_user_s_words
 from .models import best_area, open_images
 from .options import PICTURE_OPTIONS, sampling_settings
 
@@ -107,7 +107,7 @@ def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
 
 
 def _check_images(images: int, modality: str) -> None:
-    from ..images import MAX_IMAGES
+    from ..reading.images import MAX_IMAGES
 
     if images and modality == "text2img":
         raise SettingsError("--modality text2img takes no --image; leave one of the two out")
@@ -118,7 +118,7 @@ def _check_images(images: int, modality: str) -> None:
 
 
 def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], ...], options) -> tuple[int, int]:
-    from ..sizes import best_size
+    from ..drawing.sizes import best_size
 
     if images and options.same_size and (width, height) != (None, None):
         given = f"width {width}" if height is None else f"height {height}" if width is None else f"{width} x {height}"
@@ -137,7 +137,7 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
     """One of `images` references, of that (width, height), without its pixels."""
     import torch
 
-    from ..images import ReferenceImage, edit_pixel_limits, size_read
+    from ..reading.images import ReferenceImage, edit_pixel_limits, size_read
 
     side = engine.config.token_pixels
     read = size_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from .. import DEMO
-from ..download import DEFAULT_MODEL
 from ..errors import CheckpointError, PromptError, SettingsError
-from ..record import Record
+from ..hub.download import DEFAULT_MODEL
+from ..hub.download_record import Record
 
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
@@ -109,7 +109,7 @@ def _holds(folder: Path, model: str) -> bool:
 def best_area(model: str) -> int:
     """Pixels of the pictures that a model draws best; of one that cannot be read, which loading will say."""
     from ..checkpoint import open_checkpoint
-    from ..config import BEST_AREA
+    from ..model.config import BEST_AREA
 
     try:
         return open_checkpoint(resolve_model(model)).config.best_area
@@ -121,7 +121,7 @@ def pick_device(name: str):
     """The device of a name; "auto" is the first CUDA device, else the CPU. Raises SettingsError."""
     import torch
 
-    from ..devices import device_named
+    from ..model.devices import device_named
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -184,7 +184,7 @@ def parse_lora(text: str) -> tuple[str, float]:
 
 def warn_of_loras(engine, options) -> None:
     """Of bases that do not match, and of settings that a distilled one is not made for."""
-    from ..presets import mismatch, preset_of
+    from ..lora.presets import mismatch, preset_of
 
     used = [(engine.read_lora(path), strength) for path, strength in engine.loras]
     for lora, _ in used:
@@ -218,7 +218,7 @@ def open_images(paths: Iterable[str]) -> list:
 def _opened(path: str):
     from PIL import Image, ImageOps
 
-    from ..images import check_ratio
+    from ..reading.images import check_ratio
 
     try:
         image = Image.open(path)

@@ -104,8 +104,8 @@ def warn_without_effect(options, names: Iterable[str], reason: str) -> None:
 
 def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size: int = 1, crop: bool = False):
     """SamplingSettings from picture options by name; size is (width, height). Raises SettingsError."""
-    from ..flow import Guidance
-    from ..sampling import SamplingSettings
+    from ..drawing.flow import Guidance
+    from ..drawing.sampling import SamplingSettings
 
     for name, side in zip(("width", "height"), size, strict=True):
         if side > MAX_SIDE:
@@ -127,7 +127,7 @@ def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size:
 
 def decoding_settings(options, limit: str = "max_tokens"):
     """DecodingSettings from text options; `limit` is the one that counts tokens. Raises SettingsError."""
-    from ..decode import DecodingSettings
+    from ..writing.decode import DecodingSettings
 
     if not options.do_sample:
         warn_without_effect(options, SAMPLING_ONLY, "without --do-sample")

@@ -2,7 +2,14 @@
 
 from .budget import MODES, UNITS, Limits, in_words, parse_size
 from .placement import Placement, limits_of
-from .plan import Plan, Sizes, Task, Work, in_rows, make_plan
+from .plan import (
+    Plan,
+    Sizes,
+    Task,
+    Work,
+    in_rows,
+    make_plan,
+)
 
 __all__ = [
     "MODES",

@@ -7,12 +7,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Packed, Weights, assign
+from ..checkpoint import Packed, StoredWeights, assign
 from ..model import SenseNovaU1
-from .lane import DirectLane
 from .plan import Plan, Sizes
 from .residency import Slot
-from .units import EXPERTS, READING, Fixed, Part, Units, fill
+from .transfers import DirectTransfers
+from .units import (
+    EXPERTS,
+    UNDERSTANDING,
+    Fixed,
+    Part,
+    Units,
+    fill,
+)
 
 CPU = torch.device("cpu")
 
@@ -27,7 +34,7 @@ class Mapped:
     def __init__(
         self,
         model: SenseNovaU1,
-        weights: Weights,
+        weights: StoredWeights,
         units: Units,
         fixed: Fixed,
         sizes: Sizes,
@@ -53,7 +60,7 @@ class Mapped:
                 else:
                     self._owners |= {part.stored: (module, part.leaf) for part in unit.parts}
             getattr(model, expert).decoder.source = self._source(expert, 0, layers)
-        understanding.head_source = self._source(READING, layers, len(units[READING]))
+        understanding.head_source = self._source(UNDERSTANDING, layers, len(units[UNDERSTANDING]))
 
     def _source(self, expert: str, first: int, stop: int):
         """Where units come from in a pass; None if all of them run where they lie."""
@@ -124,7 +131,7 @@ class Mapped:
                 yield unit.template
                 continue
             if self._working is None:
-                self._working = Slot(max(self.sizes.working.values()), CPU, DirectLane())
+                self._working = Slot(max(self.sizes.working.values()), CPU, DirectTransfers())
             fill(unit, self._stored, self._working.buffer)
             yield self._working.module(unit)
 

@@ -8,16 +8,17 @@ from typing import TypeVar
 
 import torch
 
-from ..checkpoint import Lora, Weights
+from ..checkpoint import StoredWeights
 from ..errors import SenseNovaError, SettingsError, out_of_memory
+from ..lora import Lora
 from ..model import SenseNovaU1
-from . import host
+from . import system_memory
 from .budget import GIB, Limits, in_words, parse_max_memory
-from .lane import Clock, lane_to
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
 from .residency import Residency
-from .units import DRAWING, READING, Fixed, units_of, with_changes
+from .transfers import Clock, transfers_to
+from .units import GENERATION, UNDERSTANDING, Fixed, units_of, with_changes
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out
@@ -34,13 +35,13 @@ class Placement:
     clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
     """
 
-    def __init__(self, model: SenseNovaU1, weights: Weights, device: torch.device, limits: Limits):
+    def __init__(self, model: SenseNovaU1, weights: StoredWeights, device: torch.device, limits: Limits):
         self.device, self.limits = device, limits
         units, fixed = units_of(model, weights), Fixed(model, weights)
         self._fixed, self._layers, self._carried = fixed, model.config.decoder.num_layers, ()
         self.sizes = Sizes.of(units, self._layers, fixed.nbytes, weights.nbytes)
         in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
-        lane = lane_to(device)
+        lane = transfers_to(device)
         self.clock = Clock(lane)
         self.weights: Mapped | Residency = (
             Mapped(model, weights, units, fixed, self.sizes)
@@ -82,7 +83,7 @@ class Placement:
         if card is not None:
             limits = replace(limits, device=card if limits.device is None else min(card, limits.device))
         if host_free is None:
-            host_free = host.available_bytes() + self.weights.host_bytes
+            host_free = system_memory.available_bytes() + self.weights.host_bytes
         return make_plan(self.sizes, task, limits, host_free)
 
     def start(self, task: Task, held: int = 0) -> Plan | None:
@@ -132,7 +133,7 @@ class Placement:
         kind: which expert's work it is, and what its seconds are counted as. Raises SenseNovaError when memory runs out
         again.
         """
-        expert = DRAWING if kind == "drawing" else READING
+        expert = GENERATION if kind == "drawing" else UNDERSTANDING
         try:
             self.weights.enter(expert)
             with self.clock.counting(kind):
@@ -207,6 +208,6 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
 def _free_on(device: torch.device) -> int:
     """Of a card: free for everybody, or held by torch and unused. A device of another kind shares system memory."""
     if device.type != "cuda":
-        return host.available_bytes()
+        return system_memory.available_bytes()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused

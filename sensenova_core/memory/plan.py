@@ -10,7 +10,7 @@ from math import ceil
 
 from ..errors import SettingsError
 from .budget import Limits, in_words
-from .units import DRAWING, EXPERTS, READING, Units
+from .units import EXPERTS, GENERATION, UNDERSTANDING, Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
 FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
@@ -39,7 +39,7 @@ class Sizes:
         apart = {expert: [unit for unit in found if unit.apart] for expert, found in units.items()}
         working = {expert: max((unit.running_bytes for unit in found), default=0) for expert, found in apart.items()}
         scratch = max(unit.scratch for found in units.values() for unit in found)
-        return cls(sizes, len(sizes[READING]) - layers, fixed, stored, working, scratch)
+        return cls(sizes, len(sizes[UNDERSTANDING]) - layers, fixed, stored, working, scratch)
 
     def unpacking(self, expert: str) -> int:
         """What units of an expert are made ready in: nothing where they run as they lie."""
@@ -119,7 +119,7 @@ class Task:
     @property
     def works(self) -> dict[str, Work]:
         """By expert."""
-        return {READING: self.reading} | ({} if self.drawing is None else {DRAWING: self.drawing})
+        return {UNDERSTANDING: self.reading} | ({} if self.drawing is None else {GENERATION: self.drawing})
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
 
 
 def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, both: bool, host_free: int) -> Phase:
-    name = "drawing" if expert == DRAWING else "writing" if task.writes else "reading"
+    name = "drawing" if expert == GENERATION else "writing" if task.writes else "reading"
     units, slot, work = sizes.units[expert], sizes.slot_of(expert), task.works[expert]
     if name == "reading":
         units = units[: len(units) - sizes.head_pieces]

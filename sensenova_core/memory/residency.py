@@ -10,12 +10,20 @@ from math import inf
 import torch
 from torch import nn
 
-from ..checkpoint import Weights
+from ..checkpoint import StoredWeights
 from ..model import SenseNovaU1
-from .lane import Clock, Lane, Mark
+from .page_locked import Key, PageLockedStore
 from .plan import Phase, Plan, Sizes
-from .store import Key, Store
-from .units import DRAWING, EXPERTS, READING, Fixed, Unit, Units, fill
+from .transfers import Clock, Mark, Transfers
+from .units import (
+    EXPERTS,
+    GENERATION,
+    UNDERSTANDING,
+    Fixed,
+    Unit,
+    Units,
+    fill,
+)
 
 
 class Slot:
@@ -24,7 +32,7 @@ class Slot:
     ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
     """
 
-    def __init__(self, size: int, device: torch.device, lane: Lane):
+    def __init__(self, size: int, device: torch.device, lane: Transfers):
         self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
         self.ready: Future[Mark] | None = None
         self.free = lane.mark()  # after the allocation, which may itself be a piece of work in the device's queue
@@ -55,12 +63,12 @@ class Residency:
     def __init__(
         self,
         model: SenseNovaU1,
-        weights: Weights,
+        weights: StoredWeights,
         units: Units,
         fixed: Fixed,
         sizes: Sizes,
         device: torch.device,
-        lane: Lane,
+        lane: Transfers,
         clock: Clock,
     ):
         """The model's decoders and output head get their weights from here from now on.
@@ -69,7 +77,7 @@ class Residency:
         """
         self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
         self.lane, self.clock = lane, clock
-        self.store = Store(weights, units, sizes, self.lane, direct=device.type == "cpu")
+        self.store = PageLockedStore(weights, units, sizes, self.lane, direct=device.type == "cpu")
         self.copies: Counter[Key] = Counter()
         self.placed, self.times_dropped, self.most_bytes = False, 0, 0
         self.plan: Plan | None = None
@@ -186,8 +194,8 @@ class Residency:
 
     def head(self, first: int) -> Iterator[nn.Module]:
         """One pass over the output head's pieces, the first of which is the unit of that index."""
-        self.enter(READING)
-        return self._pass(READING, range(first, len(self.units[READING])))
+        self.enter(UNDERSTANDING)
+        return self._pass(UNDERSTANDING, range(first, len(self.units[UNDERSTANDING])))
 
     def _pass(self, expert: str, indexes: range) -> Iterator[nn.Module]:
         for index in indexes:
@@ -238,8 +246,8 @@ class Residency:
 
     def _pinned(self, phase: Phase, expert: str) -> frozenset[Key]:
         """What stays page-locked during a phase: while a new prompt is read, what the drawing after it will want."""
-        if phase.name == "reading" and DRAWING in self.plan.phases:
-            phase, expert = self._phase(DRAWING), DRAWING
+        if phase.name == "reading" and GENERATION in self.plan.phases:
+            phase, expert = self._phase(GENERATION), GENERATION
         return frozenset((expert, index) for index in phase.pinned)
 
     def _prefetch(self, now: Key) -> None:
@@ -263,8 +271,8 @@ class Residency:
         yield from ((expert, later) for later in range(index, max(count, index + 1)))
         if self._left is None or self._left > 0:
             yield from ((expert, later) for later in range(index))
-        elif expert == READING and DRAWING in self.plan.phases:
-            yield from ((DRAWING, later) for later in range(len(self.units[DRAWING])))
+        elif expert == UNDERSTANDING and GENERATION in self.plan.phases:
+            yield from ((GENERATION, later) for later in range(len(self.units[GENERATION])))
 
     def _distance(self, key: Key, now: Key) -> float:
         """How many units before one is wanted; infinity for never."""
@@ -274,7 +282,7 @@ class Residency:
                 return key[1] - now[1]
             again = self._left is None or self._left > 0
             return count - now[1] + key[1] if again else inf
-        follows = now[0] == READING and DRAWING in self.plan.phases and self._left == 0
+        follows = now[0] == UNDERSTANDING and GENERATION in self.plan.phases and self._left == 0
         return count - now[1] + key[1] if follows else inf
 
     def _slot_for(self, key: Key, ahead: int, now: Key) -> Slot | None:

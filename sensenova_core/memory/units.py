@@ -10,12 +10,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Lora, Packed, TensorHeader, Weights, assign, checkpoint_name, merge
+from ..checkpoint import Packed, StoredWeights, TensorHeader, assign, checkpoint_name
 from ..checkpoint.formats import PIECE, SCRATCH
-from ..checkpoint.merging import Term, merge_scratch
+from ..lora import Lora, merge
+from ..lora.merging import Term, merge_scratch
 from ..model import MixtureOfExperts, SenseNovaU1
 
-READING, DRAWING = EXPERTS = ("understanding", "generation")
+UNDERSTANDING, GENERATION = EXPERTS = ("understanding", "generation")
 _ALIGN = 256  # bytes, as CUDA's own allocations are
 
 
@@ -180,7 +181,7 @@ def _with_changes(unit: Unit, loras: Sequence[tuple[Lora, float]]) -> Unit:
     return replace(unit, changes=tuple(changes))
 
 
-def units_of(model: SenseNovaU1, weights: Weights) -> Units:
+def units_of(model: SenseNovaU1, weights: StoredWeights) -> Units:
     """Each expert's units in the order of a pass: its layers; for the understanding expert, the head's pieces too."""
     units = {
         expert: [
@@ -189,7 +190,7 @@ def units_of(model: SenseNovaU1, weights: Weights) -> Units:
         ]
         for expert in EXPERTS
     }
-    units[READING] += _head_pieces(model, len(units[READING]), weights)
+    units[UNDERSTANDING] += _head_pieces(model, len(units[UNDERSTANDING]), weights)
     return {expert: tuple(found) for expert, found in units.items()}
 
 
@@ -198,7 +199,7 @@ class Fixed:
     a few rows, and which therefore stays in its file, mapped to memory. What LoRAs add to the small ones is added when
     they are placed; to the table, to the rows that are wanted."""
 
-    def __init__(self, model: SenseNovaU1, weights: Weights):
+    def __init__(self, model: SenseNovaU1, weights: StoredWeights):
         names = [name for name, _ in model.named_parameters() if ".decoder.layers." not in name]
         owners = {name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names}
         self._table = {checkpoint_name(name): owner for name, owner in owners.items() if ".embed_tokens." in name}
@@ -222,7 +223,7 @@ class Fixed:
         self._take_rows()
         return self._changes() != before
 
-    def place(self, weights: Weights, device: torch.device) -> None:
+    def place(self, weights: StoredWeights, device: torch.device) -> None:
         for name, value in weights.mapped([*self._small]):
             dtype = weights.dtype(name)
             if terms := self._terms(weights, name):
@@ -251,7 +252,7 @@ class Fixed:
             if strength and name in lora.factors
         ]
 
-    def _terms(self, weights: Weights, name: str) -> list[Term]:
+    def _terms(self, weights: StoredWeights, name: str) -> list[Term]:
         used = [(lora, strength) for lora, strength in self._loras if strength and name in lora.factors]
         terms = []
         for lora, strength in used:
@@ -273,7 +274,7 @@ class Fixed:
         return into
 
 
-def _layer(expert: str, index: int, prefix: str, layer: nn.Module, weights: Weights) -> Unit:
+def _layer(expert: str, index: int, prefix: str, layer: nn.Module, weights: StoredWeights) -> Unit:
     parts, start, place = [], 0, 0
     for leaf, value in layer.named_parameters():
         parts.append(_part(leaf, checkpoint_name(prefix + leaf), tuple(value.shape), start, place, weights))
@@ -281,7 +282,7 @@ def _layer(expert: str, index: int, prefix: str, layer: nn.Module, weights: Weig
     return Unit(expert, index, tuple(parts), layer)
 
 
-def _head_pieces(model: SenseNovaU1, first: int, weights: Weights) -> Iterator[Unit]:
+def _head_pieces(model: SenseNovaU1, first: int, weights: StoredWeights) -> Iterator[Unit]:
     head, rows = model.understanding.lm_head, model.understanding.head_rows
     stored = checkpoint_name("understanding.lm_head.weight")
     for index, start in enumerate(range(0, head.out_features, rows)):
@@ -289,11 +290,11 @@ def _head_pieces(model: SenseNovaU1, first: int, weights: Weights) -> Iterator[U
         with torch.device("meta"):
             piece = nn.Linear(head.in_features, height, bias=False).requires_grad_(False)
         part = _part("weight", stored, (height, head.in_features), 0, 0, weights, start)
-        yield Unit(READING, first + index, (part,), piece)
+        yield Unit(UNDERSTANDING, first + index, (part,), piece)
 
 
 def _part(
-    leaf: str, stored: str, shape: tuple[int, ...], start: int, place: int, weights: Weights, first_row: int = 0
+    leaf: str, stored: str, shape: tuple[int, ...], start: int, place: int, weights: StoredWeights, first_row: int = 0
 ) -> Part:
     header = weights.headers[stored]
     return Part(leaf, stored, weights.dtype(stored), shape, start, place, first_row, header if header.packed else None)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import DecoderConfig
 from ..errors import SettingsError
+from .config import DecoderConfig
 from .rope import Rotation
 
 # (query, key, value, causal) -> out. All (batch, tokens, heads, head_dim); key and value may have fewer heads.

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
-from ..config import DecoderConfig, ExpertsConfig
 from .attention import Attend, Attention, RMSNorm
+from .config import DecoderConfig, ExpertsConfig
 from .feed_forward import feed_forward
 from .rope import Rotation
 

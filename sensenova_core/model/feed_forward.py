@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ExpertsConfig
+from .config import ExpertsConfig
 
 ROWS = 4096  # of tokens at once: enough to keep a card busy, and no more memory than one 2048 x 2048 image needs
 

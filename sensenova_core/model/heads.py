@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ModelConfig
-from ..layout import image_to_tokens
+from .config import ModelConfig
+from .grid import image_to_tokens
 
 
 class LinearHead(nn.Sequential):

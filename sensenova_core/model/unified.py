@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ExpertsConfig, ModelConfig
+from .config import ExpertsConfig, ModelConfig
 from .decoder import Decoder
 from .embedders import ScalarEmbedder
 from .heads import flow_head

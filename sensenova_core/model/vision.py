@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import VisionConfig
+from .config import VisionConfig
 from .rope import frequencies
 
 

@@ -51,7 +51,7 @@ def load_host():
     spec.submodule_search_locations.append(str(REPOSITORY))
     pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    return importlib.import_module("pack.nodes.host"), importlib.import_module("pack.sensenova_core")
+    return importlib.import_module("pack.nodes.runtime"), importlib.import_module("pack.sensenova_core")
 
 
 host, core = load_host()

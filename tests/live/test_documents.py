@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from tests.live.client import Client, Run
-from tests.live.workflows import AUTOMATIC, SIDE, changed, node_id, sampled, tiny
+from tests.live.workflows import (
+    AUTOMATIC,
+    SIDE,
+    changed,
+    node_id,
+    sampled,
+    tiny,
+)
 
 STEPS, PICTURES = 3, 3
 WRITE = sampled(seed=1) | {"steps": STEPS, "max_images": PICTURES}

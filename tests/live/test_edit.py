@@ -4,10 +4,17 @@ import shutil
 
 import pytest
 
-from sensenova_core.sizes import edit_size
+from sensenova_core.drawing.sizes import edit_size
 from tests.live.client import Client
 from tests.live.pictures import PHOTO
-from tests.live.workflows import BUILT_IN, BUILT_IN_SIDE, changed, node_id, text_to_image, tiny
+from tests.live.workflows import (
+    BUILT_IN,
+    BUILT_IN_SIDE,
+    changed,
+    node_id,
+    text_to_image,
+    tiny,
+)
 
 NAMES = ("photo", "twin", "tall", "holed", "filled", "drawn")
 PICTURES = {name: {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}} for name in NAMES}

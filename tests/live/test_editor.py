@@ -5,7 +5,16 @@ import urllib.request
 import pytest
 
 from tests.live import comfyui
-from tests.live.workflows import FOLDER, LOADER, NAMES, RESOLUTION, SAMPLER, SAVE, inputs, read
+from tests.live.workflows import (
+    FOLDER,
+    LOADER,
+    NAMES,
+    RESOLUTION,
+    SAMPLER,
+    SAVE,
+    inputs,
+    read,
+)
 
 DRAWN_SIDE, DRAWN_STEPS = 768, 20  # long enough for a look at the node while it draws
 

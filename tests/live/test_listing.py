@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from tests.fake_hub import FakeHub
-from tests.golden_set import COMPACT
 from tests.live.comfyui import REPOSITORY
+from tests.support.fake_hub import FakeHub
+from tests.support.golden_set import COMPACT
 
 CHECKPOINT = COMPACT / "checkpoints/tiny-u15"
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 
 from tests.live.client import Client
 from tests.live.workflows import ENCODE, LOADER, SAMPLER, SAVE, text_to_image
-from tests.loras import matrices, write_lora
+from tests.support.loras import matrices, write_lora
 
 FIRST, SECOND, TWIN = "u1_first.safetensors", "second.safetensors", "twin.safetensors"
 EIGHT = "SenseNova-U1.5-8step.safetensors"

@@ -8,7 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.live.workflows import LOADER, REDRAW, SAVE, changed, node_id, sampled, text_to_image, tiny
+from tests.live.workflows import (
+    LOADER,
+    REDRAW,
+    SAVE,
+    changed,
+    node_id,
+    sampled,
+    text_to_image,
+    tiny,
+)
 
 LARGE = {"size.width": 384, "size.height": 384}
 TALKATIVE = {"Loader": {"checkpoint": "talkative"}}

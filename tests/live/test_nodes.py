@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sensenova_core import inspect
+from sensenova_core.report import inspect
 from tests.live import comfyui
 
 MODULE = "custom_nodes." + comfyui.PACK

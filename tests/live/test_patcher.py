@@ -6,7 +6,7 @@ import pytest
 
 from tests.live import comfyui
 from tests.live.checkpoints import DEEP_LAYERS
-from tests.loras import matrices, write_lora
+from tests.support.loras import matrices, write_lora
 
 PLACEMENTS = ("mapped", "balanced", "low", "some stay", "some page-locked", "all may stay")
 STREAMING = PLACEMENTS[1:]

@@ -7,7 +7,15 @@ import pytest
 
 from tests.live import comfyui
 from tests.live.client import Client
-from tests.live.workflows import STEPS, changed, node_id, profiled, profiles, sampled, tiny
+from tests.live.workflows import (
+    STEPS,
+    changed,
+    node_id,
+    profiled,
+    profiles,
+    sampled,
+    tiny,
+)
 
 DEEP = {"Loader": {"checkpoint": "deep"}}
 LARGE = {"size.width": 512, "size.height": 512}  # so that drawing takes more memory than reading

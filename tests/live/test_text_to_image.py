@@ -5,7 +5,17 @@ from itertools import pairwise
 from PIL import Image, ImageChops
 
 from tests.live.client import Run
-from tests.live.workflows import ENCODE, LOADER, REDRAW, RESOLUTION, SAMPLER, SAVE, SIDE, STEPS, text_to_image
+from tests.live.workflows import (
+    ENCODE,
+    LOADER,
+    REDRAW,
+    RESOLUTION,
+    SAMPLER,
+    SAVE,
+    SIDE,
+    STEPS,
+    text_to_image,
+)
 
 PREVIEW_SIDE = 512
 

@@ -9,16 +9,16 @@ import pytest
 
 import sensenova_core
 from sensenova_core import Engine
-from tests.geometries import geometry, save_aligned, write_checkpoint
 from tests.lora.telling import SINGLE
-from tests.loras import Deltas, matrices, write_lora
-from tests.packing import mixed, tensors_of, wide, write_fp8, write_gguf
-from tests.streaming import allow
+from tests.support.geometries import geometry, save_aligned, write_checkpoint
+from tests.support.loras import Deltas, matrices, write_lora
+from tests.support.packing import mixed, tensors_of, wide, write_fp8, write_gguf
+from tests.support.streaming import allow
 
 
 @pytest.fixture(autouse=True)
 def few_instructions(monkeypatch):
-    monkeypatch.setattr("sensenova_core.prompt.system_message", lambda kind: kind)
+    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 @pytest.fixture(scope="session")

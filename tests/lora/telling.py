@@ -3,8 +3,8 @@
 import torch
 
 from sensenova_core import DecodingSettings, Engine
-from tests.pictures import picture
-from tests.streaming import draw_short
+from tests.support.pictures import picture
+from tests.support.streaming import draw_short
 
 KINDS = ["plain", "gguf", "rows", "weight_scale_inv", "experts", "other head"]
 SINGLE = [

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import sensenova_core
-from sensenova_core.checkpoint import merge
-from sensenova_core.checkpoint.merging import merge_scratch
+from sensenova_core.lora import merge
+from sensenova_core.lora.merging import merge_scratch
 from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.units import DRAWING, READING
-from sensenova_core.outlook import explain
-from tests.geometries import scaled_down, write_checkpoint
+from sensenova_core.memory.forecast import explain
+from sensenova_core.memory.units import GENERATION, UNDERSTANDING
 from tests.lora.telling import drawing, tell
-from tests.loras import matrices, write_lora
-from tests.peak import PeakBytes
-from tests.streaming import check_same, copied, draw_short, gone, peaks_of_two_runs
+from tests.support.geometries import scaled_down, write_checkpoint
+from tests.support.loras import matrices, write_lora
+from tests.support.peak import PeakBytes
+from tests.support.streaming import check_same, copied, draw_short, gone, peaks_of_two_runs
 
 HEAD = "language_model.lm_head.weight"
 
@@ -28,18 +28,18 @@ def test_another_strength_moves_nothing(lora, load):
     first, second = lora("plain", 1, drawing)[0], lora("plain", 2, drawing)[0]
     engine = load(vram_mode="full", max_memory="64GiB", loras=[(first, 1.0)])
     draw_short(engine)
-    dropped, count = engine.memory.weights.times_dropped, copied(engine, DRAWING)
+    dropped, count = engine.memory.weights.times_dropped, copied(engine, GENERATION)
     for loras in ([(first, 0.3)], [], [(first, -2)]):
         engine.use_loras(loras)
         draw_short(engine)
-    assert copied(engine, DRAWING) == count and engine.memory.weights.times_dropped == dropped
+    assert copied(engine, GENERATION) == count and engine.memory.weights.times_dropped == dropped
     engine.use_loras([(second, 1.0)])  # and what was used until now goes along
     draw_short(engine)
-    count = copied(engine, DRAWING)
+    count = copied(engine, GENERATION)
     for loras in ([(first, 1.0)], [(second, 1.0)], [(second, 1.0), (first, 0.1)]):
         engine.use_loras(loras)
         draw_short(engine)
-    assert copied(engine, DRAWING) == count and engine.memory.weights.times_dropped == dropped + 1
+    assert copied(engine, GENERATION) == count and engine.memory.weights.times_dropped == dropped + 1
 
 
 @pytest.mark.parametrize("kind", ["plain", "gguf", "experts"])
@@ -48,24 +48,26 @@ def test_factors_lie_and_move_with_their_layer(lora, load, kind):
     before, units = engine.memory.sizes, engine.memory.weights.units
     engine.use_loras([(lora(kind, 1, drawing)[0], 1.0)])
     sizes = engine.memory.sizes
-    assert sizes.units[READING] == before.units[READING] and sizes.unpacking(READING) == before.unpacking(READING)
-    for unit, was in zip(engine.memory.weights.units[DRAWING], units[DRAWING], strict=True):
+    assert sizes.units[UNDERSTANDING] == before.units[UNDERSTANDING] and sizes.unpacking(
+        UNDERSTANDING
+    ) == before.unpacking(UNDERSTANDING)
+    for unit, was in zip(engine.memory.weights.units[GENERATION], units[GENERATION], strict=True):
         stored = sum(-(-part.nbytes // 256) * 256 for change in unit.changes for part in (change.up, change.down))
         assert unit.nbytes == was.nbytes + stored and unit.running_bytes == was.running_bytes
         assert (stored > 0) == (unit.index != 2) and unit.apart == (was.apart or stored > 0)
         starts = [(part.start, part.start + part.nbytes) for part in unit.stored]
         assert all(stop <= start for (_, stop), (start, _) in pairwise(starts))
-    assert sizes.working[DRAWING] == max(unit.running_bytes for unit in units[DRAWING] if unit.index != 2)
-    assert sizes.slot_of(DRAWING) > before.slot_of(DRAWING)
+    assert sizes.working[GENERATION] == max(unit.running_bytes for unit in units[GENERATION] if unit.index != 2)
+    assert sizes.slot_of(GENERATION) > before.slot_of(GENERATION)
 
 
 def test_pieces_of_the_head_have_their_rows(lora, load):
     engine = load(loras=[(lora("plain", 3, lambda name: name == HEAD)[0], 1.0)])
-    pieces = engine.memory.weights.units[READING][engine.config.decoder.num_layers :]
+    pieces = engine.memory.weights.units[UNDERSTANDING][engine.config.decoder.num_layers :]
     changes = [unit.changes[0] for unit in pieces]
     assert len(pieces) > 1 and [each.up.first_row for each in changes] == [unit.parts[0].first_row for unit in pieces]
     assert sum(each.up.shape[0] for each in changes) == sum(unit.parts[0].shape[0] for unit in pieces)
-    assert not any(unit.apart for unit in engine.memory.weights.units[DRAWING])
+    assert not any(unit.apart for unit in engine.memory.weights.units[GENERATION])
 
 
 def test_in_place_nothing_is_copied_but_a_layer(folders, lora, load):
@@ -73,7 +75,7 @@ def test_in_place_nothing_is_copied_but_a_layer(folders, lora, load):
     draw_short(engine)
     weights = engine.memory.weights
     mapped = [value for value in weights._others.values()]
-    changed = weights.units[DRAWING]
+    changed = weights.units[GENERATION]
     assert not any(part.stored in weights._owners for unit in changed if unit.apart for part in unit.parts)
     with PeakBytes("cpu") as peak, torch.inference_mode():
         peak.leave_out([*mapped, *engine.model.parameters(), weights._working.buffer])
@@ -97,7 +99,7 @@ def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):
         for _ in range(5):
             for run, (plan, most) in enumerate(peaks_of_two_runs(engine, draw)):
                 runs += 1
-                assert plan.device_bytes <= plan.limits.device and plan.phases[DRAWING].unpacking_bytes
+                assert plan.device_bytes <= plan.limits.device and plan.phases[GENERATION].unpacking_bytes
                 if most > plan.limits.device:
                     over.append((seed, run, most / plan.limits.device))
         engine.release()
@@ -107,8 +109,8 @@ def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape", [(300, 200), (64, 16, 3, 3), (1, 7)])
 @pytest.mark.parametrize("piece", [1, 5000, 2**20])
 def test_rows_are_added_piece_by_piece(monkeypatch, shape, piece):
-    for module in ("formats.PIECE_CPU", "merging.PIECE"):
-        monkeypatch.setattr(f"sensenova_core.checkpoint.{module}", piece)
+    for module in ("checkpoint.formats.PIECE_CPU", "lora.merging.PIECE"):
+        monkeypatch.setattr(f"sensenova_core.{module}", piece)
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(shape, generator=generator).bfloat16()
     width = value[0].numel()

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from sensenova_core import CheckpointError
-from sensenova_core.checkpoint import read_lora
+from sensenova_core.lora import read_lora
 from tests.lora.telling import drawing, tell
-from tests.loras import matrices, write_lora
-from tests.streaming import draw_short
+from tests.support.loras import matrices, write_lora
+from tests.support.streaming import draw_short
 
 Q_PROJ = "language_model.model.layers.1.self_attn.q_proj.weight"
 UP, DOWN = torch.zeros(256, 4), torch.zeros(4, 256)

@@ -9,12 +9,12 @@ import torch
 import sensenova_core
 from sensenova_core import SenseNovaError, SettingsError
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.memory.units import DRAWING, READING, Fixed
-from tests.geometries import write_checkpoint
+from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Fixed
 from tests.lora.telling import KINDS, SINGLE, check_close, drawing, tell
-from tests.loras import matrices, merged, write_lora
-from tests.packing import tensors_of, wide
-from tests.streaming import WAYS, check_same, copied, draw_short, story
+from tests.support.geometries import write_checkpoint
+from tests.support.loras import matrices, merged, write_lora
+from tests.support.packing import tensors_of, wide
+from tests.support.streaming import WAYS, check_same, copied, draw_short, story
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_on_and_off_is_as_never(lora, load, kind, way):
         on = on or told
         for none in ([], [(first, 0.0)], [(first, 1.0), (first, -1.0)]):
             engine.use_loras(none)
-            assert engine.loras == () and not any(unit.changed for unit in engine.memory.weights.units[DRAWING])
+            assert engine.loras == () and not any(unit.changed for unit in engine.memory.weights.units[GENERATION])
         check_same(tell(engine), never)
     engine.use_loras([(first, 1)])
     check_same(tell(engine), on)
@@ -144,11 +144,11 @@ def test_what_is_read_is_kept_apart(lora, load):
     engine.use_loras([(reads, 1.0)])
     draw_short(engine)
     assert engine.reader.prefixes.nbytes == 2 * held
-    count = copied(engine, READING)
+    count = copied(engine, UNDERSTANDING)
     for loras in ([(reads, 1.0), (draws, 1.0)], [(draws, 2.0)], []):
         engine.use_loras(loras)
         draw_short(engine)
-    assert engine.reader.prefixes.nbytes == 2 * held and copied(engine, READING) == count
+    assert engine.reader.prefixes.nbytes == 2 * held and copied(engine, UNDERSTANDING) == count
     engine.use_loras([(reads, 0.5)])
     draw_short(engine)
     assert engine.reader.prefixes.nbytes == 3 * held

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sensenova_core.prompt import PromptBuilder
-
-from .cells import kinds_in_cells
-from .rows import AREA, Row, Rows
-from .stages import Stage
+from sensenova_core.reading.prompt import PromptBuilder
+from tools.demo.cells import kinds_in_cells
+from tools.demo.rows import AREA, Row, Rows
+from tools.demo.stages import Stage
 
 SMALL_SIZES = ((128, 128),) * 6 + ((160, 96), (96, 160), (128, 96), (96, 128))  # references are read as they are
 SIZES = (*SMALL_SIZES, (160, 128), (128, 160), (192, 128), (192, 192))

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from .scenes import KINDS, Scene, outline
+from tools.demo.scenes import KINDS, Scene, outline
 
 LEAST_COVER = 20  # of 255; what covers less of a cell is not seen in it
 

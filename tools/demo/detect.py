@@ -9,7 +9,15 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .scenes import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, outline
+from tools.demo.scenes import (
+    COLOURS,
+    KINDS,
+    PLACES,
+    SIZES,
+    Scene,
+    Shape,
+    outline,
+)
 
 FAR = 75.0  # a pixel further than this from every colour is none of them
 LEAST_AREA = 0.004  # of the picture, what is thicker than an edge

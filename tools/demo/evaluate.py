@@ -30,11 +30,10 @@ from sensenova_core import (
     Step,
     Text,
 )
-
-from . import texts
-from .detect import covered, seen
-from .scenes import COLOURS, KINDS, Scene, draw, scene
-from .sheet import sheet
+from tools.demo import texts
+from tools.demo.detect import covered, seen
+from tools.demo.scenes import COLOURS, KINDS, Scene, draw, scene
+from tools.demo.sheet import sheet
 
 SIDE, STEPS, CFG, IMG_CFG = 128, 20, 4.0, 3.0
 OTHER_SIZES = ((160, 96), (96, 160), (192, 192))  # width, height

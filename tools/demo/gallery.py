@@ -12,10 +12,9 @@ from PIL import Image
 
 import sensenova_core
 from sensenova_core import DocumentSettings, Drawing, Engine, SamplingSettings
-
-from .evaluate import SIDE, STEPS, as_picture, picture_of
-from .scenes import Scene, Shape, draw
-from .sheet import sheet
+from tools.demo.evaluate import SIDE, STEPS, as_picture, picture_of
+from tools.demo.scenes import Scene, Shape, draw
+from tools.demo.sheet import sheet
 
 PROMPTS = (
     "A big yellow star to the left of a small red circle on a blue background.",

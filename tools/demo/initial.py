@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from sensenova_core.config import ModelConfig
 from sensenova_core.model import SenseNovaU1
+from sensenova_core.model.config import ModelConfig
 
 MARK, SHARPNESS = 3.0, 1.8  # of what the first heads look at
 

@@ -6,16 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sensenova_core import flow
-from sensenova_core.config import ModelConfig
-from sensenova_core.layout import image_to_tokens, to_patches, tokens_to_image
+from sensenova_core.drawing import flow
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.attention import Attend
-from sensenova_core.prompt import image_positions
-
-from .batches import Batch
-from .scenes import KINDS
-from .stages import Stage
+from sensenova_core.model.config import ModelConfig
+from sensenova_core.model.grid import image_to_tokens, to_patches, tokens_to_image
+from sensenova_core.reading.prompt import image_positions
+from tools.demo.batches import Batch
+from tools.demo.scenes import KINDS
+from tools.demo.stages import Stage
 
 SPREAD_OF_TIME = 1.5  # standard deviation of the logit of the times
 KIND_LAYER = 3  # whose values of a token tell what kind of shape it shows

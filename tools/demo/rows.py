@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sensenova_core.flow import CONDITION, IMAGES_ONLY
-from sensenova_core.images import (
+from sensenova_core.drawing.flow import CONDITION, IMAGES_ONLY
+from sensenova_core.reading.images import (
     MEAN,
     STD,
     ReferenceImage,
@@ -19,17 +19,17 @@ from sensenova_core.images import (
     references,
     understanding_pixel_limits,
 )
-from sensenova_core.prompt import (
+from sensenova_core.reading.prompt import (
     IMAGE_PLACEHOLDER,
     Conditioning,
     Message,
     Piece,
     PromptBuilder,
-    Sequence,
+    TokenSequence,
     positions,
     system_message,
 )
-from sensenova_core.tokenizer import (
+from sensenova_core.reading.tokenizer import (
     IMAGE_END,
     IMAGE_SLOT,
     IMAGE_START,
@@ -39,9 +39,8 @@ from sensenova_core.tokenizer import (
     Special,
     Tokenizer,
 )
-
-from . import texts
-from .scenes import Scene, as_usual, draw, scene
+from tools.demo import texts
+from tools.demo.scenes import Scene, as_usual, draw, scene
 
 Size = tuple[int, int]  # width, height
 AREA = 128 * 128  # pixels that the demo draws best, and reads at most
@@ -85,7 +84,7 @@ class Drawn:
 class Row:
     """written: (start, stop) of each stretch of tokens to be learnt. shown: by the images it reads."""
 
-    sequence: Sequence
+    sequence: TokenSequence
     written: tuple[tuple[int, int], ...] = ()
     drawn: tuple[Drawn, ...] = ()
     shown: tuple[Scene, ...] = ()
@@ -230,18 +229,18 @@ class Rows:
         beside = tuple(one.unprompted(tokens, draws * alone) for one, tokens in places)
         return [Row(sequence, written, tuple(drawn), told.scenes), Row(images_only, (), beside, told.scenes)]
 
-    def _at_images(self, sequence: Sequence) -> list[int]:
+    def _at_images(self, sequence: TokenSequence) -> list[int]:
         """How many tokens are read before each image."""
         return [start + 1 for start in (sequence.ids == self.tokenizer.ids[IMAGE_START]).nonzero().flatten().tolist()]
 
-    def _text_after(self, sequence: Sequence, start: int) -> Iterator[tuple[int, int]]:
+    def _text_after(self, sequence: TokenSequence, start: int) -> Iterator[tuple[int, int]]:
         """Stretches that the model writes: all but images and what closes them."""
         fed = sequence.slots | (sequence.ids == self.tokenizer.ids[IMAGE_END])
         for index in range(start, len(sequence.ids)):
             if not fed[index]:
                 yield index, index + 1
 
-    def _extended(self, sequence: Sequence, pieces: list[Piece]) -> Sequence:
+    def _extended(self, sequence: TokenSequence, pieces: list[Piece]) -> TokenSequence:
         """A sequence with text and images appended, as decoding and reading back leave it."""
         flat: list[str] = []
         for piece in pieces:
@@ -262,7 +261,7 @@ class Rows:
             images=sequence.images + images,
         )
 
-    def _thought(self, conditioning: Conditioning, plan: str) -> tuple[Sequence, tuple[tuple[int, int], ...]]:
+    def _thought(self, conditioning: Conditioning, plan: str) -> tuple[TokenSequence, tuple[tuple[int, int], ...]]:
         asked = self.prompts.thinking(conditioning)
         ids = self.tokenizer.encode([plan, Special(THINK_END)])
         start = len(asked.ids)

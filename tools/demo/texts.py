@@ -5,7 +5,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .scenes import AROUND, COLOURS, KINDS, OPPOSITE, Scene, Shape, as_usual, new_shape
+from tools.demo.scenes import (
+    AROUND,
+    COLOURS,
+    KINDS,
+    OPPOSITE,
+    Scene,
+    Shape,
+    as_usual,
+    new_shape,
+)
 
 ZH_COLOURS = dict(zip(COLOURS, ("红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "白色", "黑色"), strict=True))
 ZH_KINDS = dict(zip(KINDS, ("圆形", "方形", "三角形", "星形", "圆环", "心形"), strict=True))

@@ -22,16 +22,15 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.config import ModelConfig
-from sensenova_core.prompt import PromptBuilder
-
-from .batches import Batch, batches_of_step
-from .family import completed, write_beside_weights
-from .initial import new_model
-from .learning import KindReadout, Losses, losses
-from .rows import RememberingTokenizer
-from .stages import TASKS, Stage, stage_at
-from .vocabulary import trained_tokenizer
+from sensenova_core.model.config import ModelConfig
+from sensenova_core.reading.prompt import PromptBuilder
+from tools.demo.batches import Batch, batches_of_step
+from tools.demo.family import completed, write_beside_weights
+from tools.demo.initial import new_model
+from tools.demo.learning import KindReadout, Losses, losses
+from tools.demo.rows import RememberingTokenizer
+from tools.demo.stages import TASKS, Stage, stage_at
+from tools.demo.vocabulary import trained_tokenizer
 
 CONFIG = {
     "architectures": ["NEOChatModel"],

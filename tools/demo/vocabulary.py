@@ -11,12 +11,11 @@ from collections.abc import Iterator
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from sensenova_core.prompt import NO_THINKING, system_message
-from sensenova_core.tokenizer import Special, markup
-
-from . import texts
-from .family import SPECIALS, add_specials, byte_level
-from .scenes import scene
+from sensenova_core.reading.prompt import NO_THINKING, system_message
+from sensenova_core.reading.tokenizer import Special, markup
+from tools.demo import texts
+from tools.demo.family import SPECIALS, add_specials, byte_level
+from tools.demo.scenes import scene
 
 MOST_TOKENS = 2048
 WORD_WEIGHT = 2000  # over the count of any pair of letters in the system messages

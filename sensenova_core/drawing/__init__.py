@@ -1,0 +1,1 @@
+"""Noise -> image: times, guidance, the denoising loop."""

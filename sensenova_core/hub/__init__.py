@@ -1,0 +1,1 @@
+"""The Hugging Face hub: what its repositories are called, and downloads."""

@@ -1,0 +1,58 @@
+"""Which LoRAs a model runs with, and which its layers carry for later."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import check_number
+from . import Lora, lora_file, lora_states, read_lora
+
+
+@dataclass(frozen=True)
+class LorasInUse:
+    """shapes: of the model's parameters, by published name. used: (file, strength) of those that change the model.
+
+    carried: those used and those used last, which layers bring along so that two branches of a graph may take turns.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False, compare=False)
+    used: tuple[tuple[Path, float], ...] = ()
+    carried: Mapping[Path, Lora] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        """What tells apart what a model read with these from what it read with others."""
+        return "".join(f"{self.carried[file].key}|{by}|" for file, by in self.used if self.carried[file].reads)
+
+    def read(self, path: str | Path) -> Lora:
+        """What a file says. Raises CheckpointError where it does not fit the model. Reads none of its factors."""
+        file = lora_file(path)
+        known = self.carried.get(file)
+        return known if known is not None and _unchanged(known) else read_lora(file, self.shapes)
+
+    def chosen(self, loras: Sequence[tuple[str | Path, float]]) -> "LorasInUse":
+        """With these (file, strength) in use instead. Raises CheckpointError and SettingsError.
+
+        Strengths of a file that is named twice are added, and 0 is none at all.
+        """
+        strengths: dict[Path, float] = {}
+        for path, strength in loras:
+            check_number(f"the strength of {Path(path).name}", strength, "a finite number; 1 is as it was trained")
+            if strength:
+                file = lora_file(path)
+                strengths[file] = strengths.get(file, 0.0) + strength
+        used = {file: self.read(file) for file, strength in sorted(strengths.items()) if strength}
+        carried = {file: lora for file, lora in self.carried.items() if file in used or _unchanged(lora)}
+        if any(carried.get(file) is not lora for file, lora in used.items()):
+            last = {file: carried[file] for file, _ in self.used if file in carried}
+            carried = dict(sorted((last | used).items()))
+        return LorasInUse(self.shapes, tuple((file, strengths[file]) for file in used), carried)
+
+    def strengths(self) -> list[tuple[Lora, float]]:
+        """All that are carried; 0 for those that are not in use."""
+        used = dict(self.used)
+        return [(lora, used.get(file, 0.0)) for file, lora in self.carried.items()]
+
+
+def _unchanged(lora: Lora) -> bool:
+    return lora.states == lora_states(lora.path)

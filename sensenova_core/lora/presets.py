@@ -1,0 +1,82 @@
+"""Settings that a distilled LoRA needs, and whether it was made for the model at hand: by what it says of itself.
+
+Neither is certain, for such files have no standard: a LoRA's metadata and its file name are read for words. A preset is
+offered and a wrong base warned of; nothing is refused for it.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model.config import ModelConfig
+from . import Lora
+
+_EIGHT_STEPS = re.compile(r"(?<!\d)8[\s_-]?steps?(?![a-z])", re.IGNORECASE)
+_VERSION = re.compile(r"(?<![a-z0-9])u1(?P<half>[._-]?5)?(?!\d)", re.IGNORECASE)
+_INFOGRAPHIC = re.compile("infographic", re.IGNORECASE)
+_BASES = (
+    "base_model",
+    "base_model_name_or_path",
+    "ss_base_model_version",
+    "ss_sd_model_name",
+    "modelspec.architecture",
+)
+_NAMES = ("modelspec.title", "ss_output_name", "name")  # of the LoRA itself
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a distilled LoRA is to be sampled. known_by: where it says so."""
+
+    steps: int
+    cfg: float
+    shift: float
+    known_by: str
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps, cfg {self.cfg:g}, shift {self.shift:g} ({self.known_by})"
+
+
+def preset_of(loras: Iterable[tuple[Lora, float]]) -> Preset | None:
+    """That of the first LoRA that calls itself one of 8 steps, of those whose strengths add up to more than 0."""
+    strengths: dict[Path, float] = {}
+    found: dict[Path, Lora] = {}
+    for lora, strength in loras:
+        strengths[lora.path] = strengths.get(lora.path, 0.0) + strength
+        found[lora.path] = lora
+    for lora in (lora for path, lora in found.items() if strengths[path] > 0):
+        for known_by, text in _told(lora, (*_NAMES, *_BASES)):
+            if _EIGHT_STEPS.search(text):
+                return Preset(8, 1.0, 3.0, f"8 steps by {known_by}")
+    return None
+
+
+def mismatch(lora: Lora, config: ModelConfig, model: str) -> str | None:
+    """What speaks against this LoRA on this model, in words: None for nothing. model: its name.
+
+    U1.5 is told from U1 by its pixel head, the infographic models from the others by name alone.
+    """
+    for known_by, text in _told(lora, _BASES):
+        if (said := _VERSION.search(text)) is None:
+            continue
+        made, here = ("U1.5" if pixel else "U1" for pixel in (said["half"] is not None, config.pixel_head))
+        if made != here:
+            head = "pixel" if config.pixel_head else "linear"
+            return _warning(lora, made, known_by, f"this model has a {head} head, as {here} does")
+        infographic, ours = bool(_INFOGRAPHIC.search(text)), bool(_INFOGRAPHIC.search(model))
+        if infographic != ours and _VERSION.search(model):
+            made = "U1-Infographic" if infographic else f"{made}, not its infographic version"
+            return _warning(lora, made, known_by, f"this model is called {model}")
+        return None
+    return None
+
+
+def _warning(lora: Lora, made: str, known_by: str, here: str) -> str:
+    return f"{lora.path.name} seems to be made for {made} (by {known_by}), and {here}; pictures may come out wrong"
+
+
+def _told(lora: Lora, names: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """(where, text) of these metadata, and at last of the file's name."""
+    yield from ((f"its metadata's {name}", lora.metadata[name]) for name in names if name in lora.metadata)
+    yield "its file name", lora.path.name

@@ -1,0 +1,178 @@
+"""Copies from system memory to the device: on a stream of their own with CUDA, at once elsewhere."""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .budget import in_words
+
+log = logging.getLogger(__name__)
+
+Mark = Any  # a point in a queue of device work; None where work is done when the call returns
+
+
+class Transfers(Protocol):
+    """How bytes get to one device, and what time it is there."""
+
+    def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
+        """Begin to copy once the device has passed `after`; returns the mark of the copy's end."""
+
+    def mark(self) -> Mark:
+        """The end of all computing asked for so far."""
+
+    def wait(self, copy: "Future[Mark]") -> None:
+        """Let whatever is computed from now on wait for a copy, once another thread has begun it."""
+
+    def finish(self, mark: Mark) -> None:
+        """Block this thread until the device has passed a mark."""
+
+    def pin(self, buffer: Tensor) -> bool:
+        """Page-lock system memory, for copies that do not hold anything up. False where that is refused."""
+
+    def unpin(self, buffer: Tensor) -> None: ...
+
+    def stamp(self) -> Any:
+        """The time when the device has done all computing asked for so far, for `seconds`; waits for nothing."""
+
+    def passed(self, stamp: Any) -> bool:
+        """Whether the device has come to a stamp; waits for nothing."""
+
+    def seconds(self, before: Any, after: Any) -> float:
+        """Between two stamps that have passed."""
+
+    def settle(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+
+
+class DirectTransfers:
+    """A device without queues of its own, the CPU above all: a copy is done when the call returns.
+
+    Page-locking does nothing and succeeds, so that a plan for a card can be carried out, and counted, without one.
+    """
+
+    def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
+        target.copy_(source)
+
+    def mark(self) -> Mark: ...
+
+    def wait(self, copy: "Future[Mark]") -> None:
+        copy.result()
+
+    def finish(self, mark: Mark) -> None: ...
+
+    def pin(self, buffer: Tensor) -> bool:
+        return True
+
+    def unpin(self, buffer: Tensor) -> None: ...
+
+    def stamp(self) -> float:
+        return time.perf_counter()
+
+    def passed(self, stamp: float) -> bool:
+        return True
+
+    def seconds(self, before: float, after: float) -> float:
+        return after - before
+
+    def settle(self) -> None: ...
+
+
+class CudaTransfers:
+    """Copies on a second stream, ordered by events against the stream that computes."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+
+    def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
+        done = torch.cuda.Event()
+        with torch.cuda.stream(self.stream):
+            if after is not None:
+                self.stream.wait_event(after)
+            target.copy_(source, non_blocking=True)
+            target.record_stream(self.stream)  # its memory is not used anew while this runs, whoever drops it
+            done.record(self.stream)
+        return done
+
+    def mark(self) -> Mark:
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def wait(self, copy: "Future[Mark]") -> None:
+        torch.cuda.current_stream(self.device).wait_event(copy.result())
+
+    def finish(self, mark: Mark) -> None:
+        if mark is not None:
+            mark.synchronize()
+
+    def pin(self, buffer: Tensor) -> bool:
+        """Registers the buffer itself: torch's own page-locked memory is rounded up to a power of two, and kept."""
+        with torch.cuda.device(self.device):
+            error = int(torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
+        if error:
+            log.warning("page-locking %s of system memory failed (CUDA error %d)", in_words(buffer.nbytes), error)
+        return not error
+
+    def unpin(self, buffer: Tensor) -> None:
+        self.stream.synchronize()  # a copy out of it may be under way
+        with torch.cuda.device(self.device):
+            torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())
+
+    def stamp(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def passed(self, stamp: torch.cuda.Event) -> bool:
+        return stamp.query()
+
+    def seconds(self, before: torch.cuda.Event, after: torch.cuda.Event) -> float:
+        return before.elapsed_time(after) / 1000
+
+    def settle(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+
+def transfers_to(device: torch.device) -> Transfers:
+    return CudaTransfers(device) if device.type == "cuda" else DirectTransfers()
+
+
+class Clock:
+    """Seconds of device time by kind of work. Taking the time does not hold the device up; only reading it does."""
+
+    MANY = 1024  # stamps, from which on those that have passed are added up
+
+    def __init__(self, lane: Transfers):
+        self._lane = lane
+        self._stamps: deque[tuple[str, Any, Any]] = deque()
+        self._seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def counting(self, kind: str) -> Iterator[None]:
+        before = self._lane.stamp()
+        try:
+            yield
+        finally:
+            self._stamps.append((kind, before, self._lane.stamp()))
+            if len(self._stamps) > self.MANY:
+                self._add_up()
+
+    def drain(self) -> dict[str, float]:
+        """What was counted since the last call. Waits for the device."""
+        self._lane.settle()
+        self._add_up()
+        seconds, self._seconds = self._seconds, Counter()
+        return dict(seconds)
+
+    def _add_up(self) -> None:
+        while self._stamps and self._lane.passed(self._stamps[0][2]):
+            kind, before, after = self._stamps.popleft()
+            self._seconds[kind] += self._lane.seconds(before, after)

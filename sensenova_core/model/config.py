@@ -1,0 +1,301 @@
+"""`config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..hub.repository import CONFIG_JSON, read_json
+
+# Switches of the family that change the computation, with the only value this engine implements.
+# A config that sets another value is refused by the switch's name.
+_TOP_SWITCHES: dict[str, Any] = {
+    "downsample_ratio": 0.5,
+    "template": "neo1_0",
+    "tie_word_embeddings": False,
+    "use_backbone_lora": 0,
+    "use_llm_lora": 0,
+    "extra_num_layers_post": 0,
+    "concat_time_token_num": 0,
+    "use_adaLN": False,
+    "fm_head_layers": 2,
+}
+_DECODER_SWITCHES: dict[str, Any] = {
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+}
+NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
+SMALLEST_AREA = 32 * 32  # of one token
+BEST_AREA = 2048 * 2048  # of the published models, which name 4096 x 4096 as their max_pixels and are weaker there
+MAX_LAYERS, MAX_EXPERTS = 2**10, 2**16  # experts of all layers together, on one path
+FAMILY = "NEOChatModel"  # what every config.json of the family names as its architecture
+_BACKBONES = {"qwen3", "qwen3_moe"}
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """Mixture of experts in a feed-forward layer: `num_experts` of `width`, `per_token` chosen for each token."""
+
+    num_experts: int
+    per_token: int
+    width: int
+    renormalise: bool
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The transformer both experts share the geometry of."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float  # time axis
+    rope_theta_hw: float  # rows and columns
+    max_positions: int
+    understanding_experts: tuple[ExpertsConfig | None, ...]  # one entry per layer; None is a dense layer
+    generation_experts: tuple[ExpertsConfig | None, ...]
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The patch embedder; one token covers 2 x 2 patches."""
+
+    hidden_size: int
+    channels: int
+    patch_size: int
+    rope_theta: float
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """How strong the starting noise is, by image size; see `flow.noise_scale`."""
+
+    mode: str
+    scale: float
+    base_tokens: int
+    max_scale: float
+    embedded: bool  # whether the model is told the scale
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the model on the meta device."""
+
+    decoder: DecoderConfig
+    vision: VisionConfig
+    noise: NoiseConfig
+    pixel_head: bool
+    head_width: int  # inner width of the flow head; not in config.json, read from the weights where there are any
+    best_area: int = BEST_AREA  # pixels of the pictures that it draws best
+
+    @property
+    def token_pixels(self) -> int:
+        """Side in pixels of the square that one image token covers; image sides are multiples of it."""
+        return 2 * self.vision.patch_size
+
+    @property
+    def token_values(self) -> int:
+        """Numbers in one image token: rows x columns x rgb."""
+        return self.token_pixels**2 * self.vision.channels
+
+    def with_head_width(self, width: int) -> "ModelConfig":
+        return replace(self, head_width=width)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "ModelConfig":
+        """Read `folder/config.json`. Raises CheckpointError naming the file or key at fault."""
+        return cls.from_dict(read_config_json(folder))
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "ModelConfig":
+        """Parse the content of a `config.json` (same keys as the published checkpoints)."""
+        top = _Section("config.json: ", raw)
+        architectures = raw.get("architectures")
+        if not isinstance(architectures, list) or FAMILY not in architectures:
+            raise CheckpointError(
+                f"config.json: architectures is {architectures!r}, expected [{FAMILY!r}]; "
+                "this is not a SenseNova-U1 or U1.5 checkpoint"
+            )
+        llm, vision = top.section("llm_config"), top.section("vision_config")
+        backbone = llm.raw.get("model_type", "qwen3")
+        if backbone not in _BACKBONES:
+            raise CheckpointError(f"{llm.where}model_type is {backbone!r}, expected one of {sorted(_BACKBONES)}")
+        top.refuse_other(_TOP_SWITCHES)
+        llm.refuse_other(_DECODER_SWITCHES)
+        config = cls(
+            decoder=_decoder(llm),
+            vision=VisionConfig(
+                hidden_size=vision.count("hidden_size", most=2**14),
+                channels=vision.count("num_channels", 3, most=16),
+                patch_size=vision.count("patch_size", most=2**10),
+                rope_theta=vision.number("rope_theta_vision", 10_000.0),
+            ),
+            noise=NoiseConfig(
+                mode=top.one_of("noise_scale_mode", NOISE_MODES, "static"),
+                scale=top.number("noise_scale", 1.0),
+                base_tokens=top.count("noise_scale_base_image_seq_len", 64, most=2**31),
+                max_scale=top.number("noise_scale_max_value", 8.0),
+                embedded=bool(raw.get("add_noise_scale_embedding", False)),
+            ),
+            pixel_head=bool(raw.get("use_pixel_head", False)),
+            head_width=1024 if raw.get("use_pixel_head") else 4096,
+            best_area=_best_area(raw.get("max_pixels")),
+        )
+        if config.pixel_head and config.vision.patch_size != 16:
+            raise CheckpointError(
+                f"config.json: use_pixel_head with patch_size {config.vision.patch_size}; "
+                "the pixel head upsamples by 32, so it needs patch_size 16"
+            )
+        return config
+
+
+def _best_area(max_pixels: object) -> int:
+    """Published files state more than their models were trained at, and no other program reads it: only less counts."""
+    whole = isinstance(max_pixels, int) and not isinstance(max_pixels, bool)
+    return min(BEST_AREA, max_pixels) if whole and max_pixels >= SMALLEST_AREA else BEST_AREA
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Part of a config.json, read key by key; a value of the wrong kind is a CheckpointError that names it."""
+
+    where: str
+    raw: Mapping[str, Any]
+
+    def section(self, key: str) -> "_Section":
+        if not isinstance(self.raw.get(key), Mapping):
+            raise CheckpointError(f"{self.where}{key} is missing; the file is not a SenseNova-U1 config")
+        return _Section(f"{self.where}{key}.", self.raw[key])
+
+    def count(self, key: str, default: int | None = None, most: int = 2**20) -> int:
+        """A whole number over 0, and not so large that a model of it could not be."""
+        value = self._value(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise CheckpointError(
+                f"{self.where}{key} is {repr(value)[:40]}, expected a whole number over 0 and up to {most}; "
+                "fetch the file again"
+            )
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number over 0."""
+        value = self._value(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+            raise CheckpointError(f"{self.where}{key} is {value!r}, expected a number over 0; fetch the file again")
+        return float(value)
+
+    def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
+        value = self._value(key, default)
+        if value not in known:
+            raise CheckpointError(f"{self.where}{key} is {value!r}, known are {', '.join(known)}")
+        return value
+
+    def refuse_other(self, switches: Mapping[str, Any]) -> None:
+        """Raise unless every switch has the one value that is implemented; absent, null, 0 and false all mean off."""
+        for key, implemented in switches.items():
+            value = self.raw.get(key, implemented)
+            if (value or None) != (implemented or None):
+                raise CheckpointError(
+                    f"{self.where}{key} is {value!r}; this engine implements {implemented!r} only, "
+                    "and other values would draw wrong pictures silently"
+                )
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.raw.get(key)
+        if value is None and default is None:
+            raise CheckpointError(f"{self.where}{key} is missing; fetch the file again")
+        return default if value is None else value
+
+
+def read_config_json(folder: str | Path) -> dict[str, Any]:
+    """The content of `folder/config.json`, or a CheckpointError that says what is missing."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give the folder that holds config.json and *.safetensors")
+    path = folder / CONFIG_JSON
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no config.json in it; give the checkpoint's own folder, not one above it")
+    try:
+        raw = read_json(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); fetch the file again") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")
+    return raw
+
+
+def _decoder(llm: _Section) -> DecoderConfig:
+    rope = _rope(llm)
+    hidden_size, num_layers = llm.count("hidden_size"), llm.count("num_hidden_layers", most=MAX_LAYERS)
+    num_heads = llm.count("num_attention_heads", most=2**12)
+    if any(kind != "full_attention" for kind in llm.raw.get("layer_types") or ()):
+        raise CheckpointError(f"{llm.where}layer_types holds other than full_attention, which is all there is here")
+    understanding, generation = _experts(llm, num_layers)
+    num_kv_heads = llm.count("num_key_value_heads", num_heads, most=2**12)
+    head_dim = llm.count("head_dim", hidden_size // num_heads, most=2**12)
+    if num_heads % num_kv_heads or head_dim % 8:
+        raise CheckpointError(
+            f"{llm.where}num_attention_heads is {num_heads}, num_key_value_heads {num_kv_heads}, head_dim {head_dim}; "
+            "expected a multiple of the second, and one of 8; fetch the file again"
+        )
+    return DecoderConfig(
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        intermediate_size=llm.count("intermediate_size"),
+        vocab_size=llm.count("vocab_size", most=2**24),
+        rms_norm_eps=llm.number("rms_norm_eps", 1e-6),
+        rope_theta=rope.number("rope_theta"),
+        rope_theta_hw=llm.number("rope_theta_hw"),
+        max_positions=llm.count("max_position_embeddings", 262_144, most=2**40),
+        understanding_experts=understanding,
+        generation_experts=generation,
+    )
+
+
+def _rope(llm: _Section) -> _Section:
+    """Where rope_theta stands: transformers 5 writes it into rope_parameters. Raises for any scaled kind of rope."""
+    for key in ("rope_scaling", "rope_parameters"):
+        if llm.raw.get(key) is not None:
+            rope = llm.section(key)
+            kind = rope.raw.get("rope_type", rope.raw.get("type", "default"))
+            if kind != "default":
+                raise CheckpointError(f"{rope.where}rope_type is {kind!r}; this engine implements 'default' only")
+    parameters = llm.raw.get("rope_parameters") or {}
+    return llm.section("rope_parameters") if "rope_theta" in parameters else llm
+
+
+def _experts(llm: _Section, num_layers: int) -> tuple[tuple[ExpertsConfig | None, ...], ...]:
+    """Experts of each layer on both paths. Only the understanding path can have dense layers in between."""
+    if not llm.raw.get("num_experts"):
+        return (None,) * num_layers, (None,) * num_layers
+    most = MAX_EXPERTS // num_layers
+    num_experts = llm.count("num_experts", most=most)
+    gen_num_experts = llm.count("gen_num_experts", num_experts, most=most)
+    understanding = ExpertsConfig(
+        num_experts=num_experts,
+        per_token=llm.count("num_experts_per_tok", most=num_experts),
+        width=llm.count("moe_intermediate_size"),
+        renormalise=bool(llm.raw.get("norm_topk_prob", False)),
+    )
+    generation = ExpertsConfig(
+        num_experts=gen_num_experts,
+        per_token=llm.count("gen_num_experts_per_tok", understanding.per_token, most=gen_num_experts),
+        width=llm.count("gen_moe_intermediate_size", understanding.width),
+        renormalise=understanding.renormalise,
+    )
+    dense = set(llm.raw.get("mlp_only_layers") or ())
+    period = llm.count("decoder_sparse_step", 1)
+    sparse = [layer not in dense and (layer + 1) % period == 0 for layer in range(num_layers)]
+    return tuple(understanding if here else None for here in sparse), (generation,) * num_layers

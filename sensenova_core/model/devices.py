@@ -1,0 +1,29 @@
+"""Names of devices and of the types that weights run in."""
+
+import torch
+
+from ..errors import SettingsError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_named(dtype: str | torch.dtype) -> torch.dtype | None:
+    """The dtype to cast weights to; None for as stored."""
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    if dtype != "auto" and dtype not in DTYPES:
+        raise SettingsError(f"dtype {dtype!r} is unknown; choose auto or one of {', '.join(DTYPES)}")
+    return DTYPES.get(dtype)
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """The device of a name such as "cpu" or "cuda:1". Raises SettingsError if this machine has none such."""
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("meta holds no values")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device {name}: {reason}; choose cpu, or a device this machine has") from error
+    return device

@@ -1,0 +1,1 @@
+"""Prompts and images -> token sequences -> keys and values."""

@@ -1,0 +1,171 @@
+"""Reference images: any picture -> pixels the understanding expert reads, at a size it knows."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import PromptError, check_count
+from ..model.config import BEST_AREA
+
+METADATA_KEY = "sensenova"  # in the metadata of pictures that this engine drew: the settings that made them
+MAX_ASPECT = 200
+MAX_IMAGES = 10
+# Pixels of one reference image, by task.
+EDIT_MIN_PIXELS, EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL = 512 * 512, 2048 * 2048, 4096 * 4096
+UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS = 65_536, 4_194_304
+
+# What the understanding embedder expects, per rgb channel.
+MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceImage:
+    """One image ready to be read. pixels: normalised float32 (3, height, width) on the CPU, sides multiples of `side`.
+
+    original: (width, height) as it was given. seeds: those that this engine drew it with, as far as its metadata says.
+    """
+
+    pixels: Tensor
+    side: int
+    original: tuple[int, int]
+    seeds: frozenset[int] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        return self.pixels.shape[1] // self.side
+
+    @property
+    def columns(self) -> int:
+        return self.pixels.shape[2] // self.side
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.columns
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for images that are read the same."""
+        return hashlib.sha256(self.pixels.contiguous().numpy().tobytes() + str(self.pixels.shape).encode()).hexdigest()
+
+
+def reference_image(
+    image: Image.Image, side: int, min_pixels: int, max_pixels: int, budget: int | None = None
+) -> ReferenceImage:
+    """Flatten, resize and normalise. side: pixels of one token. budget: pixels the image may have, if fewer.
+
+    Raises PromptError for an aspect ratio over 200.
+    """
+    height, width = size_read(image.height, image.width, side, min_pixels, max_pixels, budget)
+    resized = flattened(image).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
+    return ReferenceImage((pixels - MEAN) / STD, side, image.size, seeds_of(image))
+
+
+def size_read(
+    height: int, width: int, side: int, min_pixels: int, max_pixels: int, budget: int | None
+) -> tuple[int, int]:
+    """(height, width) that `reference_image` gives an image of that size."""
+    read = smart_resize(height, width, side, min_pixels, max_pixels)
+    if budget is not None and math.prod(read) > budget:  # under the least size too, which leaves room to round up
+        read = smart_resize(height, width, side, min(min_pixels, budget // 4), budget)
+    return read
+
+
+def seeds_of(image: Image.Image) -> frozenset[int]:
+    """The seeds in a picture's metadata: of our command line, or of a ComfyUI graph with our sampler in it."""
+    try:
+        settings = json.loads(image.info.get(METADATA_KEY) or "{}")
+        nodes = json.loads(image.info.get("prompt") or "{}").values()
+        found = [settings.get("seed"), *(node["inputs"].get("seed") for node in nodes if _is_sampler(node))]
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return frozenset()  # another program's metadata
+    return frozenset(seed for seed in found if isinstance(seed, int))
+
+
+def _is_sampler(node: dict) -> bool:
+    return node.get("class_type") in ("SenseNovaCoreFlowMatchSampler", "SenseNovaCoreInterleave")
+
+
+def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:
+    """(min_pixels, max_pixels) of each of `images` references of an edit or a document.
+
+    best_area: pixels of the pictures that the model draws best; what it reads is scaled to no more, before both sides
+    become multiples of a token's.
+    """
+    most = min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1), best_area)
+    return min(EDIT_MIN_PIXELS, best_area), most
+
+
+def understanding_pixel_limits(best_area: int = BEST_AREA) -> tuple[int, int]:
+    """(min_pixels, max_pixels) of each image that is asked about."""
+    return min(UNDERSTAND_MIN_PIXELS, best_area), min(UNDERSTAND_MAX_PIXELS, best_area)
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """RGB; transparency of RGBA on white. 16-bit greys are scaled to 8 bits, which PIL itself would clip."""
+    if image.mode in ("La", "RGBa"):  # premultiplied, which PIL converts to its plain twin only
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode.startswith("I"):
+        levels = (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def references(
+    images: Sequence[Image.Image],
+    side: int,
+    limits: tuple[int, int],
+    max_pixels: int | Sequence[int | None] | None,
+) -> tuple[ReferenceImage, ...]:
+    """Images made ready to be read by a model whose tokens cover `side` x `side` pixels.
+
+    limits: smallest and largest number of pixels. max_pixels: a budget for all, or for each, which may be None.
+    Raises PromptError naming the image, by its place from 1.
+    """
+    if not isinstance(images, list | tuple) or not all(isinstance(image, Image.Image) for image in images):
+        raise PromptError(f"images is a {type(images).__name__}; give a list of PIL images")
+    if len(images) > MAX_IMAGES:
+        raise PromptError(f"{len(images)} images; give at most {MAX_IMAGES}")
+    budgets = max_pixels if isinstance(max_pixels, list | tuple) else [max_pixels] * len(images)
+    for budget in budgets:
+        if budget is not None:
+            check_count("max_pixels", budget, 1)
+    for index, image in enumerate(images, 1):
+        check_ratio(*image.size, f"Image-{index}")
+    return tuple(reference_image(image, side, *limits, budget) for image, budget in zip(images, budgets, strict=True))
+
+
+def check_ratio(width: int, height: int, name: str = "an image") -> None:
+    """Raise PromptError if one side is over 200 times the other; `name` says which image that is."""
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise PromptError(
+            f"{name} of {width}x{height} is more than {MAX_ASPECT} times as long as wide; crop it or pad it first"
+        )
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(height, width) in multiples of `factor`, near the given size and inside the limits where the ratio allows it.
+
+    Raises PromptError for an aspect ratio over 200.
+    """
+    check_ratio(width, height)
+    sides = [max(factor, round(side / factor) * factor) for side in (height, width)]
+    if math.prod(sides) > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        sides = [max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)]
+    elif math.prod(sides) < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        sides = [math.ceil(side * grow / factor) * factor for side in (height, width)]
+    return sides[0], sides[1]

@@ -1,0 +1,192 @@
+"""What has been read, as attention sees it: every layer's keys and values, and how new tokens attend to them."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..model.attention import Attend, Kernel
+from ..model.config import DecoderConfig
+
+PREFIX_CACHE_BYTES = 2 * 2**30  # a 2048 x 2048 reference of the 8B models takes 0.7 GB
+BLOCK_TOKENS = 512  # a context's buffers grow by this many tokens at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Immutable. keys, values: per layer (1, tokens, kv_heads, head_dim), keys after norm and rotation.
+
+    last_t: the time position of the last token.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    last_t: int
+
+    @property
+    def tokens(self) -> int:
+        return self.keys[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (*self.keys, *self.values))
+
+
+class Context:
+    """A sequence that is still being read or written: keys and values in buffers that grow in blocks.
+
+    New tokens are written in place; what has been written is never moved except when a buffer grows, nor changed except
+    after `truncate`, so a `prefix()` taken from it stays true while the context goes on.
+    """
+
+    def __init__(self, config: DecoderConfig, device: torch.device, dtype: torch.dtype, tokens: int):
+        """tokens: room to start with."""
+        self.tokens, self.last_t = 0, -1
+        shape = (1, tokens, config.num_kv_heads, config.head_dim)
+        self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+        self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+
+    @property
+    def room(self) -> int:
+        return self._values[-1].shape[1]  # the last to grow
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` in all. Can be done over when memory ran out on the way."""
+        if tokens <= self.room:
+            return
+        room = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+        for buffers in (self._keys, self._values):
+            for layer, old in enumerate(buffers):
+                if old.shape[1] >= room:
+                    continue
+                grown = old.new_empty(1, room, *old.shape[2:])
+                grown[:, : self.tokens] = old[:, : self.tokens]
+                buffers[layer] = grown
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put a layer's new keys and values behind what is there; returns all of both, the new ones included."""
+        stop = self.tokens + key.shape[1]
+        self._keys[layer][:, self.tokens : stop] = key
+        self._values[layer][:, self.tokens : stop] = value
+        return self._keys[layer][:, :stop], self._values[layer][:, :stop]
+
+    def advance(self, tokens: int, last_t: int) -> None:
+        """Count `tokens` that every layer has written."""
+        self.tokens, self.last_t = self.tokens + tokens, last_t
+
+    def truncate(self, tokens: int, last_t: int) -> None:
+        """Forget all but the first `tokens`, the last of which is at time last_t."""
+        self.tokens, self.last_t = tokens, last_t
+
+    def prefix(self) -> Prefix:
+        """What has been written so far, without a copy."""
+        keys, values = ([part[:, : self.tokens] for part in parts] for parts in (self._keys, self._values))
+        return Prefix(tuple(keys), tuple(values), self.last_t)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (*self._keys, *self._values))
+
+
+class ReadingAttention:
+    """Attention while the understanding expert reads: text sees what came before, an image also all of itself.
+
+    runs: (stop, is_image) of each stretch of new tokens, in order; attending run by run needs no mask over the whole
+    sequence.
+    """
+
+    def __init__(self, context: Context, runs: tuple[tuple[int, bool], ...], kernel: Kernel):
+        self.context, self.runs, self.kernel = context, runs, kernel
+
+    def attend_at(self, layer: int) -> Attend:
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self.context.write(layer, key, value)
+            before, start, parts = self.context.tokens, 0, []
+            for stop, is_image in self.runs:
+                seen = before + stop
+                parts.append(self.kernel(query[:, start:stop], keys[:, :seen], values[:, :seen], not is_image))
+                start = stop
+            return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+        return attend
+
+
+class DrawingAttention:
+    """Attention while the generation expert draws: every image token sees its branch's prefix and the whole image.
+
+    The linear layers see all branches as one batch of (branches * images) rows, branch by branch; here each branch
+    attends with its own prefix, so nothing is padded or masked. A branch's buffers serve all layers and steps.
+    """
+
+    def __init__(self, prefixes: tuple[Prefix, ...], images: int, tokens: int, kernel: Kernel):
+        self.prefixes, self.images, self.kernel = prefixes, images, kernel
+        shape = prefixes[0].keys[0].shape[2:]  # (kv_heads, head_dim)
+        self.buffers = [
+            tuple(prefix.keys[0].new_empty(images, prefix.tokens + tokens, *shape) for _ in range(2))
+            for prefix in prefixes
+        ]
+
+    def attend_at(self, layer: int) -> Attend:
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            out = torch.empty_like(query)
+            for branch in range(query.shape[0] // self.images):  # later branches may be off at this step
+                rows = slice(branch * self.images, (branch + 1) * self.images)
+                prefix, (keys, values) = self.prefixes[branch], self.buffers[branch]
+                for buffer, read, new in ((keys, prefix.keys, key), (values, prefix.values, value)):
+                    buffer[:, : prefix.tokens] = read[layer]
+                    buffer[:, prefix.tokens :] = new[rows]
+                out[rows] = self.kernel(query[rows], keys, values, False)
+            return out
+
+        return attend
+
+
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Held = TypeVar("Held", bound=Sized)
+
+
+class RecentlyUsed(Generic[Held]):
+    """The most recently used results, by what they were made from. Dropped whole by its owner when memory is wanted."""
+
+    def __init__(self, limit_bytes: int):
+        self.limit_bytes = limit_bytes
+        self._held: OrderedDict[str, Held] = OrderedDict()
+
+    def get(self, key: str) -> Held | None:
+        if key in self._held:
+            self._held.move_to_end(key)
+        return self._held.get(key)
+
+    def put(self, key: str, value: Held, needed: Collection[str] = ()) -> None:
+        """Keep `value`, forgetting the least recently used while more than the limit is held.
+
+        needed: keys that are used together with this one, and stay whatever the limit.
+        """
+        self._held[key] = value
+        self._held.move_to_end(key)
+        self.trim(self.limit_bytes, (key, *needed))
+
+    def trim(self, limit_bytes: int, needed: Collection[str]) -> None:
+        """Forget the least recently used, but none of those needed, while more than a limit is held of all."""
+        for other in [other for other in self._held if other not in needed]:
+            if self.nbytes <= limit_bytes:
+                return
+            del self._held[other]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(value.nbytes for value in self._held.values())
+
+    def nbytes_of(self, keys: Collection[str]) -> int:
+        """Of those of the keys that are held."""
+        return sum(self._held[key].nbytes for key in set(keys) & self._held.keys())
+
+    def clear(self) -> None:
+        self._held.clear()

@@ -1,0 +1,136 @@
+"""What a run took: times, image tokens, peaks of device and process memory, and where the time went."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+import torch
+
+from ..engine import Engine
+from ..memory import in_words
+
+WIDTH = 64
+
+
+@dataclass
+class Peak:
+    """Highest bytes seen: allocated and reserved on the device (0 without CUDA), resident in the process."""
+
+    allocated: int = 0
+    reserved: int = 0
+    resident: int = 0
+
+    def update(self, device: torch.device) -> None:
+        self.resident = max(self.resident, psutil.Process().memory_info().rss)
+        if device.type == "cuda":
+            self.allocated = max(self.allocated, torch.cuda.max_memory_allocated(device))
+            self.reserved = max(self.reserved, torch.cuda.max_memory_reserved(device))
+
+    def __str__(self) -> str:
+        return (
+            f"allocated {in_words(self.allocated)}, reserved {in_words(self.reserved)}, "
+            f"cpu RSS {in_words(self.resident)}"
+        )
+
+
+@dataclass
+class Profile:
+    """Collects figures around `loading` and `generating`; `summary()` puts them in the published form."""
+
+    device: torch.device
+    load_seconds: float = 0.0
+    load_peak: Peak = field(default_factory=Peak)
+    generation_seconds: float = 0.0
+    generation_peak: Peak = field(default_factory=Peak)
+    image_tokens: list[int] = field(default_factory=list)  # of every image of every call
+    text_tokens: int = 0
+    calls: int = 0
+    spent: Counter[str] = field(default_factory=Counter)  # seconds by kind of work
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        start = self._start()
+        yield
+        self.load_seconds += self._stop(start, self.load_peak)
+
+    @contextmanager
+    def generating(self, engine: Engine) -> Iterator[None]:
+        """Around one call. Count what it drew with `drew`."""
+        start = self._start()
+        engine.memory.clock.drain()
+        yield
+        self.generation_seconds += self._stop(start, self.generation_peak)
+        self.calls += 1
+        self.spent.update(engine.memory.clock.drain())
+
+    def drew(self, images: int, tokens: int) -> None:
+        """Count `images` images of `tokens` tokens each."""
+        self.image_tokens += [tokens] * images
+
+    def wrote(self, tokens: int) -> None:
+        """Count tokens of text."""
+        self.text_tokens += tokens
+
+    def tick(self) -> None:
+        """Note the process's memory now: it has no peak counter that can be reset. Call once a step."""
+        self.generation_peak.update(self.device)
+
+    def summary(self, engine: Engine) -> str:
+        """The rows and units of the reference implementation's profile, those of images only where there are any;
+        beneath them where the time went, and the plan of the last run."""
+        images = len(self.image_tokens)
+        dtype = str(engine.weights.compute_dtype).removeprefix("torch.")
+        backend = "sdpa" if engine.attention == "auto" else engine.attention
+        rows = {
+            "config": f"vram_mode={engine.memory.limits.mode}, attn_backend={backend}, dtype={dtype}",
+            "model load": f"{self.load_seconds:.3f} s",
+            "load peak memory": self.load_peak,
+            "generations": f"{self.calls} call(s), {f'{images} image(s) total, ' if images else ''}"
+            f"{self.generation_seconds:.3f} s wall",
+            **(self._drawn(engine.config.token_pixels) if images else {}),
+            "generation peak mem": self.generation_peak,
+        }
+        if self.text_tokens:
+            rate = self.text_tokens / self.spent["writing"] if self.spent["writing"] else 0.0
+            rows["text tokens"] = f"{self.text_tokens} ({rate:.2f} tok/s)"
+        line = "=" * WIDTH
+        shown = [f"{name:<19} : {row}" for name, row in rows.items()]
+        return "\n".join([line, "Profile summary", line, *shown, line, self._where(), *_plan(engine), line])
+
+    def _drawn(self, side: int) -> dict[str, str]:
+        """side: pixels that a token covers."""
+        images, tokens = len(self.image_tokens), sum(self.image_tokens)
+        sizes = ", ".join(map(str, sorted(set(self.image_tokens))))
+        return {
+            "avg per image": f"{self.generation_seconds / images:.3f} s",
+            "image tokens": f"patch_size={side}, avg {tokens / images:.0f} tok/image ({sizes})",
+            "throughput": f"{tokens / self.generation_seconds:.2f} tok/s",
+        }
+
+    def _where(self) -> str:
+        """By the phases of plans, of which reading is in every run; waiting for copies happens during all of them."""
+        waiting = self.spent["waiting"]
+        phases = {kind: self.spent[kind] for kind in ("reading", "writing", "drawing")}
+        rows = {kind: seconds for kind, seconds in phases.items() if seconds or kind == "reading"}
+        rows |= {"transfer waits": waiting, "compute": max(0.0, sum(phases.values()) - waiting)}
+        return "\n".join(f"{name:<19} : {seconds:.3f} s" for name, seconds in rows.items())
+
+    def _start(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return time.perf_counter()
+
+    def _stop(self, start: float, peak: Peak) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        peak.update(self.device)
+        return time.perf_counter() - start
+
+
+def _plan(engine: Engine) -> list[str]:
+    plan = engine.memory.last_plan
+    rows = {"": "weights run where they lie, mapped from their files"} if plan is None else plan.rows()
+    return [f"{f'plan {name}'.strip():<19} : {row}" for name, row in rows.items()]

@@ -1,0 +1,45 @@
+"""Questions about images, and conversations."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..reading.prefix import BLOCK_TOKENS
+from ..reading.prompt import PromptBuilder, TokenSequence
+from ..reading.reader import Reader
+from ..reading.tokenizer import TURN_END
+from .decode import Choose, DecodingSettings, TextStream, decode
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as far as it has been written. piece: what is new; text, ids: all so far.
+
+    ended: None while it goes on, then "end", "cut" (by the token limit) or "context" (it is full). The last text is
+    stripped.
+    """
+
+    piece: str
+    text: str
+    ids: tuple[int, ...]
+    ended: str | None
+
+
+def answer(
+    reader: Reader, prompts: PromptBuilder, conversation: TokenSequence, settings: DecodingSettings, choose: Choose
+) -> Iterator[Answer]:
+    """Answer a conversation, token by token. Only what differs from the conversation held before is read."""
+    limit = min(settings.max_tokens, prompts.room_after(conversation))
+    context, hidden = reader.resume(conversation, BLOCK_TOKENS, limit)
+    stop, ids, text = {prompts.tokenizer.ids[TURN_END]}, [], ""
+    stream = TextStream(prompts.tokenizer.decode)
+    ended = "cut" if limit == settings.max_tokens else "context"
+    for chosen in decode(reader, context, hidden, choose, stop, set(), limit):
+        if not chosen.read:
+            ended = "end"
+            break
+        ids.append(chosen.token)
+        piece = stream.push(chosen.token)
+        text += piece
+        yield Answer(piece, text, tuple(ids), None)
+    reader.hold(conversation.followed_by(ids), context)
+    yield Answer(stream.rest(), prompts.tokenizer.decode(ids).strip(), tuple(ids), ended)

@@ -1,0 +1,148 @@
+"""Tokens out, one at a time: choosing them, and turning them into text while they come."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..drawing.sampling import MAX_SEED
+from ..errors import NOT_FINITE, SenseNovaError, SettingsError, check_count, check_number
+from ..reading.prefix import Context
+from ..reading.reader import Reader
+
+# (float32 logits (vocabulary,), tokens chosen so far) -> token
+Choose = Callable[[Tensor, list[int]], int]
+
+
+UNFINISHED = "\ufffd"  # what bytes that are no whole character decode to
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How text is written. Checked when made; raises SettingsError.
+
+    sample: False takes the likeliest token each time, and nothing below matters but max_tokens and repetition_penalty.
+    temperature: 0.0001 to 10000. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: the same; 1 is off.
+    """
+
+    max_tokens: int = 512
+    sample: bool = False
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 42
+
+    def __post_init__(self):
+        for name, least, most in (("max_tokens", 1, None), ("top_k", 0, None), ("seed", 0, MAX_SEED)):
+            check_count(name, getattr(self, name), least, most)
+        for name in ("temperature", "repetition_penalty", "top_p"):
+            check_number(name, getattr(self, name), "a number over 0", over=0)
+        for name in ("temperature", "repetition_penalty"):
+            if not 1e-4 <= getattr(self, name) <= 1e4:  # beyond, float32 logits would overflow
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; give a number from 0.0001 to 10000")
+        if self.top_p > 1:
+            raise SettingsError(f"top_p is {self.top_p!r}; give a number over 0 and up to 1")
+
+    def chooser(self) -> Choose:
+        """A function that chooses tokens by these settings; it draws from one random stream."""
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+
+        def choose(logits: Tensor, chosen: list[int]) -> int:
+            logits = _penalised(logits, chosen, self.repetition_penalty)
+            best, likeliest = logits.max(-1)
+            if not math.isfinite(best):
+                raise SenseNovaError(f"the model's logits hold {float(best)} after {len(chosen)} tokens; {NOT_FINITE}")
+            if not self.sample:
+                return int(likeliest)
+            likelihood = _narrowed(logits / self.temperature, self.top_k, self.top_p).softmax(-1).cpu()
+            return int(torch.multinomial(likelihood, 1, generator=generator))
+
+        return choose
+
+
+def _penalised(logits: Tensor, chosen: list[int], penalty: float) -> Tensor:
+    """Divide a chosen token's positive logit by the penalty, multiply a negative one by it."""
+    if penalty == 1 or not chosen:
+        return logits
+    index = torch.tensor(sorted(set(chosen)), device=logits.device)
+    values = logits[index]
+    return logits.index_copy(0, index, torch.where(values > 0, values / penalty, values * penalty))
+
+
+def _narrowed(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Leave only the top_k likeliest, and of those the fewest that together reach a likelihood of top_p."""
+    ordered, index = logits.sort(descending=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if top_k:
+        keep[top_k:] = False
+    likelihood = ordered.masked_fill(~keep, -math.inf).softmax(-1)
+    keep &= likelihood.cumsum(-1) - likelihood < top_p  # the one that crosses the bound stays
+    return torch.full_like(logits, -math.inf).scatter(0, index, ordered.masked_fill(~keep, -math.inf))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One token chosen. read: whether it has been read into the context (an end token is not)."""
+
+    token: int
+    read: bool
+
+
+def decode(
+    reader: Reader, context: Context, hidden: Tensor, choose: Choose, stop: set[int], last: set[int], limit: int
+) -> Iterator[Chosen]:
+    """Choose tokens until one of `stop` (which is not read) or of `last` (which is), or until `limit` were read.
+
+    hidden: the last hidden state (1, hidden). Each token is read before it is yielded.
+    """
+    chosen: list[int] = []
+    for _ in range(limit):
+        token = choose(reader.logits(hidden), chosen)
+        if token in stop:
+            yield Chosen(token, read=False)
+            return
+        chosen.append(token)
+        hidden = reader.feed([context], [token])[0]
+        yield Chosen(token, read=True)
+        if token in last:
+            return
+
+
+class TextStream:
+    """Chosen tokens -> text as soon as it is whole: a character may take several tokens."""
+
+    LONGEST_CHARACTER = 4  # tokens: one for each byte
+    HELD_AT_MOST = 8  # tokens; bytes that no further token can make a character are shown as they are
+
+    def __init__(self, decode: Callable[[list[int]], str]):
+        """decode: ids -> text, special tokens skipped."""
+        self._decode = decode
+        self._held: list[int] = []
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is unfinished."""
+        self._held.append(token)
+        text = self._decode(self._held)
+        if text.endswith(UNFINISHED):
+            return self._whole_part()
+        self._held.clear()
+        return text
+
+    def _whole_part(self) -> str:
+        """What comes before an unfinished character, once so much is held that it cannot all be one."""
+        if len(self._held) < self.HELD_AT_MOST:
+            return ""
+        tails = range(len(self._held) - self.LONGEST_CHARACTER, len(self._held))
+        cut = next((cut for cut in tails if self._decode(self._held[cut:]) == UNFINISHED), len(self._held))
+        text = self._decode(self._held[:cut])
+        del self._held[:cut]
+        return text
+
+    def rest(self) -> str:
+        """What is left at the end."""
+        text = self._decode(self._held)
+        self._held.clear()
+        return text

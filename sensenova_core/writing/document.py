@@ -1,0 +1,193 @@
+"""A document of text and pictures, written and drawn in one go (interleaved generation)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from torch import Tensor
+
+from ..drawing import flow
+from ..drawing.sampling import Denoiser, SamplingSettings, Step
+from ..errors import SettingsError, check_count
+from ..reading.prefix import Context
+from ..reading.prompt import PromptBuilder, TokenSequence, system_message
+from ..reading.reader import Reader
+from ..reading.tokenizer import IMAGE_END, IMAGE_START, TURN_END
+from .decode import Choose, DecodingSettings, TextStream
+
+
+@dataclass(frozen=True)
+class DocumentSettings:
+    """How a document is made. Checked when made; raises SettingsError.
+
+    sizes: (width, height) of each image in order; a single one serves all, and none is the size of `sampling`.
+    think: reason first, and draw while reasoning. max_images: 0 for text alone; an image beyond it ends the document.
+    decoding.max_tokens counts text only. system: the system message; None is the trained one.
+    """
+
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(1536, 1536))
+    sizes: tuple[tuple[int, int], ...] = ()
+    decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=8192))
+    max_images: int = 10
+    think: bool = False
+    system: str | None = None
+
+    def __post_init__(self):
+        check_count("max_images", self.max_images, 0)
+        if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
+            raise SettingsError(f"sizes are {self.sizes!r}; give (width, height) of each image")
+        if self.sampling.batch_size != 1:
+            raise SettingsError(f"batch_size is {self.sampling.batch_size}; a document's images are drawn one by one")
+        if 1 < len(self.sizes) < self.max_images:
+            raise SettingsError(
+                f"{len(self.sizes)} sizes for up to {self.max_images} images; give one for all, or one for each"
+            )
+        if self.sampling.guidance.norm == "cfg_zero_star":
+            raise SettingsError("cfg_norm cfg_zero_star is for text to image only; choose none, global or channel")
+
+    @property
+    def system_text(self) -> str:
+        return system_message("INTERLEAVE") if self.system is None else self.system
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The guidance branches that some step needs, the full condition first."""
+        return self.sampling.guidance.branches_needed(True, self.sampling.times()[:-1].tolist())
+
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """Those that grow with the document."""
+        return tuple(name for name in self.branches if name != flow.UNCONDITIONAL)
+
+    def of_image(self, index: int) -> SamplingSettings:
+        """How the image of that index (from 0) is drawn."""
+        sizes = self.sizes or ((self.sampling.width, self.sampling.height),)
+        width, height = sizes[0] if len(sizes) == 1 else sizes[index]
+        return replace(self.sampling, width=width, height=height)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The next piece of text. tokens: how many were written for it."""
+
+    text: str
+    tokens: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A step of the image of that index (from 0). step.index + 1 == step.total is the finished one."""
+
+    index: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class End:
+    """Why the document ended: "end" (the model's own), "max_tokens", "max_images", "context" (it is full)."""
+
+    reason: str
+
+
+Event = Text | Drawing | End
+
+
+class Writer:
+    """One document being made. Two contexts grow with it: all of it, and its images alone."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        prompts: PromptBuilder,
+        sequences: tuple[TokenSequence, TokenSequence],
+        unconditional: TokenSequence,
+        settings: DocumentSettings,
+        choose: Choose | None = None,
+        prepare: Callable[[int, dict[str, Context]], None] = lambda index, contexts: None,
+    ):
+        """sequences: full and images-only, as PromptBuilder.document makes them. choose: replaces the settings' own.
+
+        prepare: called before each picture, with its index and what has grown so far, by branch.
+        """
+        self.prepare = prepare
+        self.reader, self.tokenizer, self.settings = reader, prompts.tokenizer, settings
+        self.max_context = prompts.max_tokens
+        self.choose = choose or settings.decoding.chooser()
+        self.noise = flow.noise_stream(settings.sampling.seed)
+        opened = reader.open_all([*sequences[: len(settings.growing)]])
+        self.full, self.hidden = opened[0]
+        self.contexts = {name: context for name, (context, _) in zip(settings.growing, opened, strict=True)}
+        guided = flow.UNCONDITIONAL in settings.branches
+        self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if guided else {}
+
+    def events(self) -> Iterator[Event]:
+        """Text, drawing steps, and the end, as they come."""
+        ids, chosen, images, stream = self.tokenizer.ids, [], 0, TextStream(self.tokenizer.decode)
+        told = 0  # of the chosen tokens
+
+        def left() -> Iterator[Text]:
+            nonlocal told
+            if text := stream.rest():
+                yield Text(text, len(chosen) - told)
+                told = len(chosen)
+
+        while len(chosen) < self.settings.decoding.max_tokens and self._has_room(1):
+            token = self.choose(self.reader.logits(self.hidden), chosen)
+            if token == ids[TURN_END]:
+                yield from left()
+                yield End("end")
+                return
+            if token == ids[IMAGE_START]:
+                yield from left()
+                if images == self.settings.max_images:
+                    yield End("max_images")
+                    return
+                if not self._has_room(self._image_tokens(images)):
+                    yield End("context")
+                    return
+                for step in self._draw(images):
+                    yield Drawing(images, step)
+                images += 1
+                continue
+            chosen.append(token)
+            self.hidden = self.reader.feed([self.full], [token])[0]
+            if text := stream.push(token):
+                yield Text(text, len(chosen) - told)
+                told = len(chosen)
+        yield from left()
+        yield End("max_tokens" if len(chosen) == self.settings.decoding.max_tokens else "context")
+
+    def _has_room(self, tokens: int) -> bool:
+        return self.full.tokens + tokens <= self.max_context
+
+    def _image_tokens(self, index: int) -> int:
+        """Of the image of that index, with <img> and </img>."""
+        return self.settings.of_image(index).tokens(self.reader.model.config) + 2
+
+    def _draw(self, index: int) -> Iterator[Step]:
+        """Draw an image at this point, and read it back into both contexts."""
+        self.prepare(index, self.contexts)
+        self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
+        prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
+        make = partial(
+            Denoiser,
+            self.reader.model,
+            {branch: prefixes[branch] for branch in self.settings.branches},
+            self.settings.of_image(index),
+            self.reader.kernel,
+            edit=True,
+            noise=self.noise,
+            attempt=self.reader.attempt,
+        )
+        denoiser = self.reader.attempt("drawing", make)
+        del make
+        for step in denoiser.steps():
+            yield step
+        pixels, rows, columns = step.pixels(), denoiser.rows, denoiser.columns
+        del prefixes, denoiser, step  # they hold buffers that are about to be replaced by larger ones
+        self._read_back(pixels, rows, columns)
+
+    def _read_back(self, pixels: Tensor, rows: int, columns: int) -> None:
+        embedded = self.reader.embed_drawn(pixels)[0]
+        contexts = [*self.contexts.values()]
+        self.hidden = self.reader.feed_image(contexts, embedded, rows, columns, [self.tokenizer.ids[IMAGE_END]])[0]

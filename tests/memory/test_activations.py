@@ -1,0 +1,162 @@
+"""What tasks need on the device beside the weights: estimated from above, and not by much."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sensenova_core import ModelConfig, SamplingSettings
+from sensenova_core.drawing.flow import Guidance
+from sensenova_core.drawing.sampling import Denoiser
+from sensenova_core.memory import activations
+from sensenova_core.model import SenseNovaU1
+from sensenova_core.reading.prefix import Prefix
+from sensenova_core.reading.prompt import TokenSequence, text_positions
+from sensenova_core.reading.reader import Reader
+from sensenova_core.writing.document import DocumentSettings
+from tests.model.test_full_size import DENSE, SPARSE, config_json
+from tests.support.mixtures import in_one_buffer
+from tests.support.peak import PeakBytes
+from tests.support.pictures import picture
+from tests.support.watch import SMALL, last_of
+
+GIB = 2**30
+PREFIXES = {"condition": 400, "unconditional": 9}
+FEW_EXPERTS = {**SPARSE, "num_hidden_layers": 3}  # of the real width
+grouped = pytest.mark.skipif(
+    not hasattr(torch.nn.functional, "grouped_mm"), reason="without numbers, experts are multiplied in groups alone"
+)
+
+
+def config(decoder=DENSE) -> ModelConfig:
+    return ModelConfig.from_dict(config_json(decoder, True, 16.0))
+
+
+def storageless(dtype: torch.dtype, decoder=DENSE) -> SenseNovaU1:
+    """The 8B model, or another, on the meta device, where everything is computed but numbers."""
+    model = SenseNovaU1.on_meta(config(decoder)).to(dtype)
+    if decoder is not DENSE:
+        for layer in (*model.understanding.decoder.layers, *model.generation.decoder.layers):
+            in_one_buffer(layer)
+    return model
+
+
+def kernel(query, key, value, causal):
+    """Attention as kernels on a card do it: without the matrix of scores."""
+    return torch.empty_like(query)
+
+
+def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[str, int]) -> int:
+    decoder, dtype = model.config.decoder, model.dtype
+    shape = (decoder.num_kv_heads, decoder.head_dim)
+    with torch.inference_mode(), PeakBytes("meta") as peak:
+        peak.leave_out(model.parameters())
+        read = {}
+        for name, tokens in prefixes.items():
+            keys, values = (
+                tuple(torch.empty(1, tokens, *shape, device="meta", dtype=dtype) for _ in range(decoder.num_layers))
+                for _ in range(2)
+            )
+            read[name] = Prefix(keys, values, tokens - 1)
+        for step in Denoiser(model, read, settings, kernel, edit=False).steps():  # noqa: B007
+            pass
+        step.pixels()
+    return peak.most
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "change, prefixes",
+    [
+        ({}, PREFIXES),
+        ({"guidance": Guidance(1.0)}, {"condition": 400}),
+        ({"width": 1024, "height": 1024}, PREFIXES),
+        ({"batch_size": 2}, PREFIXES),
+        ({}, {"condition": 8700, "unconditional": 8300}),
+    ],
+    ids=["2048", "unguided", "1024", "batch", "two references"],
+)
+def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, prefixes):
+    settings = replace(SamplingSettings(steps=2), **change)
+    peak = drawing_peak(storageless(dtype), settings, prefixes)
+    estimate = activations.drawing_bytes(config(), settings, prefixes, dtype.itemsize)
+    assert peak <= estimate <= 1.35 * peak, (peak / GIB, estimate / GIB)
+
+
+@grouped
+@pytest.mark.parametrize("change", [{}, {"width": 1024, "height": 1024}, {"batch_size": 2}], ids=str)
+def test_drawing_by_experts_is_estimated_from_above(change):
+    """Less closely: these models have half as many K/V heads for as many others, which the estimate does not count."""
+    settings = replace(SamplingSettings(steps=1), **change)
+    peak = drawing_peak(storageless(torch.bfloat16, FEW_EXPERTS), settings, PREFIXES)
+    estimate = activations.drawing_bytes(config(FEW_EXPERTS), settings, PREFIXES, 2)
+    assert peak <= estimate <= 1.5 * peak, (peak / GIB, estimate / GIB)
+
+
+@pytest.mark.parametrize("decoder", [DENSE, pytest.param(FEW_EXPERTS, marks=grouped)], ids=["dense", "experts"])
+@pytest.mark.parametrize("tokens", [400, 4500, 9000])
+def test_reading_at_full_size_is_estimated_closely_from_above(tokens, decoder):
+    sequence = TokenSequence(torch.zeros(tokens, dtype=torch.long), text_positions(0, tokens), torch.zeros(tokens) > 0)
+    reader = Reader(storageless(torch.bfloat16, decoder), kernel)
+    with torch.inference_mode(), PeakBytes("meta") as peak:
+        peak.leave_out(reader.model.parameters())
+        reader.prefix(sequence)
+    geometry = config(decoder)
+    estimate = activations.kv_bytes(geometry, tokens, 2) + activations.activation_bytes(geometry, tokens, 2)
+    assert peak.most <= estimate <= 1.35 * peak.most
+
+
+def test_the_counter_sees_what_is_given_back():
+    with PeakBytes("cpu") as peak:
+        first = torch.zeros(1000)
+        torch.ones(500)
+        second = first + 1
+        third = second[:10]
+        del first, second
+    assert (peak.now, peak.most) == (4000, 8000)
+    del third
+    assert peak.now == 0
+
+
+@pytest.mark.parametrize("change", [{"width": 4096}, {"height": 3072}, {"batch_size": 2}])
+def test_drawing_needs_more_for_more(change):
+    settings = SamplingSettings()
+    sizes = [activations.drawing_bytes(config(), each, PREFIXES, 2) for each in (settings, replace(settings, **change))]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("decoder", [DENSE, SPARSE], ids=["dense", "experts"])
+def test_needs_grow_with_what_is_read(decoder):
+    geometry = config({"max_position_embeddings": 262_144, **decoder})
+    tokens = [1, 10, 1000, 16_384, 262_144]
+    drawing = [activations.drawing_bytes(geometry, SamplingSettings(), {"condition": length}, 2) for length in tokens]
+    writing = [activations.writing(geometry, length, 1000, 2, "").reading.working for length in tokens]
+    for estimates in (drawing, writing):
+        assert estimates == sorted(set(estimates))
+    kv = 2 * geometry.decoder.num_kv_heads * geometry.decoder.head_dim * 2 * geometry.decoder.num_layers
+    assert all(estimate >= kv * length for estimate, length in zip(writing, tokens, strict=True))
+
+
+def test_documents_need_more_as_they_grow():
+    """Both contexts with cfg alone, one of them without guidance; a picture and usual text are still to come."""
+    settings = DocumentSettings(SamplingSettings(1536, 1536), max_images=3)
+    unguided = DocumentSettings(SamplingSettings(1536, 1536, guidance=Guidance(1.0)), max_images=3)
+    assert (settings.growing, unguided.growing) == (("condition", "images_only"), ("condition",))
+    tasks = [
+        activations.document(config(), settings, dict.fromkeys(settings.growing, n), 0, 2) for n in (400, 3000, 9000)
+    ]
+    tasks.insert(0, activations.document(config(), unguided, {"condition": 400}, 0, 2))
+    for part in ("reading", "drawing"):
+        sizes = [getattr(task, part).working for task in tasks]
+        assert sizes == sorted(set(sizes))
+    assert tasks[1].reading.working >= activations.kv_bytes(config(), 2 * (400 + 2304), 2)
+    assert activations.document(config(), replace(settings, max_images=0), {"condition": 400}, 0, 2).drawing is None
+
+
+@pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
+def test_what_is_held_after_drawing_was_estimated_before(engine, images):
+    conditioning = engine.encode("a red circle", images)
+    task = engine.drawing_task(conditioning, SamplingSettings(width=64, height=64))
+    last_of(engine.sample(conditioning, **SMALL, img_cfg=2.0))
+    assert engine.reader.prefixes.nbytes <= task.reading.working
+    assert task.drawing.working > 0
