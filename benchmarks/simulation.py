@@ -21,11 +21,10 @@ from machine import machine
 from simulated import Prediction, SimulatedResidency, draw
 from targets import TARGETS, Bases
 
-from sensenova_core.drawing.flow import Guidance
-from sensenova_core.drawing.sampling import SamplingSettings
 from sensenova_core.memory import Limits, Plan, activations, make_plan
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.config import ModelConfig
+from sensenova_core.settings import Guidance, SamplingSettings
 
 GIB = 2**30
 BF16 = 2  # bytes

@@ -71,8 +71,8 @@ def run(options) -> int:
 
 
 def _settings(options, images: list):
-    from ..drawing.sizes import INTERLEAVE_SIZES, best_size
-    from ..writing.document import DocumentSettings
+    from ..drawing.sizes import best_size
+    from ..settings import INTERLEAVE_SIZES, DocumentSettings
 
     if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")

@@ -1,87 +1,21 @@
 """The denoising loop: settings in, steps out."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import NOT_FINITE, SenseNovaError, SettingsError, check_count, check_number
+from ..errors import NOT_FINITE, SenseNovaError
 from ..model import Kernel, SenseNovaU1
 from ..model.config import ModelConfig
 from ..model.grid import image_to_tokens, to_patches, tokens_to_image
 from ..reading.prefix import DrawingAttention, Prefix
 from ..reading.prompt import image_positions
 from ..reading.work import Attempt, at_once
+from ..settings import SamplingSettings
 from . import flow
-
-MAX_SEED = 2**64 - 1
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """Everything that decides a picture besides model and conditioning. Checked when made; raises SettingsError.
-
-    width, height: pixels. steps: 1 or more. shift: over 0; 1 is an even schedule. t_eps: over 0, the smallest
-    distance to the end that a velocity is divided by. batch_size: images of one prompt from one noise stream.
-    crop: draw a size that is no multiple of a token's side at the next larger multiples, and cut it back.
-    """
-
-    width: int = 2048
-    height: int = 2048
-    steps: int = 50
-    guidance: flow.Guidance = field(default_factory=flow.Guidance)
-    shift: float = 3.0
-    t_eps: float = 0.02
-    seed: int = 42
-    batch_size: int = 1
-    crop: bool = False
-
-    def __post_init__(self):
-        for name, least, most in (("steps", 1, 10_000), ("batch_size", 1, 4096), ("seed", 0, MAX_SEED)):
-            check_count(name, getattr(self, name), least, most)
-        for name in ("shift", "t_eps"):
-            check_number(name, getattr(self, name), "a number over 0", over=0)
-
-    def times(self) -> Tensor:
-        """`steps` + 1 times from 0 (noise) to 1 (image); float32 on the CPU."""
-        return flow.schedule(self.steps, self.shift)
-
-    def check_size(self, config: ModelConfig) -> None:
-        """Raise SettingsError unless both sides are multiples of what one token of this model covers, or cropped."""
-        side = config.token_pixels
-        for name in ("width", "height"):
-            value = getattr(self, name)
-            check_number(name, value, f"a whole number of pixels, a multiple of {side}")
-            if not isinstance(value, int) or value < 1 or (value % side and not self.crop):
-                nearest = max(side, round(value / side) * side)
-                raise SettingsError(
-                    f"{name} is {value}; this model draws multiples of {side}, such as {nearest}; "
-                    "with crop it cuts the picture back to any size"
-                )
-
-    def grid(self, config: ModelConfig) -> tuple[int, int]:
-        """(rows, columns) of image tokens."""
-        side = config.token_pixels
-        return -(-self.height // side), -(-self.width // side)
-
-    def tokens(self, config: ModelConfig) -> int:
-        """Tokens of one image."""
-        return math.prod(self.grid(config))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Flat, with the names that the nodes and the command line use."""
-        flat = asdict(self)
-        guidance = flat.pop("guidance")
-        return flat | {
-            "cfg": guidance["cfg"],
-            "img_cfg": guidance["img_cfg"],
-            "cfg_norm": guidance["norm"],
-            "cfg_interval": list(guidance["interval"]),
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +82,7 @@ class Denoiser:
         positions = torch.stack(positions).repeat_interleave(settings.batch_size, 0)  # (branches * images, 3, tokens)
         self.rotation = model.rotation(positions.to(device))
         self.vision_rotary = self.generation.vision.rotary(self.rows, self.columns, device)
-        self.times = settings.times()
+        self.times = flow.schedule(settings.steps, settings.shift)
         self.device_times = self.times.to(device)
         self.noise_scale = flow.noise_scale(config.noise, self.rows * self.columns)
         self.time_embeddings = self._time_embeddings(config)  # (steps, hidden)
@@ -196,16 +130,15 @@ class Denoiser:
 
     def _guided_velocity(self, z: Tensor, index: int) -> Tensor:
         guidance, t = self.settings.guidance, float(self.times[index])
-        if guidance.skips(self.edit, index, t):
+        if flow.skips(guidance, self.edit, index, t):
             return torch.zeros_like(z)
-        branches = guidance.branches(self.edit, t)
+        branches = flow.branches(guidance, self.edit, t)
         guesses = self._guesses(z, index, len(branches))
-        return guidance.combine(
-            {
-                branch: flow.velocity(guess, z, self.device_times[index], self.settings.t_eps)
-                for branch, guess in zip(branches, guesses, strict=True)
-            }
-        )
+        velocities = {
+            branch: flow.velocity(guess, z, self.device_times[index], self.settings.t_eps)
+            for branch, guess in zip(branches, guesses, strict=True)
+        }
+        return flow.combine(guidance, velocities)
 
     def _guesses(self, z: Tensor, index: int, branches: int) -> tuple[Tensor, ...]:
         """The clean image as each of the first `branches` branches sees it, in one pass: float32 tokens."""

@@ -13,14 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import PromptError, check_count
-from ..model.config import BEST_AREA
+from ..settings import MAX_ASPECT, MAX_IMAGES
 
 METADATA_KEY = "sensenova"  # in the metadata of pictures that this engine drew: the settings that made them
-MAX_ASPECT = 200
-MAX_IMAGES = 10
-# Pixels of one reference image, by task.
-EDIT_MIN_PIXELS, EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL = 512 * 512, 2048 * 2048, 4096 * 4096
-UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS = 65_536, 4_194_304
 
 # What the understanding embedder expects, per rgb channel.
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
@@ -93,21 +88,6 @@ def seeds_of(image: Image.Image) -> frozenset[int]:
 
 def _is_sampler(node: dict) -> bool:
     return node.get("class_type") in ("SenseNovaCoreFlowMatchSampler", "SenseNovaCoreInterleave")
-
-
-def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:
-    """(min_pixels, max_pixels) of each of `images` references of an edit or a document.
-
-    best_area: pixels of the pictures that the model draws best; what it reads is scaled to no more, before both sides
-    become multiples of a token's.
-    """
-    most = min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1), best_area)
-    return min(EDIT_MIN_PIXELS, best_area), most
-
-
-def understanding_pixel_limits(best_area: int = BEST_AREA) -> tuple[int, int]:
-    """(min_pixels, max_pixels) of each image that is asked about."""
-    return min(UNDERSTAND_MIN_PIXELS, best_area), min(UNDERSTAND_MAX_PIXELS, best_area)
 
 
 def flattened(image: Image.Image) -> Image.Image:

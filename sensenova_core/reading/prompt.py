@@ -165,13 +165,14 @@ class PromptBuilder:
         return self.sequence([*_turn([""]), *markup("<img>")])
 
     def document(
-        self, prompt: str, images: tuple[ReferenceImage, ...], system: str, think: bool
+        self, prompt: str, images: tuple[ReferenceImage, ...], system: str | None, think: bool
     ) -> tuple[TokenSequence, TokenSequence]:
-        """The full branch and the images-only branch of a document of text and pictures, up to where it begins."""
-        asked, system = (
-            _turn(_placed(_filled(clean(prompt), len(images)), iter(images))),
-            clean(system, "the system message"),
-        )
+        """The full branch and the images-only branch of a document of text and pictures, up to where it begins.
+
+        system: the system message; None is the trained one.
+        """
+        asked = _turn(_placed(_filled(clean(prompt), len(images)), iter(images)))
+        system = system_message("INTERLEAVE") if system is None else clean(system, "the system message")
         opening = [] if think else markup(NO_THINKING)
         return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
 

@@ -1,69 +1,24 @@
 """A document of text and pictures, written and drawn in one go (interleaved generation)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
 from ..drawing import flow
-from ..drawing.sampling import Denoiser, SamplingSettings, Step
-from ..errors import SettingsError, check_count
+from ..drawing.sampling import Denoiser, Step
 from ..reading.prefix import Context
-from ..reading.prompt import PromptBuilder, TokenSequence, system_message
+from ..reading.prompt import PromptBuilder, TokenSequence
 from ..reading.reader import Reader
 from ..reading.tokenizer import IMAGE_END, IMAGE_START, TURN_END
-from .decode import Choose, DecodingSettings, TextStream
+from ..settings import DocumentSettings
+from .decode import Choose, TextStream, chooser
 
 
-@dataclass(frozen=True)
-class DocumentSettings:
-    """How a document is made. Checked when made; raises SettingsError.
-
-    sizes: (width, height) of each image in order; a single one serves all, and none is the size of `sampling`.
-    think: reason first, and draw while reasoning. max_images: 0 for text alone; an image beyond it ends the document.
-    decoding.max_tokens counts text only. system: the system message; None is the trained one.
-    """
-
-    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(1536, 1536))
-    sizes: tuple[tuple[int, int], ...] = ()
-    decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=8192))
-    max_images: int = 10
-    think: bool = False
-    system: str | None = None
-
-    def __post_init__(self):
-        check_count("max_images", self.max_images, 0)
-        if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
-            raise SettingsError(f"sizes are {self.sizes!r}; give (width, height) of each image")
-        if self.sampling.batch_size != 1:
-            raise SettingsError(f"batch_size is {self.sampling.batch_size}; a document's images are drawn one by one")
-        if 1 < len(self.sizes) < self.max_images:
-            raise SettingsError(
-                f"{len(self.sizes)} sizes for up to {self.max_images} images; give one for all, or one for each"
-            )
-        if self.sampling.guidance.norm == "cfg_zero_star":
-            raise SettingsError("cfg_norm cfg_zero_star is for text to image only; choose none, global or channel")
-
-    @property
-    def system_text(self) -> str:
-        return system_message("INTERLEAVE") if self.system is None else self.system
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """The guidance branches that some step needs, the full condition first."""
-        return self.sampling.guidance.branches_needed(True, self.sampling.times()[:-1].tolist())
-
-    @property
-    def growing(self) -> tuple[str, ...]:
-        """Those that grow with the document."""
-        return tuple(name for name in self.branches if name != flow.UNCONDITIONAL)
-
-    def of_image(self, index: int) -> SamplingSettings:
-        """How the image of that index (from 0) is drawn."""
-        sizes = self.sizes or ((self.sampling.width, self.sampling.height),)
-        width, height = sizes[0] if len(sizes) == 1 else sizes[index]
-        return replace(self.sampling, width=width, height=height)
+def growing(settings: DocumentSettings) -> tuple[str, ...]:
+    """The guidance branches that grow with a document, the full condition first."""
+    return tuple(name for name in flow.branches_needed(settings.sampling, edit=True) if name != flow.UNCONDITIONAL)
 
 
 @dataclass(frozen=True)
@@ -112,12 +67,13 @@ class Writer:
         self.prepare = prepare
         self.reader, self.tokenizer, self.settings = reader, prompts.tokenizer, settings
         self.max_context = prompts.max_tokens
-        self.choose = choose or settings.decoding.chooser()
+        self.choose = choose or chooser(settings.decoding)
         self.noise = flow.noise_stream(settings.sampling.seed)
-        opened = reader.open_all([*sequences[: len(settings.growing)]])
+        self.branches, names = flow.branches_needed(settings.sampling, edit=True), growing(settings)
+        opened = reader.open_all([*sequences[: len(names)]])
         self.full, self.hidden = opened[0]
-        self.contexts = {name: context for name, (context, _) in zip(settings.growing, opened, strict=True)}
-        guided = flow.UNCONDITIONAL in settings.branches
+        self.contexts = {name: context for name, (context, _) in zip(names, opened, strict=True)}
+        guided = flow.UNCONDITIONAL in self.branches
         self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if guided else {}
 
     def events(self) -> Iterator[Event]:
@@ -172,7 +128,7 @@ class Writer:
         make = partial(
             Denoiser,
             self.reader.model,
-            {branch: prefixes[branch] for branch in self.settings.branches},
+            {branch: prefixes[branch] for branch in self.branches},
             self.settings.of_image(index),
             self.reader.kernel,
             edit=True,

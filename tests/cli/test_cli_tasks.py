@@ -14,7 +14,7 @@ import sensenova_core
 from sensenova_core import Engine, SettingsError
 from sensenova_core.cli import generate, main
 from sensenova_core.reading.images import ReferenceImage
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.golden_set import checkpoint
 
 SMALL = ["--width", "64", "--height", "64", "--num-steps", "2"]

@@ -5,7 +5,7 @@ import torch
 
 import sensenova_core
 from sensenova_core import PromptError, SettingsError
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.pictures import picture
 from tests.support.watch import (
     SMALL,

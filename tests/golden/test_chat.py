@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sensenova_core.reading.prompt import Message
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.golden_set import Forced, cases, images, relative_error, tensors
 
 COMPONENT = 1e-5

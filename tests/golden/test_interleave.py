@@ -7,9 +7,9 @@ import torch
 
 from sensenova_core import Guidance, SamplingSettings
 from sensenova_core.model.grid import to_patches
-from sensenova_core.reading.images import edit_pixel_limits, reference_image
-from sensenova_core.writing.decode import DecodingSettings
-from sensenova_core.writing.document import DocumentSettings, Drawing, End, Text
+from sensenova_core.reading.images import reference_image
+from sensenova_core.settings import DecodingSettings, DocumentSettings, edit_pixel_limits
+from sensenova_core.writing.document import Drawing, End, Text
 from tests.support.golden_run import BRANCHES
 from tests.support.golden_set import Forced, cases, images, relative_error, tensors
 from tests.support.watch import inputs
@@ -60,7 +60,12 @@ def written(request, engines) -> SimpleNamespace:
         golden=tensors(case),
         engine=engine,
         settings=settings,
-        sequences=engine.prompts.document(case["prompt"], references, settings.system_text, settings.think),
+        sequences=engine.prompts.document(
+            case["prompt"],
+            references,
+            settings.system,
+            settings.think,
+        ),
         forced=forced,
         events=events,
         noisy=noisy,

@@ -7,8 +7,8 @@ import torch
 
 import sensenova_core
 from sensenova_core import DecodingSettings, DocumentSettings, SamplingSettings, SettingsError
-from sensenova_core.drawing.flow import Guidance
 from sensenova_core.errors import SenseNovaError
+from sensenova_core.settings import Guidance
 from tests.support.golden_set import checkpoint
 from tests.support.pictures import picture
 

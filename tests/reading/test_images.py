@@ -9,16 +9,9 @@ import torch
 from PIL import Image
 
 from sensenova_core import PromptError, SenseNovaError
-from sensenova_core.reading.images import (
-    MEAN,
-    STD,
-    ReferenceImage,
-    edit_pixel_limits,
-    reference_image,
-    seeds_of,
-    understanding_pixel_limits,
-)
+from sensenova_core.reading.images import MEAN, STD, ReferenceImage, reference_image, seeds_of
 from sensenova_core.report.png import save_png
+from sensenova_core.settings import edit_pixel_limits, understanding_pixel_limits
 from tests.support.pictures import picture
 
 SIDE = 32

@@ -5,7 +5,7 @@ import pytest
 import sensenova_core
 from sensenova_core import PromptError
 from sensenova_core.reading.prompt import Message
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.pictures import picture
 from tests.support.watch import images_embedded, saying, tokens_read
 

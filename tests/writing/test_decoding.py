@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sensenova_core import SettingsError
-from sensenova_core.writing.decode import DecodingSettings, TextStream
+from sensenova_core.settings import DecodingSettings
+from sensenova_core.writing.decode import TextStream, chooser
 
 QUESTION = "what is 2+2?"
 LOGITS = torch.tensor([2.0, -0.5, 2.5, 0.5, 1.0, -1.0])
@@ -25,7 +26,7 @@ def reply(engine, **settings) -> tuple[int, ...]:
 
 def drawn(count: int = 1000, **settings) -> Counter:
     """How often each token is chosen from LOGITS."""
-    choose = DecodingSettings(sample=True, **settings).chooser()
+    choose = chooser(DecodingSettings(sample=True, **settings))
     return Counter(choose(LOGITS, []) for _ in range(count))
 
 
@@ -86,7 +87,7 @@ def test_repetition_penalty(engines, penalty):
     """Greedy decoding by hand: each choice from the logits of the engine, penalised one token at a time."""
     engine, seen = engines("tiny-u15"), []
     settings = DecodingSettings(max_tokens=24, repetition_penalty=penalty)
-    choose = settings.chooser()
+    choose = chooser(settings)
 
     def recorded(logits, chosen):
         seen.append((logits.clone(), list(chosen)))
@@ -103,7 +104,7 @@ def test_repetition_penalty(engines, penalty):
 
 @pytest.mark.parametrize("logits, expected", [([-1.0, -1.5], 1), ([1.0, 0.8], 1), ([1.0, 0.4], 0), ([-1.0, -2.5], 0)])
 def test_repetition_penalty_lowers_either_sign(logits, expected):
-    choose = DecodingSettings(repetition_penalty=2.0).chooser()
+    choose = chooser(DecodingSettings(repetition_penalty=2.0))
     assert choose(torch.tensor(logits), [0, 0]) == expected  # once, however often it was chosen
 
 

@@ -10,8 +10,8 @@ import sensenova_core
 from sensenova_core import Guidance, SamplingSettings, SettingsError
 from sensenova_core.drawing import flow
 from sensenova_core.model.grid import to_patches
-from sensenova_core.writing.decode import DecodingSettings
-from sensenova_core.writing.document import DocumentSettings, Drawing, End, Text, Writer
+from sensenova_core.settings import DecodingSettings, DocumentSettings
+from sensenova_core.writing.document import Drawing, End, Text, Writer
 from tests.support.pictures import picture
 from tests.support.watch import calls, inputs, saying, tokens_read
 

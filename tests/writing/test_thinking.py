@@ -6,7 +6,7 @@ import torch
 import sensenova_core
 from sensenova_core import PromptError
 from sensenova_core.reading.prompt import THINKING
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.pictures import picture
 from tests.support.watch import SMALL, images_embedded, last_of, saying, tokens_read
 

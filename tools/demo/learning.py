@@ -12,6 +12,7 @@ from sensenova_core.model.attention import Attend
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.model.grid import image_to_tokens, to_patches, tokens_to_image
 from sensenova_core.reading.prompt import image_positions
+from sensenova_core.settings import Guidance
 from tools.demo.batches import Batch
 from tools.demo.scenes import KINDS
 from tools.demo.stages import Stage
@@ -181,7 +182,7 @@ def guided(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: 
         return guessed
     with torch.no_grad():
         beside = branch(model, batch, attend.read, unprompted[which], z[which], t[which])
-    together = flow.Guidance(LEARNT_CFG).combine({flow.CONDITION: guessed[which], flow.UNCONDITIONAL: beside})
+    together = flow.combine(Guidance(LEARNT_CFG), {flow.CONDITION: guessed[which], flow.UNCONDITIONAL: beside})
     return guessed.index_copy(0, which, together)
 
 
@@ -213,7 +214,7 @@ def led_astray(
     condition, unprompted = (
         branch(model, batch, read, places, z, earlier) for places in batch.branches[which].unbind(1)
     )
-    guess = flow.Guidance(cfg).combine({flow.CONDITION: condition, flow.UNCONDITIONAL: unprompted})
+    guess = flow.combine(Guidance(cfg), {flow.CONDITION: condition, flow.UNCONDITIONAL: unprompted})
     guess = tokens_to_image(guess, side, *(length // side for length in picture.shape[2:]))
     return z + (after - before) / (1 - before) * (guess - z)
 

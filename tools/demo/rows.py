@@ -11,14 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sensenova_core.drawing.flow import CONDITION, IMAGES_ONLY
-from sensenova_core.reading.images import (
-    MEAN,
-    STD,
-    ReferenceImage,
-    edit_pixel_limits,
-    references,
-    understanding_pixel_limits,
-)
+from sensenova_core.reading.images import MEAN, STD, ReferenceImage, references
 from sensenova_core.reading.prompt import (
     IMAGE_PLACEHOLDER,
     Conditioning,
@@ -39,6 +32,7 @@ from sensenova_core.reading.tokenizer import (
     Special,
     Tokenizer,
 )
+from sensenova_core.settings import edit_pixel_limits, understanding_pixel_limits
 from tools.demo import texts
 from tools.demo.scenes import Scene, as_usual, draw, scene
 
