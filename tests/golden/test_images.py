@@ -39,7 +39,7 @@ def patches(pixels: torch.Tensor, patch: int) -> torch.Tensor:
 @pytest.mark.parametrize("row", ROWS)
 def test_pixels(row):
     image, golden = loaded(row), tensors(CASE)
-    assert [2 * image.rows, 2 * image.columns] == row["grid_hw"] and image.original == tuple(row["size_wh"])
+    assert [2 * image.grid.rows, 2 * image.grid.columns] == row["grid_hw"] and image.original == tuple(row["size_wh"])
     ours = patches(image.pixels, row["patch"])
     assert list(ours.shape) == row["shape"]
     assert float(ours.double().sum()) == pytest.approx(row["sum"], rel=1e-6)
