@@ -108,7 +108,8 @@ def _run(case: Case, folder: Path, device: torch.device, dtype: str, job: Job) -
 
 
 def _step_flops(engine: sensenova_core.Engine, sampling: SamplingSettings, prefixes: list[int]) -> float:
-    return step_flops(engine.model, sampling.tokens(engine.config), prefixes, sampling.batch_size)
+    grid = engine.config.grid(width=sampling.width, height=sampling.height)
+    return step_flops(engine.model, grid.tokens, prefixes, sampling.batch_size)
 
 
 def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> dict:

@@ -77,7 +77,8 @@ class Picture:
 
     def drawing_flops(self, model: SenseNovaU1) -> float:
         """Of one layer in one step; what a step computes beside its layers is shared out among them."""
-        flops = step_flops(model, self.sampling.tokens(model.config), [*self.prefixes], self.sampling.batch_size)
+        grid = model.config.grid(width=self.sampling.width, height=self.sampling.height)
+        flops = step_flops(model, grid.tokens, [*self.prefixes], self.sampling.batch_size)
         return flops / model.config.decoder.num_layers
 
 

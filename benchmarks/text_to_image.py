@@ -80,7 +80,7 @@ def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dic
     step.image()
     synchronize(device)
     drawing_seconds = time.perf_counter() - began
-    tokens = denoiser.rows * denoiser.columns
+    tokens = denoiser.grid.tokens
     flops = step_flops(model, tokens, lengths, settings.batch_size)
     rate = matmul_rate(device, model.dtype)
     steady = sorted(seconds[1:] or seconds)

@@ -88,7 +88,7 @@ class Interleave(io.ComfyNode):
         profile = model.make_ready(model.engine.document_task(settings, len(images.images)))
         with profile.generating(model.engine):
             document = collect(events, steps)
-        profile.drew(len(document.images), settings.of_image(0).tokens(model.engine.config))
+        profile.drew(len(document.images), model.engine.config.grid(width=width, height=height).tokens)
         profile.wrote(document.tokens)
         picture = page(document)
         runtime.show_picture(picture)

@@ -132,7 +132,7 @@ class FlowMatchSampler(io.ComfyNode):
                 progress.report(step.index + 1, step.image() if progress.previews else None)
                 profile.tick()
             image = runtime.to_wire(step.image())
-        profile.drew(batch_size, settings.tokens(model.engine.config))
+        profile.drew(batch_size, step.grid.tokens)
         return io.NodeOutput(image, profile.summary(model.engine))
 
 

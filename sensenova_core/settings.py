@@ -6,7 +6,7 @@ are made and raise SettingsError. `settings_of(SamplingSettings)` tells what is 
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
@@ -112,11 +112,11 @@ def settings_of(cls: type) -> dict[str, Setting]:
 
 
 def _check(settings: Any) -> None:
-    """Check every setting of a dataclass. Those that are None are left to whoever knows the model."""
+    """Check every setting of a dataclass."""
     for each in fields(settings):
-        if "setting" in each.metadata and (value := getattr(settings, each.name)) is not None:
+        if "setting" in each.metadata:
             name = each.metadata["setting"]["name"] or each.name
-            settings_of(type(settings))[name].check(value)
+            settings_of(type(settings))[name].check(getattr(settings, each.name))
 
 
 @dataclass(frozen=True)
@@ -247,15 +247,15 @@ class SamplingSettings:
         _check(self)
 
     @classmethod
-    def of(cls, *, cfg_interval: Sequence[float] | None = None, **values: Any) -> "SamplingSettings":
+    def of(cls, **values: Any) -> "SamplingSettings":
         """From flat values by the names of `settings_of`, such as cfg and cfg_norm; those left out have their defaults.
 
         Raises TypeError for a name that is no setting.
         """
-        guidance = {"cfg": "cfg", "img_cfg": "img_cfg", "cfg_norm": "norm"}
+        guidance = {"cfg": "cfg", "img_cfg": "img_cfg", "cfg_norm": "norm", "cfg_interval": "interval"}
         guided = {guidance[name]: values.pop(name) for name in list(values) if name in guidance}
-        if cfg_interval is not None:
-            guided["interval"] = tuple(cfg_interval) if isinstance(cfg_interval, list) else cfg_interval
+        if isinstance(guided.get("interval"), list):
+            guided["interval"] = tuple(guided["interval"])
         return cls(guidance=Guidance(**guided), **values)
 
     def check_size(self, side: int) -> None:

@@ -58,7 +58,8 @@ def run(options) -> int:
         engine = open_engine(options, place=False)
     with profile.generating(engine):
         document = collect(engine.interleave(options.prompt, images, settings, options.max_pixels), profile.tick)
-    profile.drew(len(document.images), settings.of_image(0).tokens(engine.config))
+    sampling = settings.of_image(0)
+    profile.drew(len(document.images), engine.config.grid(width=sampling.width, height=sampling.height).tokens)
     profile.wrote(document.tokens)
     taken = next(n for n in range(1, 10**6) if not (folder / f"{options.stem}_{n:05d}").exists())
     path = save_document(document, folder / f"{options.stem}_{taken:05d}", options.format)

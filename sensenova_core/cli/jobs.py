@@ -137,12 +137,12 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
     """One of `images` references, of that (width, height), without its pixels."""
     import torch
 
-    from ..reading.images import ReferenceImage, size_read
+    from ..reading.images import ReferenceImage, grid_read
     from ..settings import edit_pixel_limits
 
     side = engine.config.token_pixels
-    read = size_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
-    return ReferenceImage(torch.empty(3, *read, device="meta"), side, size)
+    grid = grid_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
+    return ReferenceImage(torch.empty(3, grid.height, grid.width, device="meta"), grid, size)
 
 
 def _overrides(line: str) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from torch import Tensor
 from ..errors import NOT_FINITE, SenseNovaError
 from ..model import Kernel, SenseNovaU1
 from ..model.config import ModelConfig
-from ..model.grid import image_to_tokens, to_patches, tokens_to_image
+from ..model.grid import Grid
 from ..reading.prefix import DrawingAttention, Prefix
-from ..reading.prompt import image_positions
 from ..reading.work import Attempt, at_once
 from ..settings import SamplingSettings
 from . import flow
@@ -23,6 +22,7 @@ class Step:
     """One step taken. index: 0 .. total - 1. t: the time it was taken at. z: tokens after it, float32.
 
     guess: the clean image as the model sees it now, tokens; after the last step it is z, the result.
+    grid: of these tokens. width, height: pixels of the picture, which is cut out of the grid's upper left.
     """
 
     index: int
@@ -30,15 +30,14 @@ class Step:
     t: float
     z: Tensor
     guess: Tensor
-    rows: int
-    columns: int
-    side: int
-    height: int
+    grid: Grid
     width: int
+    height: int
 
     def pixels(self) -> Tensor:
-        """The guess in the model's own range: float32 (batch, 3, height, width), about -1 to 1, not clamped."""
-        return tokens_to_image(self.guess, self.side, self.rows, self.columns)
+        """The guess on its whole grid, in the model's own range: float32 (batch, 3, height, width), about -1 to 1, not
+        clamped."""
+        return self.grid.tokens_to_image(self.guess)
 
     def image(self) -> Tensor:
         """The guess ready to show: float32 (batch, height, width, 3) in 0 .. 1, on the model's device.
@@ -75,16 +74,15 @@ class Denoiser:
         self.noise = noise or flow.noise_stream(settings.seed)
         self.model, self.generation, self.settings, self.edit = model, model.generation, settings, edit
         config, device = model.config, model.device
-        self.side = config.token_pixels
-        self.rows, self.columns = settings.grid(config)
-        self.drawing = DrawingAttention(tuple(prefixes.values()), settings.batch_size, self.rows * self.columns, kernel)
-        positions = [image_positions(prefix.last_t + 1, self.rows, self.columns) for prefix in prefixes.values()]
+        self.grid = config.grid(width=settings.width, height=settings.height)
+        self.drawing = DrawingAttention(tuple(prefixes.values()), settings.batch_size, self.grid.tokens, kernel)
+        positions = [self.grid.positions(prefix.last_t + 1) for prefix in prefixes.values()]
         positions = torch.stack(positions).repeat_interleave(settings.batch_size, 0)  # (branches * images, 3, tokens)
         self.rotation = model.rotation(positions.to(device))
-        self.vision_rotary = self.generation.vision.rotary(self.rows, self.columns, device)
+        self.vision_rotary = self.generation.vision.rotary(self.grid, device)
         self.times = flow.schedule(settings.steps, settings.shift)
         self.device_times = self.times.to(device)
-        self.noise_scale = flow.noise_scale(config.noise, self.rows * self.columns)
+        self.noise_scale = flow.noise_scale(config.noise, self.grid.tokens)
         self.time_embeddings = self._time_embeddings(config)  # (steps, hidden)
 
     def _time_embeddings(self, config: ModelConfig) -> Tensor:
@@ -96,11 +94,11 @@ class Denoiser:
 
     def start(self) -> Tensor:
         """The noise that the image begins as: float32 tokens."""
-        height, width = self.rows * self.side, self.columns * self.side
-        noise = flow.starting_noise(self.noise, self.settings.batch_size, height, width)  # once: it moves the stream on
+        # Once: it moves the stream on.
+        noise = flow.starting_noise(self.noise, self.settings.batch_size, self.grid.height, self.grid.width)
 
         def scaled() -> Tensor:
-            return image_to_tokens(self.noise_scale * noise.to(self.model.device), self.side)
+            return self.grid.image_to_tokens(self.noise_scale * noise.to(self.model.device))
 
         return self.attempt("drawing", scaled)
 
@@ -115,11 +113,9 @@ class Denoiser:
                 t=float(self.times[index]),
                 z=z,
                 guess=guess,
-                rows=self.rows,
-                columns=self.columns,
-                side=self.side,
-                height=settings.height,
+                grid=self.grid,
                 width=settings.width,
+                height=settings.height,
             )
 
     def _next(self, z: Tensor, index: int) -> tuple[Tensor, Tensor]:
@@ -142,8 +138,7 @@ class Denoiser:
 
     def _guesses(self, z: Tensor, index: int, branches: int) -> tuple[Tensor, ...]:
         """The clean image as each of the first `branches` branches sees it, in one pass: float32 tokens."""
-        image = tokens_to_image(z, self.side, self.rows, self.columns).to(self.model.dtype)
-        x = self.generation.vision(to_patches(image, self.side // 2), self.vision_rotary)
+        x = self.generation.vision(self.grid.tokens_to_patches(z.to(self.model.dtype)), self.vision_rotary)
         x = (x + self.time_embeddings[index]).repeat(branches, 1, 1)  # (branches * images, tokens, hidden)
         x = self.generation.decoder(x, self.rotation.first(len(x)), self.drawing.attend_at)
-        return self.generation.head(x, self.rows, self.columns).float().chunk(branches)
+        return self.generation.head(x, self.grid).float().chunk(branches)

@@ -50,7 +50,7 @@ def document(
     if settings.max_images == 0:
         return writing(config, max(written.values()), settings.decoding.max_tokens, itemsize, "a document of")
     sampling = settings.of_image(min(index, settings.max_images - 1))
-    drawn = sampling.tokens(config)
+    drawn = config.grid(width=sampling.width, height=sampling.height).tokens
     grown = {name: _blocks(tokens + drawn + USUAL_TEXT) for name, tokens in written.items()}
     held, longest = kv_bytes(config, sum(grown.values()), itemsize), max(grown.values())
     reading = (
@@ -97,7 +97,7 @@ def reading_bytes(config: ModelConfig, tokens: int, more: int, itemsize: int) ->
 def drawing_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens: dict[str, int], itemsize: int) -> int:
     """Prefixes, the buffers that attention uses, one layer's activations, and the picture in float32."""
     images = settings.batch_size
-    tokens = settings.tokens(config) * images
+    tokens = config.grid(width=settings.width, height=settings.height).tokens * images
     buffers = sum(prefix * images + tokens for prefix in prefix_tokens.values())
     picture = 6 * 4 * config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
     return (

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..hub.repository import CONFIG_JSON, read_json
 from ..settings import BEST_AREA
+from .grid import Grid
 
 # Switches of the family that change the computation, with the only value this engine implements.
 # A config that sets another value is refused by the switch's name.
@@ -106,6 +107,10 @@ class ModelConfig:
     def token_values(self) -> int:
         """Numbers in one image token: rows x columns x rgb."""
         return self.token_pixels**2 * self.vision.channels
+
+    def grid(self, *, width: int, height: int) -> Grid:
+        """Of the tokens that an image of so many pixels takes, its sides filled up to multiples of a token's."""
+        return Grid.covering(width=width, height=height, side=self.token_pixels)
 
     def with_head_width(self, width: int) -> "ModelConfig":
         return replace(self, head_width=width)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..drawing import flow
 from ..drawing.sampling import Denoiser, Step
+from ..model.grid import Grid
 from ..reading.prefix import Context
 from ..reading.prompt import PromptBuilder, TokenSequence
 from ..reading.reader import Reader
@@ -118,7 +119,8 @@ class Writer:
 
     def _image_tokens(self, index: int) -> int:
         """Of the image of that index, with <img> and </img>."""
-        return self.settings.of_image(index).tokens(self.reader.model.config) + 2
+        sampling = self.settings.of_image(index)
+        return self.reader.model.config.grid(width=sampling.width, height=sampling.height).tokens + 2
 
     def _draw(self, index: int) -> Iterator[Step]:
         """Draw an image at this point, and read it back into both contexts."""
@@ -139,11 +141,11 @@ class Writer:
         del make
         for step in denoiser.steps():
             yield step
-        pixels, rows, columns = step.pixels(), denoiser.rows, denoiser.columns
+        pixels, grid = step.pixels(), step.grid
         del prefixes, denoiser, step  # they hold buffers that are about to be replaced by larger ones
-        self._read_back(pixels, rows, columns)
+        self._read_back(pixels, grid)
 
-    def _read_back(self, pixels: Tensor, rows: int, columns: int) -> None:
-        embedded = self.reader.embed_drawn(pixels)[0]
+    def _read_back(self, pixels: Tensor, grid: Grid) -> None:
+        embedded = self.reader.embed_drawn(pixels, grid)[0]
         contexts = [*self.contexts.values()]
-        self.hidden = self.reader.feed_image(contexts, embedded, rows, columns, [self.tokenizer.ids[IMAGE_END]])[0]
+        self.hidden = self.reader.feed_image(contexts, embedded, grid, [self.tokenizer.ids[IMAGE_END]])[0]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sensenova_core import Guidance, SamplingSettings
-from sensenova_core.model.grid import to_patches
 from sensenova_core.reading.images import reference_image
 from sensenova_core.settings import DecodingSettings, DocumentSettings, edit_pixel_limits
 from sensenova_core.writing.document import Drawing, End, Text
@@ -113,9 +112,9 @@ def test_text_and_end(written):
 
 
 def test_noise_goes_on_from_image_to_image(written):
-    steps, patch = written.settings.sampling.steps, written.engine.config.vision.patch_size
+    steps = written.settings.sampling.steps
     for index, reference in of_each_image(written, "init_image"):
-        assert torch.equal(written.noisy[index * steps], to_patches(reference, patch))
+        assert torch.equal(written.noisy[index * steps], written.finished[index].grid.image_to_patches(reference))
 
 
 def test_times(written):

@@ -164,7 +164,7 @@ def test_after_reasoning_an_edit_reads_only_its_other_branches(engine):
         with tokens_read(engine) as read:
             last_of(engine.sample(thought, **SMALL, img_cfg=2.0))
     assert read == [len(thought.sequences[name].ids) for name in ("images_only", "unconditional")]
-    assert embedded == [thought.images[0].tokens]
+    assert embedded == [thought.images[0].grid.tokens]
 
 
 def test_a_second_picture_reads_nothing(engine):
