@@ -90,7 +90,7 @@ def test_drawing_by_experts_is_estimated_from_above(change):
     settings = replace(SamplingSettings(steps=1), **change)
     peak = drawing_peak(storageless(torch.bfloat16, FEW_EXPERTS), settings, PREFIXES)
     estimate = activations.drawing_bytes(config(FEW_EXPERTS), settings, PREFIXES, 2)
-    assert peak <= estimate <= 1.51 * peak, (peak / GIB, estimate / GIB)
+    assert peak <= estimate <= 1.55 * peak, (peak / GIB, estimate / GIB)
 
 
 @pytest.mark.parametrize("decoder", [DENSE, pytest.param(FEW_EXPERTS, marks=grouped)], ids=["dense", "experts"])
