@@ -18,9 +18,10 @@ import torch
 
 from sensenova_core.checkpoint import StoredWeights, TensorHeader, checkpoint_name
 from sensenova_core.memory import Plan, Sizes
+from sensenova_core.memory.clock import Clock
+from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.residency import Residency
-from sensenova_core.memory.transfers import Clock
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Fixed, units_of
+from sensenova_core.memory.units import GENERATION, UNDERSTANDING, units_of
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.config import ModelConfig
 

@@ -9,17 +9,11 @@ from torch import Tensor, nn
 
 from ..checkpoint import Packed, StoredWeights, assign
 from ..model import SenseNovaU1
+from .fixed import Fixed
 from .plan import Plan, Sizes
-from .residency import Slot
+from .slots import Slots
 from .transfers import DirectTransfers
-from .units import (
-    EXPERTS,
-    UNDERSTANDING,
-    Fixed,
-    Part,
-    Units,
-    fill,
-)
+from .units import EXPERTS, UNDERSTANDING, Part, Units
 
 CPU = torch.device("cpu")
 
@@ -41,7 +35,7 @@ class Mapped:
     ):
         self.weights, self.fixed = weights, fixed
         self.placed, self.times_dropped = False, 0
-        self._working: Slot | None = None
+        self.slots = Slots(CPU, DirectTransfers())  # of which only the working buffer is used
         self._model = weakref.ref(model)  # which has this as its layers' source: no circle
         self._arrange(units, sizes)
 
@@ -70,8 +64,7 @@ class Mapped:
     @property
     def nbytes(self) -> int:
         """In use now."""
-        working = 0 if self._working is None else self._working.buffer.nbytes
-        return (self.weights.nbytes if self.placed else 0) + working
+        return (self.weights.nbytes if self.placed else 0) + self.slots.nbytes
 
     @property
     def host_bytes(self) -> int:
@@ -115,9 +108,7 @@ class Mapped:
         for module, leaf in self._owners.values():
             assign(module, leaf, module.get_parameter(leaf).to("meta"))
         self._others = dict.fromkeys(self._others)
-        if self._working is not None:
-            self._working.drop()
-            self._working = None
+        self.slots.drop()
 
     def shrink(self, size: int) -> int:
         """Give back all there is; returns how many bytes that were."""
@@ -130,10 +121,7 @@ class Mapped:
             if not unit.apart:
                 yield unit.template
                 continue
-            if self._working is None:
-                self._working = Slot(max(self.sizes.working.values()), CPU, DirectTransfers())
-            fill(unit, self._stored, self._working.buffer)
-            yield self._working.module(unit)
+            yield self.slots.made_ready(unit, self._stored, max(self.sizes.working.values()))
 
     def _stored(self, part: Part) -> Tensor | Packed:
         whole = self._others[part.stored]

@@ -14,11 +14,13 @@ from ..lora import Lora
 from ..model import SenseNovaU1
 from . import system_memory
 from .budget import GIB, Limits, in_words, parse_max_memory
+from .clock import Clock
+from .fixed import Fixed
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
 from .residency import Residency
-from .transfers import Clock, transfers_to
-from .units import GENERATION, UNDERSTANDING, Fixed, units_of, with_changes
+from .transfers import transfers_to
+from .units import GENERATION, UNDERSTANDING, units_of, with_changes
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out

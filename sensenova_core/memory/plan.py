@@ -6,6 +6,7 @@ token), the generation expert draws (a pass for every step). In a phase only its
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 from ..errors import SettingsError
@@ -144,10 +145,13 @@ class Phase:
     pinned: tuple[int, ...] = ()
     unpacking_bytes: int = 0
 
-    @property
+    @cached_property
+    def stays(self) -> frozenset[int]:
+        return frozenset(self.resident)
+
+    @cached_property
     def streamed(self) -> tuple[int, ...]:
-        stays = set(self.resident)
-        return tuple(index for index in range(len(self.unit_bytes)) if index not in stays)
+        return tuple(index for index in range(len(self.unit_bytes)) if index not in self.stays)
 
     @property
     def streamed_bytes(self) -> int:

@@ -78,11 +78,11 @@ def test_in_place_nothing_is_copied_but_a_layer(folders, lora, load):
     changed = weights.units[GENERATION]
     assert not any(part.stored in weights._owners for unit in changed if unit.apart for part in unit.parts)
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        peak.leave_out([*mapped, *engine.model.parameters(), weights._working.buffer])
+        peak.leave_out([*mapped, *engine.model.parameters(), weights.slots.working.buffer])
         for _ in engine.model.generation.decoder.source():
             pass
-    assert peak.most <= engine.memory.sizes.scratch < weights._working.buffer.nbytes
-    assert weights.nbytes == engine.weights.nbytes + weights._working.buffer.nbytes
+    assert peak.most <= engine.memory.sizes.scratch < weights.slots.working.buffer.nbytes
+    assert weights.nbytes == engine.weights.nbytes + weights.slots.working.buffer.nbytes
 
 
 def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):

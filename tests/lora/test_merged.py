@@ -9,7 +9,8 @@ import torch
 import sensenova_core
 from sensenova_core import SenseNovaError, SettingsError
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Fixed
+from sensenova_core.memory.fixed import Fixed
+from sensenova_core.memory.units import GENERATION, UNDERSTANDING
 from tests.lora.telling import KINDS, SINGLE, check_close, drawing, tell
 from tests.support.geometries import write_checkpoint
 from tests.support.loras import matrices, merged, write_lora

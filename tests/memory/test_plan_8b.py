@@ -13,11 +13,11 @@ from sensenova_core.lora import Lora
 from sensenova_core.lora.file import Factors
 from sensenova_core.memory import Limits, Plan, Sizes, activations, make_plan
 from sensenova_core.memory.budget import HOST_RESERVE, MODES, in_words
+from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.plan import STAGING, Phase
 from sensenova_core.memory.units import (
     GENERATION,
     UNDERSTANDING,
-    Fixed,
     Units,
     units_of,
     with_changes,
