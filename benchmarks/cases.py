@@ -12,11 +12,12 @@ from process import Watch
 from text_to_image import matmul_rate, synchronize
 
 import sensenova_core
-from sensenova_core.drawing.sampling import SamplingSettings
-from sensenova_core.memory import MODES, Plan, activations, limits_of
+from sensenova_core.drawing import flow
+from sensenova_core.memory import Plan, limits_of
 from sensenova_core.memory.residency import Residency
 from sensenova_core.reading.prompt import Conditioning
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import VRAM_MODES, DecodingSettings, SamplingSettings
+from sensenova_core.writing.decode import chooser
 
 GIB = 2**30
 LETTER = 64  # a text token; any will do
@@ -42,10 +43,12 @@ class Case:
     def named(cls, name: str) -> "Case":
         task, _, setting = name.rpartition(":")
         mode, at, max_memory = setting.partition("@")
-        if not at and mode not in MODES:
+        if not at and mode not in VRAM_MODES:
             mode, max_memory = "auto", setting
-        if task not in ("", "thinking", "edit") or mode not in MODES:
-            raise SystemExit(f"case {name!r}: write [thinking:|edit:] and a mode ({', '.join(MODES)}) or a max_memory")
+        if task not in ("", "thinking", "edit") or mode not in VRAM_MODES:
+            raise SystemExit(
+                f"case {name!r}: write [thinking:|edit:] and a mode ({', '.join(VRAM_MODES)}) or a max_memory"
+            )
         return cls(name, task or "picture", mode, max_memory or "auto")
 
     def budget(self, device: torch.device) -> int | None:
@@ -105,7 +108,8 @@ def _run(case: Case, folder: Path, device: torch.device, dtype: str, job: Job) -
 
 
 def _step_flops(engine: sensenova_core.Engine, sampling: SamplingSettings, prefixes: list[int]) -> float:
-    return step_flops(engine.model, sampling.tokens(engine.config), prefixes, sampling.batch_size)
+    grid = engine.config.grid(width=sampling.width, height=sampling.height)
+    return step_flops(engine.model, grid.tokens, prefixes, sampling.batch_size)
 
 
 def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> dict:
@@ -124,7 +128,7 @@ def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> di
     step.image().cpu()
     done = time.perf_counter()
     plans = [plan for plan in (*plans, engine.memory.last_plan) if plan is not None]
-    used = activations.branches(job.sampling, conditioning.is_edit)
+    used = flow.branches_needed(job.sampling, conditioning.is_edit)
     return {
         "seconds": done - begun,
         "token": token,
@@ -138,7 +142,7 @@ def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> di
 def _think(engine: sensenova_core.Engine, conditioning: Conditioning, tokens: int) -> tuple[Conditioning, float]:
     """Reasoning that never ends by itself; and seconds of each token after the first."""
     settings = DecodingSettings(max_tokens=tokens)
-    usual, times = settings.chooser(), []
+    usual, times = chooser(settings), []
 
     def choose(logits: torch.Tensor, chosen: list[int]) -> int:
         usual(logits, chosen)

@@ -19,13 +19,12 @@ import torch
 from geometry import GEOMETRIES, model_config, random_model
 from machine import machine
 
-from sensenova_core.drawing.flow import Guidance
-from sensenova_core.drawing.sampling import SamplingSettings
 from sensenova_core.model import attention_kernel
 from sensenova_core.reading.prompt import PromptBuilder
 from sensenova_core.reading.reader import Reader
 from sensenova_core.reading.tokenizer import IMAGE_START, TURN_END, Tokenizer
-from sensenova_core.writing.document import DocumentSettings, Drawing, Writer
+from sensenova_core.settings import DocumentSettings, Guidance, SamplingSettings
+from sensenova_core.writing.document import Drawing, Writer
 from tools.tiny_checkpoint import byte_tokenizer
 
 MIB = 2**20

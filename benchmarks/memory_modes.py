@@ -26,10 +26,9 @@ from machine import machine
 from plot import plot
 from targets import NEWEST, REFERENCE, TARGETS, Check, bases_of, checks
 
-from sensenova_core.drawing.flow import Guidance
-from sensenova_core.drawing.sampling import SamplingSettings
 from sensenova_core.errors import SenseNovaError
 from sensenova_core.model.config import ModelConfig
+from sensenova_core.settings import Guidance, SamplingSettings
 
 CASES = (
     *("full", "27GiB", "20GiB", "13GiB", "9GiB", "7GiB", "balanced", "low"),

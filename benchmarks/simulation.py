@@ -21,11 +21,10 @@ from machine import machine
 from simulated import Prediction, SimulatedResidency, draw
 from targets import TARGETS, Bases
 
-from sensenova_core.drawing.flow import Guidance
-from sensenova_core.drawing.sampling import SamplingSettings
 from sensenova_core.memory import Limits, Plan, activations, make_plan
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.config import ModelConfig
+from sensenova_core.settings import Guidance, SamplingSettings
 
 GIB = 2**30
 BF16 = 2  # bytes
@@ -78,7 +77,8 @@ class Picture:
 
     def drawing_flops(self, model: SenseNovaU1) -> float:
         """Of one layer in one step; what a step computes beside its layers is shared out among them."""
-        flops = step_flops(model, self.sampling.tokens(model.config), [*self.prefixes], self.sampling.batch_size)
+        grid = model.config.grid(width=self.sampling.width, height=self.sampling.height)
+        flops = step_flops(model, grid.tokens, [*self.prefixes], self.sampling.batch_size)
         return flops / model.config.decoder.num_layers
 
 

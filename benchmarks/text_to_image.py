@@ -18,14 +18,15 @@ from geometry import GEOMETRIES, model_config, random_model, step_flops
 from machine import machine
 
 import sensenova_core
-from sensenova_core.drawing.flow import Guidance
-from sensenova_core.drawing.sampling import Denoiser, SamplingSettings
+from sensenova_core.drawing import flow
+from sensenova_core.drawing.sampling import Denoiser
 from sensenova_core.memory.budget import GIB
 from sensenova_core.model import SenseNovaU1, attention_kernel
 from sensenova_core.reading.prefix import Prefix
 from sensenova_core.reading.prompt import TokenSequence, text_positions
 from sensenova_core.reading.reader import Reader
 from sensenova_core.report.profile import Peak
+from sensenova_core.settings import Guidance, SamplingSettings
 
 CONDITION_TOKENS, UNCONDITIONAL_TOKENS = 400, 9  # a usual prompt with the system message, and the empty prompt
 
@@ -62,7 +63,7 @@ def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dic
     reader = Reader(model, kernel)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    branches = settings.guidance.branches(False, 0.0)
+    branches = flow.branches(settings.guidance, False, 0.0)
     lengths = [CONDITION_TOKENS, UNCONDITIONAL_TOKENS][: len(branches)]
     synchronize(device)
     start = time.perf_counter()
@@ -79,7 +80,7 @@ def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dic
     step.image()
     synchronize(device)
     drawing_seconds = time.perf_counter() - began
-    tokens = denoiser.rows * denoiser.columns
+    tokens = denoiser.grid.tokens
     flops = step_flops(model, tokens, lengths, settings.batch_size)
     rate = matmul_rate(device, model.dtype)
     steady = sorted(seconds[1:] or seconds)
@@ -125,7 +126,7 @@ def main() -> None:
     settings = SamplingSettings(
         options.width, options.height, options.steps, Guidance(options.cfg), batch_size=options.batch_size
     )
-    settings.check_size(model.config)
+    settings.check_size(model.config.token_pixels)
     figures = measure(model, settings, options.attention)
     run = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.drawing.sampling import MAX_SEED
-from ..sensenova_core.writing.decode import DecodingSettings
+from ..sensenova_core.settings import MAX_SEED, DecodingSettings
 
 GREEDY, SAMPLE = "greedy", "sample"
 

@@ -5,12 +5,10 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.drawing.flow import Guidance
-from ..sensenova_core.drawing.sampling import SamplingSettings
-from ..sensenova_core.drawing.sizes import INTERLEAVE_SIZES
 from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_document
 from ..sensenova_core.report.pages import Document as Pages
-from ..sensenova_core.writing.document import DocumentSettings, Drawing, Event, Text
+from ..sensenova_core.settings import INTERLEAVE_SIZES, DocumentSettings, Guidance, SamplingSettings
+from ..sensenova_core.writing.document import Drawing, Event, Text
 from . import runtime
 from .decoding import decoding_input, decoding_settings
 from .sample import preset_or, sampling_inputs, time_floor_input
@@ -90,7 +88,7 @@ class Interleave(io.ComfyNode):
         profile = model.make_ready(model.engine.document_task(settings, len(images.images)))
         with profile.generating(model.engine):
             document = collect(events, steps)
-        profile.drew(len(document.images), settings.of_image(0).tokens(model.engine.config))
+        profile.drew(len(document.images), model.engine.config.grid(width=width, height=height).tokens)
         profile.wrote(document.tokens)
         picture = page(document)
         runtime.show_picture(picture)

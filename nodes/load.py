@@ -4,10 +4,9 @@ from comfy_api.latest import io
 
 from ..sensenova_core import load
 from ..sensenova_core.hub.download import DEFAULT_MODEL
-from ..sensenova_core.memory import MODES, UNITS
-from ..sensenova_core.model import BACKENDS
 from ..sensenova_core.model.devices import DTYPES
 from ..sensenova_core.report.profile import Profile
+from ..sensenova_core.settings import BACKENDS, SIZE_UNITS, VRAM_MODES
 from . import folders, runtime
 from .sockets import CATEGORY, Model
 
@@ -47,7 +46,7 @@ class Loader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "vram_mode",
-                    options=list(MODES),
+                    options=list(VRAM_MODES),
                     default="auto",
                     tooltip="Where weights live; pictures are the same in every mode. auto: as many layers stay on "
                     "the card as ComfyUI has memory for, the others stream while it computes. full: the expert in use "
@@ -58,7 +57,7 @@ class Loader(io.ComfyNode):
                     "max_memory",
                     default="auto",
                     tooltip="What all of it may take of the card, such as 13GiB; with cpu=24GiB also of page-locked "
-                    f"system memory: 0=13GiB,cpu=24GiB. In {UNITS}. auto: what ComfyUI has free.",
+                    f"system memory: 0=13GiB,cpu=24GiB. In {SIZE_UNITS}. auto: what ComfyUI has free.",
                 ),
                 io.Combo.Input(
                     "attention",

@@ -2,10 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.drawing.flow import Guidance
-from ..sensenova_core.drawing.sampling import SamplingSettings
-from ..sensenova_core.memory.activations import USUAL_PROMPT
-from ..sensenova_core.memory.forecast import TASKS, explain
+from ..sensenova_core.memory.forecast import explain
+from ..sensenova_core.settings import TASKS, USUAL_PROMPT, Guidance, SamplingSettings
 from . import runtime
 from .condition import MAX_IMAGES
 from .size import side_input, size_or_best

@@ -2,9 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.drawing.flow import CFG_NORMS, Guidance
-from ..sensenova_core.drawing.sampling import MAX_SEED, SamplingSettings
 from ..sensenova_core.lora.presets import Preset
+from ..sensenova_core.settings import CFG_NORMS, MAX_SEED, Guidance, SamplingSettings
 from . import runtime
 from .size import side_input, size_or_best
 from .sockets import CATEGORY, Conditioning, Model, preset_input, profile_output
@@ -133,7 +132,7 @@ class FlowMatchSampler(io.ComfyNode):
                 progress.report(step.index + 1, step.image() if progress.previews else None)
                 profile.tick()
             image = runtime.to_wire(step.image())
-        profile.drew(batch_size, settings.tokens(model.engine.config))
+        profile.drew(batch_size, step.grid.tokens)
         return io.NodeOutput(image, profile.summary(model.engine))
 
 

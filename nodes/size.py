@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.drawing.sizes import TRAINED_SIZES, TRAINED_SIZES_U15, edit_size
+from ..sensenova_core.drawing.sizes import edit_size
 from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.settings import TRAINED_SIZES, TRAINED_SIZES_U15
 from .sockets import CATEGORY, Images
 
 CUSTOM, AUTOMATIC = "custom", "automatic"

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakMethod
 
 import torch
 from PIL import Image
 
 from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_name, open_checkpoint
-from .drawing.flow import Guidance
-from .drawing.sampling import Denoiser, SamplingSettings, Step
+from .drawing import flow
+from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
 from .errors import SenseNovaError, SettingsError
 from .lora import Lora
@@ -19,17 +19,24 @@ from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, activations, limits_of
 from .model import SenseNovaU1, attention_kernel
 from .model.devices import device_named, dtype_named
-from .reading.images import edit_pixel_limits, references, understanding_pixel_limits
+from .reading.images import references
 from .reading.prefix import PREFIX_CACHE_BYTES, Context
 from .reading.prompt import Conditioning, Message, PromptBuilder
 from .reading.prompt import TokenSequence as Tokens
 from .reading.reader import Reader
 from .reading.tokenizer import Tokenizer
+from .settings import (
+    MAX_THINK_TOKENS,
+    DecodingSettings,
+    DocumentSettings,
+    SamplingSettings,
+    edit_pixel_limits,
+    understanding_pixel_limits,
+)
 from .writing import thinking
 from .writing.conversation import Answer, answer
-from .writing.decode import Choose, DecodingSettings
-from .writing.document import DocumentSettings, Event, Writer
-from .writing.thinking import MAX_THINK_TOKENS
+from .writing.decode import Choose, chooser
+from .writing.document import Event, Writer, growing
 
 Result = TypeVar("Result")
 
@@ -102,7 +109,7 @@ class Engine:
 
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
-        used = {name: conditioning.sequences[name] for name in activations.branches(settings, conditioning.is_edit)}
+        used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
         unread = any(self.reader.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         name = activations.picture_name(len(conditioning.images))
@@ -114,7 +121,7 @@ class Engine:
 
     def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
-        written = dict.fromkeys(settings.growing, activations.usual_tokens(self.config, images))
+        written = dict.fromkeys(growing(settings), activations.usual_tokens(self.config, images))
         return activations.document(self.config, settings, written, 0, self._itemsize)
 
     def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
@@ -210,7 +217,7 @@ class Engine:
         """
         settings = settings or DecodingSettings(max_tokens=MAX_THINK_TOKENS)
         self._check_vocabulary(conditioning)
-        choose = choose or settings.chooser()
+        choose = choose or chooser(settings)
         with torch.inference_mode():
             needed = [*map(self.reader.key, conditioning.sequences.values())]  # the picture will want them
             self._start(self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"), needed)
@@ -229,49 +236,32 @@ class Engine:
         """
         return best_size(self.config.best_area, image, document)
 
-    def sample(
-        self,
-        conditioning: Conditioning,
-        *,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int = 50,
-        cfg: float = 4.0,
-        img_cfg: float = 1.0,
-        cfg_norm: str = "none",
-        cfg_interval: tuple[float, float] = (0.0, 1.0),
-        shift: float = 3.0,
-        t_eps: float = 0.02,
-        seed: int = 42,
-        batch_size: int = 1,
-        crop: bool = False,
-    ) -> Iterator[Step]:
+    def sample(self, conditioning: Conditioning, **settings: Any) -> Iterator[Step]:
         """Draw. Returns an iterator of `steps` Steps; the last one's `image()` is the result.
 
         Nothing is computed before the first step is asked for, and a caller that stops asking has cancelled.
-        width, height: together, or neither for `best_size`. Ranges: see SamplingSettings and flow.Guidance; raises
-        SettingsError at the call, before any work.
+        settings: width, height (together, or neither for `best_size`), steps, cfg, img_cfg, cfg_norm, cfg_interval,
+        shift, t_eps, seed, batch_size, crop; see SamplingSettings and Guidance. Raises SettingsError at the call,
+        before any work.
         """
+        width, height = settings.get("width"), settings.get("height")
         if (width is None) != (height is None):
-            raise SettingsError(f"width is {width} and height is {height}; give both or neither")
+            raise SettingsError(f"width is {width} and height is {height}", "give both or neither")
         if width is None:
-            width, height = self.best_size(conditioning.images[0].original if conditioning.images else None)
-        interval = tuple(cfg_interval) if isinstance(cfg_interval, list) else cfg_interval
-        guidance = Guidance(cfg, img_cfg, cfg_norm, interval)
-        return self.denoise(
-            conditioning, SamplingSettings(width, height, steps, guidance, shift, t_eps, seed, batch_size, crop)
-        )
+            first = conditioning.images[0].original if conditioning.images else None
+            settings["width"], settings["height"] = self.best_size(first)
+        return self.denoise(conditioning, SamplingSettings.of(**settings))
 
     def denoise(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
         """`sample` with its settings in one value."""
-        settings.check_size(self.config)
+        settings.check_size(self.config.token_pixels)
         if conditioning.is_edit and settings.guidance.norm == "cfg_zero_star":
             raise SettingsError(
                 "cfg_norm cfg_zero_star is for text to image only, where there is one unconditional branch to rescale; "
                 "choose none, global or channel for an edit"
             )
         self._check_vocabulary(conditioning)
-        used = {name: conditioning.sequences[name] for name in activations.branches(settings, conditioning.is_edit)}
+        used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
 
         def steps() -> Iterator[Step]:
             prefixes, edit, attempt = self.reader.prefixes_of(used), conditioning.is_edit, self.memory.attempt
@@ -315,7 +305,7 @@ class Engine:
         """
         conversation = messages if isinstance(messages, Tokens) else self.conversation(messages, images)
         settings = settings or DecodingSettings()
-        choose = choose or settings.chooser()
+        choose = choose or chooser(settings)
         return self._running(
             lambda: self.writing_task(len(conversation.ids), settings.max_tokens, "an answer of"),
             lambda: answer(self.reader, self.prompts, conversation, settings, choose),
@@ -338,13 +328,13 @@ class Engine:
             size = self.best_size(images[0].size if images else None, document=True)
             settings = DocumentSettings(SamplingSettings(*size))
         for index in range(max(1, len(settings.sizes))):
-            settings.of_image(index).check_size(self.config)
+            settings.of_image(index).check_size(self.config.token_pixels)
         shown = references(
             images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
         )
-        sequences = self.prompts.document(prompt, shown, settings.system_text, settings.think)
+        sequences = self.prompts.document(prompt, shown, settings.system, settings.think)
         unconditional = self.prompts.unconditional()
-        begun = dict.fromkeys(settings.growing, len(sequences[0].ids))
+        begun = dict.fromkeys(growing(settings), len(sequences[0].ids))
 
         def prepare(index: int, contexts: dict[str, Context]) -> None:
             """Plan anew before a picture: all that was written has grown."""

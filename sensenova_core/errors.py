@@ -1,6 +1,8 @@
 """What can be wrong with what a caller handed in. Every message names the value and the remedy."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 # How torch and the libraries below it say that memory ran out, where the error has no type of its own.
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
@@ -21,22 +23,71 @@ class PromptError(SenseNovaError, ValueError):
 
 
 class SettingsError(SenseNovaError, ValueError):
-    """A setting out of its range."""
+    """A setting out of its range, or settings that exclude each other.
+
+    setting: its name in the engine, such as "steps"; "" where no single one is at fault. value: what it was. problem:
+    what is wrong, as a sentence goes on after the setting's name; "is <value>" unless given. remedy: what to do.
+    subject: what of the setting is meant, such as "an end of {}". hints: setting -> a further remedy, in which {}
+    stands for its name, for those who have that setting.
+    """
+
+    def __init__(
+        self,
+        problem: str = "",
+        remedy: str = "",
+        *,
+        setting: str = "",
+        value: object = None,
+        subject: str = "{}",
+        hints: Mapping[str, str] = MappingProxyType({}),
+    ):
+        self.setting, self.value, self.subject = setting, value, subject
+        self.problem, self.remedy, self.hints = problem, remedy, dict(hints)
+        super().__init__(problem, remedy)
+
+    def in_words(self, named: Callable[[str], str | None] = lambda setting: setting) -> str:
+        """The message, with settings called as `named` calls them; None for one that its reader does not have."""
+        problem = self.problem or f"is {self.value!r}"
+        if self.setting:
+            problem = f"{self.subject.format(named(self.setting) or self.setting)} {problem}"
+        hints = [text.format(name) for setting, text in self.hints.items() if (name := named(setting)) is not None]
+        return "; ".join(part for part in (problem, self.remedy, *hints) if part)
+
+    def __str__(self) -> str:
+        return self.in_words()
 
 
-def check_number(name: str, value: object, expected: str, low: float = -math.inf, over: float = -math.inf) -> None:
-    """Raise SettingsError unless `value` is a finite number from `low` and over `over`; `expected` says so in words."""
+def check_number(
+    name: str,
+    value: object,
+    expected: str,
+    *,
+    low: float = -math.inf,
+    over: float = -math.inf,
+    high: float = math.inf,
+    subject: str = "{}",
+) -> None:
+    """Raise SettingsError unless `value` is a finite number in range; `expected` says the range in words.
+
+    low, high: its ends, included; over: a lower end that is not. subject: see SettingsError.
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < low or value <= over:
-        raise SettingsError(f"{name} is {value!r}; give {expected}")
+    if not number or not math.isfinite(value) or not low <= value <= high or value <= over:
+        raise SettingsError(setting=name, subject=subject, value=value, remedy=f"give {expected}")
 
 
 def check_count(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raise SettingsError unless `value` is a whole number from `least` (to `most`)."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
-        raise SettingsError(
-            f"{name} is {value!r}; give a whole number from {least}{'' if most is None else f' to {most}'}"
-        )
+        expected = f"a whole number from {least}" + ("" if most is None else f" to {most}")
+        raise SettingsError(setting=name, value=value, remedy=f"give {expected}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise SettingsError unless `value` is one of the choices."""
+    if value not in choices:
+        said = f"{value!r} is unknown"
+        raise SettingsError(said, f"choose one of {', '.join(choices)}", setting=name, value=value)
 
 
 def out_of_memory(error: BaseException) -> bool:

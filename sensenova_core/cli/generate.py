@@ -133,7 +133,8 @@ def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
     with profile.generating(engine):
         conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think, profile)
         image = _drawn(engine, conditioning, job, profile)
-    profile.drew(job.settings.batch_size, job.settings.tokens(engine.config))
+    settings = job.settings
+    profile.drew(settings.batch_size, engine.config.grid(width=settings.width, height=settings.height).tokens)
     for path in save(image, job, conditioning.think_text, Path(options.output), options.model, options.lora):
         print(path)
 

@@ -58,7 +58,8 @@ def run(options) -> int:
         engine = open_engine(options, place=False)
     with profile.generating(engine):
         document = collect(engine.interleave(options.prompt, images, settings, options.max_pixels), profile.tick)
-    profile.drew(len(document.images), settings.of_image(0).tokens(engine.config))
+    sampling = settings.of_image(0)
+    profile.drew(len(document.images), engine.config.grid(width=sampling.width, height=sampling.height).tokens)
     profile.wrote(document.tokens)
     taken = next(n for n in range(1, 10**6) if not (folder / f"{options.stem}_{n:05d}").exists())
     path = save_document(document, folder / f"{options.stem}_{taken:05d}", options.format)
@@ -71,8 +72,8 @@ def run(options) -> int:
 
 
 def _settings(options, images: list):
-    from ..drawing.sizes import INTERLEAVE_SIZES, best_size
-    from ..writing.document import DocumentSettings
+    from ..drawing.sizes import best_size
+    from ..settings import INTERLEAVE_SIZES, DocumentSettings
 
     if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")

@@ -107,7 +107,7 @@ def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
 
 
 def _check_images(images: int, modality: str) -> None:
-    from ..reading.images import MAX_IMAGES
+    from ..settings import MAX_IMAGES
 
     if images and modality == "text2img":
         raise SettingsError("--modality text2img takes no --image; leave one of the two out")
@@ -137,11 +137,12 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
     """One of `images` references, of that (width, height), without its pixels."""
     import torch
 
-    from ..reading.images import ReferenceImage, edit_pixel_limits, size_read
+    from ..reading.images import ReferenceImage, grid_read
+    from ..settings import edit_pixel_limits
 
     side = engine.config.token_pixels
-    read = size_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
-    return ReferenceImage(torch.empty(3, *read, device="meta"), side, size)
+    grid = grid_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
+    return ReferenceImage(torch.empty(3, grid.height, grid.width, device="meta"), grid, size)
 
 
 def _overrides(line: str) -> dict[str, Any]:

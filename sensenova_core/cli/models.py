@@ -109,7 +109,7 @@ def _holds(folder: Path, model: str) -> bool:
 def best_area(model: str) -> int:
     """Pixels of the pictures that a model draws best; of one that cannot be read, which loading will say."""
     from ..checkpoint import open_checkpoint
-    from ..model.config import BEST_AREA
+    from ..settings import BEST_AREA
 
     try:
         return open_checkpoint(resolve_model(model)).config.best_area

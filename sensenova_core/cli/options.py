@@ -104,8 +104,7 @@ def warn_without_effect(options, names: Iterable[str], reason: str) -> None:
 
 def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size: int = 1, crop: bool = False):
     """SamplingSettings from picture options by name; size is (width, height). Raises SettingsError."""
-    from ..drawing.flow import Guidance
-    from ..drawing.sampling import SamplingSettings
+    from ..settings import Guidance, SamplingSettings
 
     for name, side in zip(("width", "height"), size, strict=True):
         if side > MAX_SIDE:
@@ -127,7 +126,7 @@ def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size:
 
 def decoding_settings(options, limit: str = "max_tokens"):
     """DecodingSettings from text options; `limit` is the one that counts tokens. Raises SettingsError."""
-    from ..writing.decode import DecodingSettings
+    from ..settings import DecodingSettings
 
     if not options.do_sample:
         warn_without_effect(options, SAMPLING_ONLY, "without --do-sample")

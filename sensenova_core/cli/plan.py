@@ -47,11 +47,10 @@ def add_parser(commands) -> None:
 def run(options) -> int:
     useless = DRAWING if options.task == "understand" else ("max_tokens",)
     warn_without_effect(options, useless, f"with --task {options.task}")
-    from ..drawing.flow import Guidance
-    from ..drawing.sampling import SamplingSettings
     from ..drawing.sizes import best_size
     from ..engine import Engine
     from ..memory.forecast import explain
+    from ..settings import Guidance, SamplingSettings
 
     best = best_size(best_area(options.model), document=options.task == "interleave")
     settings = SamplingSettings(

@@ -4,16 +4,14 @@ t runs from 0 (noise) to 1 (image). Velocities and z are tokens: (batch, tokens,
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..errors import SettingsError, check_number
 from ..model.config import NoiseConfig
+from ..settings import Guidance, SamplingSettings
 
-CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
 ROUNDING = 1e-6  # of float32 times, so that a step exactly on an interval's end counts as inside
 EPSILON = 1e-8  # keeps the ratios of norms finite
 
@@ -53,76 +51,57 @@ def velocity(guess: Tensor, z: Tensor, t: Tensor, t_eps: float) -> Tensor:
     return (guess - z) / (1 - t).clamp(min=t_eps)
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """How the branches' velocities are combined.
+def branches(guidance: Guidance, edit: bool, t: float) -> tuple[str, ...]:
+    """The branches that guidance needs at time t, the full condition first.
 
-    cfg: weight of the prompt; img_cfg: weight of the reference images (only an edit has any).
-    norm: one of CFG_NORMS. interval: the (shifted) times between which guidance is on, both ends included.
+    edit: whether there are reference images.
     """
+    start, end = guidance.interval
+    if not start - ROUNDING <= t <= end + ROUNDING:
+        return (CONDITION,)
+    if not edit:
+        return (CONDITION, UNCONDITIONAL) if guidance.cfg > 1 else (CONDITION,)
+    if guidance.cfg == guidance.img_cfg:
+        return (CONDITION,) if guidance.cfg == 1 else (CONDITION, UNCONDITIONAL)
+    return (CONDITION, IMAGES_ONLY) if guidance.img_cfg == 1 else (CONDITION, IMAGES_ONLY, UNCONDITIONAL)
 
-    cfg: float = 4.0
-    img_cfg: float = 1.0
-    norm: str = "none"
-    interval: tuple[float, float] = (0.0, 1.0)
 
-    def __post_init__(self):
-        for name in ("cfg", "img_cfg"):
-            check_number(name, getattr(self, name), "a finite number, such as 4")
-        if self.norm not in CFG_NORMS:
-            raise SettingsError(f"cfg_norm {self.norm!r} is unknown; choose one of {', '.join(CFG_NORMS)}")
-        if not isinstance(self.interval, tuple) or len(self.interval) != 2:
-            raise SettingsError(f"cfg_interval is {self.interval!r}; give two numbers, its start and its end")
-        for end in self.interval:
-            check_number("an end of cfg_interval", end, "a number from 0 to 1")
-        start, end = self.interval
-        if not 0 <= start <= end <= 1:
-            raise SettingsError(
-                f"cfg_interval {start} to {end} is not an interval inside 0 to 1; give its start first, such as 0 to 1"
-            )
+def branches_needed(settings: SamplingSettings, edit: bool) -> tuple[str, ...]:
+    """The branches that some step needs, the full condition first."""
+    times = schedule(settings.steps, settings.shift)[:-1].tolist()
+    return max((branches(settings.guidance, edit, t) for t in times), key=len)
 
-    def branches(self, edit: bool, t: float) -> tuple[str, ...]:
-        """The branches needed at time t, the full condition first."""
-        start, end = self.interval
-        if not start - ROUNDING <= t <= end + ROUNDING:
-            return (CONDITION,)
-        if not edit:
-            return (CONDITION, UNCONDITIONAL) if self.cfg > 1 else (CONDITION,)
-        if self.cfg == self.img_cfg:
-            return (CONDITION,) if self.cfg == 1 else (CONDITION, UNCONDITIONAL)
-        return (CONDITION, IMAGES_ONLY) if self.img_cfg == 1 else (CONDITION, IMAGES_ONLY, UNCONDITIONAL)
 
-    def branches_needed(self, edit: bool, times: Iterable[float]) -> tuple[str, ...]:
-        """The branches that some of these times need, the full condition first."""
-        return max((self.branches(edit, t) for t in times), key=len)
+def skips(guidance: Guidance, edit: bool, step: int, t: float) -> bool:
+    """Whether a step stands still: cfg_zero_star takes a zero velocity at the first guided step 0."""
+    return guidance.norm == "cfg_zero_star" and step == 0 and len(branches(guidance, edit, t)) > 1
 
-    def skips(self, edit: bool, step: int, t: float) -> bool:
-        """Whether this step stands still: cfg_zero_star takes a zero velocity at the first guided step 0."""
-        return self.norm == "cfg_zero_star" and step == 0 and len(self.branches(edit, t)) > 1
 
-    def combine(self, velocities: Mapping[str, Tensor]) -> Tensor:
-        """Velocities by branch, as `branches` asked for -> the guided one, each (batch, tokens, values)."""
-        condition = velocities[CONDITION]
-        if len(velocities) == 1:
-            return condition
-        images, nothing = velocities.get(IMAGES_ONLY), velocities.get(UNCONDITIONAL)
-        if images is None:
-            if self.norm == "cfg_zero_star":
-                nothing = nothing * _projection(condition, nothing)
-            guided = nothing + self.cfg * (condition - nothing)
-        elif nothing is None:
-            guided = images + self.cfg * (condition - images)
-        else:
-            guided = nothing + self.cfg * (condition - images) + self.img_cfg * (images - nothing)
-        return self._rescaled(guided, condition)
+def combine(guidance: Guidance, velocities: Mapping[str, Tensor]) -> Tensor:
+    """Velocities by branch, as `branches` asked for -> the guided one, each (batch, tokens, values)."""
+    condition = velocities[CONDITION]
+    if len(velocities) == 1:
+        return condition
+    images, nothing = velocities.get(IMAGES_ONLY), velocities.get(UNCONDITIONAL)
+    if images is None:
+        nothing = velocities[UNCONDITIONAL]
+        if guidance.norm == "cfg_zero_star":
+            nothing = nothing * _projection(condition, nothing)
+        guided = nothing + guidance.cfg * (condition - nothing)
+    elif nothing is None:
+        guided = images + guidance.cfg * (condition - images)
+    else:
+        guided = nothing + guidance.cfg * (condition - images) + guidance.img_cfg * (images - nothing)
+    return _rescaled(guidance, guided, condition)
 
-    def _rescaled(self, guided: Tensor, condition: Tensor) -> Tensor:
-        """Never longer than the unguided velocity: over the whole image, or token by token."""
-        if self.norm not in ("global", "channel") or max(self.cfg, self.img_cfg) <= 1:
-            return guided
-        axes = (-2, -1) if self.norm == "global" else -1
-        ratio = condition.norm(dim=axes, keepdim=True) / (guided.norm(dim=axes, keepdim=True) + EPSILON)
-        return guided * ratio.clamp(max=1)
+
+def _rescaled(guidance: Guidance, guided: Tensor, condition: Tensor) -> Tensor:
+    """Never longer than the unguided velocity: over the whole image, or token by token."""
+    if guidance.norm not in ("global", "channel") or max(guidance.cfg, guidance.img_cfg) <= 1:
+        return guided
+    axes = (-2, -1) if guidance.norm == "global" else -1
+    ratio = condition.norm(dim=axes, keepdim=True) / (guided.norm(dim=axes, keepdim=True) + EPSILON)
+    return guided * ratio.clamp(max=1)
 
 
 def _projection(condition: Tensor, nothing: Tensor) -> Tensor:

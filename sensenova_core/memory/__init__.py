@@ -1,6 +1,6 @@
 """Where weights live: what a user allows, the plan that follows from it, and what carries it out."""
 
-from .budget import MODES, UNITS, Limits, in_words, parse_size
+from .budget import Limits, in_words, parse_size
 from .placement import Placement, limits_of
 from .plan import (
     Plan,
@@ -12,8 +12,6 @@ from .plan import (
 )
 
 __all__ = [
-    "MODES",
-    "UNITS",
     "Limits",
     "Placement",
     "Plan",

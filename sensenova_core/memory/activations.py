@@ -1,15 +1,12 @@
 """What a task needs on the device beside the weights: keys, values and activations, estimated from above."""
 
 from ..drawing import flow
-from ..drawing.sampling import SamplingSettings
 from ..model.config import ModelConfig
 from ..model.feed_forward import ROWS
-from ..reading.images import edit_pixel_limits
 from ..reading.prefix import BLOCK_TOKENS
-from ..writing.document import DocumentSettings
+from ..settings import USUAL_PROMPT, DocumentSettings, SamplingSettings, edit_pixel_limits
 from . import Task, Work
 
-USUAL_PROMPT = 400  # tokens, with the system message
 USUAL_TEXT = 1024  # tokens between two pictures of a document
 
 
@@ -53,13 +50,14 @@ def document(
     if settings.max_images == 0:
         return writing(config, max(written.values()), settings.decoding.max_tokens, itemsize, "a document of")
     sampling = settings.of_image(min(index, settings.max_images - 1))
-    drawn = sampling.tokens(config)
+    drawn = config.grid(width=sampling.width, height=sampling.height).tokens
     grown = {name: _blocks(tokens + drawn + USUAL_TEXT) for name, tokens in written.items()}
     held, longest = kv_bytes(config, sum(grown.values()), itemsize), max(grown.values())
     reading = (
         held + _one_layer(config, longest, itemsize) + activation_bytes(config, max(*written.values(), drawn), itemsize)
     )
-    prefixes = grown | ({flow.UNCONDITIONAL: USUAL_PROMPT} if flow.UNCONDITIONAL in settings.branches else {})
+    guided = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
+    prefixes = grown | ({flow.UNCONDITIONAL: USUAL_PROMPT} if guided else {})
     return Task(
         f"picture {index + 1} of a document, {sampling.width} x {sampling.height}",
         Work(reading),
@@ -99,7 +97,7 @@ def reading_bytes(config: ModelConfig, tokens: int, more: int, itemsize: int) ->
 def drawing_bytes(config: ModelConfig, settings: SamplingSettings, prefix_tokens: dict[str, int], itemsize: int) -> int:
     """Prefixes, the buffers that attention uses, one layer's activations, and the picture in float32."""
     images = settings.batch_size
-    tokens = settings.tokens(config) * images
+    tokens = config.grid(width=settings.width, height=settings.height).tokens * images
     buffers = sum(prefix * images + tokens for prefix in prefix_tokens.values())
     picture = 6 * 4 * config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
     return (
@@ -129,11 +127,6 @@ def activation_bytes(config: ModelConfig, rows: int, itemsize: int) -> int:
     return rows * state_bytes(config, itemsize) + max(
         attention, feed_forward + rows * 2 * decoder.hidden_size * itemsize
     )
-
-
-def branches(settings: SamplingSettings, edit: bool) -> tuple[str, ...]:
-    """The guidance branches that some step needs."""
-    return settings.guidance.branches_needed(edit, settings.times()[:-1].tolist())
 
 
 def _blocks(tokens: int) -> int:

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import SettingsError
+from ..errors import SettingsError, check_choice
+from ..settings import SIZE_UNITS, VRAM_MODES
 
-MODES = ("auto", "full", "balanced", "low")
 GIB, MIB = 2**30, 2**20
 HOST_RESERVE = 2 * GIB  # of system memory, left to everybody else
-UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class Limits:
     host: int | None = None
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            raise SettingsError(f"vram_mode {self.mode!r} is unknown; choose one of {', '.join(MODES)}")
+        check_choice("vram_mode", self.mode, VRAM_MODES)
 
     def pinned(self, host_free: int) -> int:
         """Bytes that may be page-locked when so many are free: never all, for that stops a machine."""
@@ -59,7 +57,7 @@ def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -
         except (ValueError, OverflowError) as error:
             raise SettingsError(
                 f"{name} {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB. "
-                f"Units are {UNITS}"
+                f"Units are {SIZE_UNITS}"
             ) from error
         if allowed <= 0:
             raise SettingsError(f"{name} {text!r}: {part.strip()!r} is not over 0; write a size such as 13GiB")

@@ -3,12 +3,11 @@
 from math import ceil
 
 from ..drawing import flow
-from ..drawing.sampling import SamplingSettings
 from ..engine import Engine
-from ..errors import SettingsError, check_count
+from ..errors import check_choice, check_count
 from ..model.config import ModelConfig
-from ..reading.images import MAX_IMAGES, understanding_pixel_limits
-from ..writing.document import DocumentSettings
+from ..settings import MAX_IMAGES, TASKS, DocumentSettings, SamplingSettings, understanding_pixel_limits
+from ..writing.document import growing
 from . import (
     Limits,
     Placement,
@@ -20,8 +19,6 @@ from . import (
     parse_size,
 )
 from .units import EXPERTS
-
-TASKS = ("draw", "understand", "interleave")
 
 
 def explain(
@@ -43,9 +40,8 @@ def explain(
     run in place, ram changes nothing.
     Raises SettingsError where it cannot fit.
     """
-    if task not in TASKS:
-        raise SettingsError(f"task {task!r} is unknown; choose one of {', '.join(TASKS)}")
-    settings.check_size(engine.config)
+    check_choice("task", task, TASKS)
+    settings.check_size(engine.config.token_pixels)
     check_count("images", images, 0, MAX_IMAGES)
     check_count("think_tokens", think_tokens, 0)
     check_count("max_tokens", max_tokens, 1)
@@ -80,13 +76,13 @@ def _usual_tasks(
     prompt = activations.usual_tokens(config, images, prompt_tokens)
     if task == "interleave":
         made = DocumentSettings(settings)
-        return [activations.document(config, made, dict.fromkeys(made.growing, prompt + think_tokens), 0, itemsize)]
+        return [activations.document(config, made, dict.fromkeys(growing(made), prompt + think_tokens), 0, itemsize)]
     lengths = {
         flow.CONDITION: prompt + think_tokens,
         flow.IMAGES_ONLY: prompt,
         flow.UNCONDITIONAL: activations.USUAL_PROMPT,
     }
-    used = {name: lengths[name] for name in activations.branches(settings, bool(images))}
+    used = {name: lengths[name] for name in flow.branches_needed(settings, bool(images))}
     name = activations.picture_name(images)
     tasks = [activations.drawing(config, settings, used, itemsize, True, name)]
     if think_tokens:

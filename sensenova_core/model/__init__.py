@@ -1,6 +1,7 @@
 """Named tensors + tokens -> numbers."""
 
-from .attention import BACKENDS, Kernel, attention_kernel
+from ..settings import BACKENDS
+from .attention import Kernel, attention_kernel
 from .feed_forward import MixtureOfExperts
 from .unified import SenseNovaU1
 

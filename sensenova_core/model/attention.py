@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import SettingsError
+from ..errors import SettingsError, check_choice
+from ..settings import BACKENDS
 from .config import DecoderConfig
 from .rope import Rotation
 
@@ -17,7 +18,6 @@ Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 CPU = torch.device("cpu")
-BACKENDS = ("auto", "sdpa", "flash")
 
 
 class Attention(nn.Module):
@@ -67,8 +67,7 @@ def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtyp
 
     device, dtype: what it will run on. Raises SettingsError for an unknown name, or for "flash" where it cannot run.
     """
-    if backend not in BACKENDS:
-        raise SettingsError(f"attention backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    check_choice("attention", backend, BACKENDS)
     if backend != "flash":
         return sdpa
     kernel = _flash_kernel()

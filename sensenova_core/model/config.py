@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..hub.repository import CONFIG_JSON, read_json
+from ..settings import BEST_AREA
+from .grid import Grid
 
 # Switches of the family that change the computation, with the only value this engine implements.
 # A config that sets another value is refused by the switch's name.
@@ -30,7 +32,6 @@ _DECODER_SWITCHES: dict[str, Any] = {
 }
 NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
 SMALLEST_AREA = 32 * 32  # of one token
-BEST_AREA = 2048 * 2048  # of the published models, which name 4096 x 4096 as their max_pixels and are weaker there
 MAX_LAYERS, MAX_EXPERTS = 2**10, 2**16  # experts of all layers together, on one path
 FAMILY = "NEOChatModel"  # what every config.json of the family names as its architecture
 _BACKBONES = {"qwen3", "qwen3_moe"}
@@ -106,6 +107,10 @@ class ModelConfig:
     def token_values(self) -> int:
         """Numbers in one image token: rows x columns x rgb."""
         return self.token_pixels**2 * self.vision.channels
+
+    def grid(self, *, width: int, height: int) -> Grid:
+        """Of the tokens that an image of so many pixels takes, its sides filled up to multiples of a token's."""
+        return Grid.covering(width=width, height=height, side=self.token_pixels)
 
     def with_head_width(self, width: int) -> "ModelConfig":
         return replace(self, head_width=width)

@@ -3,8 +3,9 @@
 import torch
 
 from ..errors import SettingsError
+from ..settings import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 
 
 def dtype_named(dtype: str | torch.dtype) -> torch.dtype | None:
@@ -13,7 +14,7 @@ def dtype_named(dtype: str | torch.dtype) -> torch.dtype | None:
         dtype = str(dtype).removeprefix("torch.")
     if dtype != "auto" and dtype not in DTYPES:
         raise SettingsError(f"dtype {dtype!r} is unknown; choose auto or one of {', '.join(DTYPES)}")
-    return DTYPES.get(dtype)
+    return TORCH_DTYPES.get(dtype)
 
 
 def device_named(name: str | torch.device) -> torch.device:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
-from .grid import image_to_tokens
+from .grid import Grid
 
 
 class LinearHead(nn.Sequential):
@@ -14,8 +14,8 @@ class LinearHead(nn.Sequential):
         width = config.head_width
         super().__init__(nn.Linear(config.decoder.hidden_size, width), nn.GELU(), nn.Linear(width, config.token_values))
 
-    def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """(batch, rows * columns, hidden) -> (batch, rows * columns, token values)."""
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(batch, tokens, hidden) -> (batch, tokens, token values)."""
         return super().forward(x)
 
 
@@ -28,17 +28,18 @@ class PixelHead(nn.Module):
         super().__init__()
         first, second, third = self.UPSAMPLING
         width = config.head_width
-        self.config = config
         self.conv1 = nn.Conv2d(config.decoder.hidden_size // first**2, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width // second**2, config.vision.channels * third**2, 3, padding=1)
 
-    def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """(batch, rows * columns, hidden) -> (batch, rows * columns, token values)."""
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(batch, tokens, hidden) -> (batch, tokens, token values)."""
         first, second, third = self.UPSAMPLING
-        grid = x.transpose(1, 2).unflatten(-1, (rows, columns))  # (batch, hidden, rows, columns)
-        grid = F.gelu(self.conv1(F.pixel_shuffle(grid, first)))
-        grid = self.conv2(F.pixel_shuffle(grid, second))
-        return image_to_tokens(F.pixel_shuffle(grid, third), self.config.token_pixels)
+        x = x.transpose(1, 2).unflatten(-1, (grid.rows, grid.columns))  # (batch, hidden, rows, columns)
+        x = F.gelu(self.conv1(F.pixel_shuffle(x, first)))
+        x = self.conv2(F.pixel_shuffle(x, second))  # (batch, 3 * 8 * 8, 4 * rows, 4 * columns)
+        # The last shuffle goes straight to tokens: a token's 32 x 32 pixels are 4 x 4 places of 8 x 8 pixels each.
+        x = x.reshape(len(x), -1, third, third, grid.rows, first * second, grid.columns, first * second)
+        return x.permute(0, 4, 6, 5, 2, 7, 3, 1).reshape(len(x), grid.tokens, -1)
 
 
 def flow_head(config: ModelConfig) -> nn.Module:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import VisionConfig
+from .grid import Grid
 from .rope import frequencies
 
 
@@ -26,17 +27,16 @@ class PatchEmbedder(nn.Module):
         x = x.transpose(-1, -2).flatten(-2)  # (batch, tokens, width * 4), as the 2 x 2 kernel flattens
         return F.linear(x, dense.weight.flatten(1), dense.bias)
 
-    def rotary(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for a grid of `rows` x `columns` tokens; each float32 (tokens, 4, width / 2).
+    def rotary(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for the tokens of a grid; each float32 (tokens, 4, width / 2).
 
         The first half of the channels turns with the patch's column, the second with its row.
         """
         half = self.config.hidden_size // 2
         steps = frequencies(half, self.config.rope_theta, device)  # (half / 2,)
-        token = torch.arange(rows * columns, device=device)[:, None]
-        corner = torch.arange(4, device=device)[None]  # of the 2 x 2 patches, row-major
-        column = 2 * (token % columns) + corner % 2  # (tokens, 4)
-        row = 2 * (token // columns) + corner // 2
+        _, row, column = 2 * grid.positions(0).to(device)[:, :, None]  # of a token's first patch: (tokens, 1)
+        corner = torch.arange(4, device=device)  # of the 2 x 2 patches, row-major
+        row, column = row + corner // 2, column + corner % 2  # (tokens, 4)
         angles = torch.cat([column[..., None] * steps, row[..., None] * steps], -1)  # (tokens, 4, half)
         return angles.cos(), angles.sin()
 

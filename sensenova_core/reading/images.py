@@ -13,14 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import PromptError, check_count
-from ..model.config import BEST_AREA
+from ..model.grid import Grid
+from ..settings import MAX_ASPECT, MAX_IMAGES
 
 METADATA_KEY = "sensenova"  # in the metadata of pictures that this engine drew: the settings that made them
-MAX_ASPECT = 200
-MAX_IMAGES = 10
-# Pixels of one reference image, by task.
-EDIT_MIN_PIXELS, EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL = 512 * 512, 2048 * 2048, 4096 * 4096
-UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS = 65_536, 4_194_304
 
 # What the understanding embedder expects, per rgb channel.
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
@@ -29,27 +25,15 @@ STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 
 @dataclass(frozen=True, eq=False)
 class ReferenceImage:
-    """One image ready to be read. pixels: normalised float32 (3, height, width) on the CPU, sides multiples of `side`.
+    """One image ready to be read. pixels: normalised float32 (3, height, width) on the CPU, as large as its grid.
 
     original: (width, height) as it was given. seeds: those that this engine drew it with, as far as its metadata says.
     """
 
     pixels: Tensor
-    side: int
+    grid: Grid
     original: tuple[int, int]
     seeds: frozenset[int] = frozenset()
-
-    @property
-    def rows(self) -> int:
-        return self.pixels.shape[1] // self.side
-
-    @property
-    def columns(self) -> int:
-        return self.pixels.shape[2] // self.side
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.columns
 
     @cached_property
     def key(self) -> str:
@@ -64,20 +48,18 @@ def reference_image(
 
     Raises PromptError for an aspect ratio over 200.
     """
-    height, width = size_read(image.height, image.width, side, min_pixels, max_pixels, budget)
-    resized = flattened(image).resize((width, height), Image.Resampling.BICUBIC)
+    grid = grid_read(image.height, image.width, side, min_pixels, max_pixels, budget)
+    resized = flattened(image).resize((grid.width, grid.height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
-    return ReferenceImage((pixels - MEAN) / STD, side, image.size, seeds_of(image))
+    return ReferenceImage((pixels - MEAN) / STD, grid, image.size, seeds_of(image))
 
 
-def size_read(
-    height: int, width: int, side: int, min_pixels: int, max_pixels: int, budget: int | None
-) -> tuple[int, int]:
-    """(height, width) that `reference_image` gives an image of that size."""
+def grid_read(height: int, width: int, side: int, min_pixels: int, max_pixels: int, budget: int | None) -> Grid:
+    """What `reference_image` resizes an image of that size to."""
     read = smart_resize(height, width, side, min_pixels, max_pixels)
     if budget is not None and math.prod(read) > budget:  # under the least size too, which leaves room to round up
         read = smart_resize(height, width, side, min(min_pixels, budget // 4), budget)
-    return read
+    return Grid(read[0] // side, read[1] // side, side)
 
 
 def seeds_of(image: Image.Image) -> frozenset[int]:
@@ -93,21 +75,6 @@ def seeds_of(image: Image.Image) -> frozenset[int]:
 
 def _is_sampler(node: dict) -> bool:
     return node.get("class_type") in ("SenseNovaCoreFlowMatchSampler", "SenseNovaCoreInterleave")
-
-
-def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:
-    """(min_pixels, max_pixels) of each of `images` references of an edit or a document.
-
-    best_area: pixels of the pictures that the model draws best; what it reads is scaled to no more, before both sides
-    become multiples of a token's.
-    """
-    most = min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1), best_area)
-    return min(EDIT_MIN_PIXELS, best_area), most
-
-
-def understanding_pixel_limits(best_area: int = BEST_AREA) -> tuple[int, int]:
-    """(min_pixels, max_pixels) of each image that is asked about."""
-    return min(UNDERSTAND_MIN_PIXELS, best_area), min(UNDERSTAND_MAX_PIXELS, best_area)
 
 
 def flattened(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..drawing.flow import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from ..errors import PromptError
+from ..model.grid import Grid
 from .images import ReferenceImage
 from .tokenizer import (
     IMAGE_END,
@@ -165,13 +166,14 @@ class PromptBuilder:
         return self.sequence([*_turn([""]), *markup("<img>")])
 
     def document(
-        self, prompt: str, images: tuple[ReferenceImage, ...], system: str, think: bool
+        self, prompt: str, images: tuple[ReferenceImage, ...], system: str | None, think: bool
     ) -> tuple[TokenSequence, TokenSequence]:
-        """The full branch and the images-only branch of a document of text and pictures, up to where it begins."""
-        asked, system = (
-            _turn(_placed(_filled(clean(prompt), len(images)), iter(images))),
-            clean(system, "the system message"),
-        )
+        """The full branch and the images-only branch of a document of text and pictures, up to where it begins.
+
+        system: the system message; None is the trained one.
+        """
+        asked = _turn(_placed(_filled(clean(prompt), len(images)), iter(images)))
+        system = system_message("INTERLEAVE") if system is None else clean(system, "the system message")
         opening = [] if think else markup(NO_THINKING)
         return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
 
@@ -223,11 +225,11 @@ class PromptBuilder:
         for piece in pieces:
             if isinstance(piece, ReferenceImage):
                 images.append(piece)
-                flat += [Special(IMAGE_START), *[Special(IMAGE_SLOT)] * piece.tokens, Special(IMAGE_END)]
+                flat += [Special(IMAGE_START), *[Special(IMAGE_SLOT)] * piece.grid.tokens, Special(IMAGE_END)]
             else:
                 flat.append(piece)
         ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64)
-        grids = tuple((image.rows, image.columns) for image in images)
+        grids = tuple(image.grid for image in images)
         special = self.tokenizer.ids
         slots = ids == special[IMAGE_SLOT]
         return TokenSequence(
@@ -235,25 +237,19 @@ class PromptBuilder:
         )
 
 
-def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[tuple[int, int], ...]) -> Tensor:
+def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[Grid, ...]) -> Tensor:
     """Time, row and column of every token: int64 (3, tokens).
 
     Time grows by one at every text token and once more after <img>; the tokens of an image share theirs.
-    grids: (rows, columns) in tokens of each image, in order; row and column are 0 for text.
+    grids: of each image, in order; row and column are 0 for text.
     """
     slot = ids == slot_id
     after_start = torch.cat([torch.zeros(1, dtype=torch.bool), ids[:-1] == start_id])
     out = torch.zeros(3, len(ids), dtype=torch.int64)
     out[0] = ((~slot) | after_start).cumsum(0) - 1
     if grids:
-        out[1:, slot] = torch.cat([image_positions(0, rows, columns)[1:] for rows, columns in grids], 1)
+        out[1:, slot] = torch.cat([grid.positions(0)[1:] for grid in grids], 1)
     return out
-
-
-def image_positions(t: int, rows: int, columns: int) -> Tensor:
-    """Positions of one image's tokens: int64 (3, rows * columns), all at time t."""
-    row = torch.arange(rows).repeat_interleave(columns)
-    return torch.stack([torch.full_like(row, t), row, torch.arange(columns).repeat(rows)])
 
 
 def text_positions(t: int, tokens: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..model import Kernel, SenseNovaU1
-from ..model.grid import to_patches
+from ..model.grid import Grid
 from .images import MEAN, STD, ReferenceImage
 from .prefix import (
     BLOCK_TOKENS,
@@ -16,7 +16,7 @@ from .prefix import (
     ReadingAttention,
     RecentlyUsed,
 )
-from .prompt import TokenSequence, image_positions, runs, text_positions
+from .prompt import TokenSequence, runs, text_positions
 from .work import Attempt, at_once
 
 EMBEDDING_CACHE_BYTES = 2**28  # the same reference as embedded tokens takes 34 MB
@@ -145,17 +145,15 @@ class Reader:
         x = self._embedded(ids)
         return self._extend([(context, x, text_positions(context.last_t + 1, len(ids))) for context in contexts])
 
-    def feed_image(
-        self, contexts: list[Context], embedded: Tensor, rows: int, columns: int, ids: list[int]
-    ) -> list[Tensor]:
-        """Read an image's tokens (rows * columns, hidden) into each context, and text after them.
+    def feed_image(self, contexts: list[Context], embedded: Tensor, grid: Grid, ids: list[int]) -> list[Tensor]:
+        """Read an image's tokens (tokens, hidden) into each context, and text after them.
 
         <img> must have been read before. Returns the last hidden states, (1, hidden) each.
         """
         x = torch.cat([embedded, self._embedded(ids)])
         unread = []
         for context in contexts:
-            image = image_positions(context.last_t + 1, rows, columns)
+            image = grid.positions(context.last_t + 1)
             text = text_positions(int(image[0, -1]) + 1, len(ids))
             unread.append((context, x, torch.cat([image, text], 1)))
         return self._extend(unread)
@@ -172,26 +170,24 @@ class Reader:
         key = self.variant + image.key
         embedded = self.embeddings.get(key)
         if embedded is None:
-            embedded = self.embed_pixels(image.pixels[None])[0]
+            embedded = self.embed_pixels(image.pixels[None], image.grid)[0]
             self.embeddings.put(key, embedded)
         return embedded
 
-    def embed_drawn(self, pixels: Tensor) -> Tensor:
+    def embed_drawn(self, pixels: Tensor, grid: Grid) -> Tensor:
         """An image as it was drawn, (1, 3, height, width) in about -1 .. 1 -> (1, tokens, hidden). Neither clamped nor
         rounded: the model reads back exactly what it drew."""
 
         def embed() -> Tensor:
             shown = pixels * 0.5 + 0.5
-            return self.embed_pixels((shown - MEAN.to(shown.device)) / STD.to(shown.device))
+            return self.embed_pixels((shown - MEAN.to(shown.device)) / STD.to(shown.device), grid)
 
         return self.attempt("reading", embed)
 
-    def embed_pixels(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor, grid: Grid) -> Tensor:
         """Normalised (batch, 3, height, width) -> (batch, tokens, hidden)."""
-        vision, side = self.model.understanding.vision, self.model.config.token_pixels
-        pixels = pixels.to(self.model.device, self.model.dtype)
-        rotary = vision.rotary(pixels.shape[2] // side, pixels.shape[3] // side, pixels.device)
-        return vision(to_patches(pixels, side // 2), rotary)
+        vision, pixels = self.model.understanding.vision, pixels.to(self.model.device, self.model.dtype)
+        return vision(grid.image_to_patches(pixels), vision.rotary(grid, pixels.device))
 
     def _extend(self, unread: list[Unread]) -> list[Tensor]:
         """Read into several contexts in one pass of the layers; their last hidden states, (1, hidden) each."""
@@ -216,7 +212,7 @@ def _common_tokens(held: TokenSequence, new: TokenSequence) -> int:
     length = min(len(held.ids), len(new.ids))
     same = (held.ids[:length] == new.ids[:length]) & (held.positions[:, :length] == new.positions[:, :length]).all(0)
     common = length if same.all() else int(same.logical_not().nonzero()[0])
-    slots = new.slots.nonzero().flatten().split([image.tokens for image in new.images])
+    slots = new.slots.nonzero().flatten().split([image.grid.tokens for image in new.images])
     for index, (image, span) in enumerate(zip(new.images, slots, strict=True)):
         shared = index < len(held.images) and held.images[index].key == image.key
         if span[0] < common and not (shared and span[-1] < common):

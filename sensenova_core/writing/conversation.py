@@ -7,7 +7,8 @@ from ..reading.prefix import BLOCK_TOKENS
 from ..reading.prompt import PromptBuilder, TokenSequence
 from ..reading.reader import Reader
 from ..reading.tokenizer import TURN_END
-from .decode import Choose, DecodingSettings, TextStream, decode
+from ..settings import DecodingSettings
+from .decode import Choose, TextStream, decode
 
 
 @dataclass(frozen=True)

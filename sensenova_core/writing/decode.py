@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..drawing.sampling import MAX_SEED
-from ..errors import NOT_FINITE, SenseNovaError, SettingsError, check_count, check_number
+from ..errors import NOT_FINITE, SenseNovaError
 from ..reading.prefix import Context
 from ..reading.reader import Reader
+from ..settings import DecodingSettings
 
 # (float32 logits (vocabulary,), tokens chosen so far) -> token
 Choose = Callable[[Tensor, list[int]], int]
@@ -19,48 +19,21 @@ Choose = Callable[[Tensor, list[int]], int]
 UNFINISHED = "\ufffd"  # what bytes that are no whole character decode to
 
 
-@dataclass(frozen=True)
-class DecodingSettings:
-    """How text is written. Checked when made; raises SettingsError.
+def chooser(settings: DecodingSettings) -> Choose:
+    """A function that chooses tokens by these settings; it draws from one random stream."""
+    generator = torch.Generator("cpu").manual_seed(settings.seed)
 
-    sample: False takes the likeliest token each time, and nothing below matters but max_tokens and repetition_penalty.
-    temperature: 0.0001 to 10000. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: the same; 1 is off.
-    """
+    def choose(logits: Tensor, chosen: list[int]) -> int:
+        logits = _penalised(logits, chosen, settings.repetition_penalty)
+        best, likeliest = logits.max(-1)
+        if not math.isfinite(best):
+            raise SenseNovaError(f"the model's logits hold {float(best)} after {len(chosen)} tokens; {NOT_FINITE}")
+        if not settings.sample:
+            return int(likeliest)
+        likelihood = _narrowed(logits / settings.temperature, settings.top_k, settings.top_p).softmax(-1).cpu()
+        return int(torch.multinomial(likelihood, 1, generator=generator))
 
-    max_tokens: int = 512
-    sample: bool = False
-    temperature: float = 0.7
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 42
-
-    def __post_init__(self):
-        for name, least, most in (("max_tokens", 1, None), ("top_k", 0, None), ("seed", 0, MAX_SEED)):
-            check_count(name, getattr(self, name), least, most)
-        for name in ("temperature", "repetition_penalty", "top_p"):
-            check_number(name, getattr(self, name), "a number over 0", over=0)
-        for name in ("temperature", "repetition_penalty"):
-            if not 1e-4 <= getattr(self, name) <= 1e4:  # beyond, float32 logits would overflow
-                raise SettingsError(f"{name} is {getattr(self, name)!r}; give a number from 0.0001 to 10000")
-        if self.top_p > 1:
-            raise SettingsError(f"top_p is {self.top_p!r}; give a number over 0 and up to 1")
-
-    def chooser(self) -> Choose:
-        """A function that chooses tokens by these settings; it draws from one random stream."""
-        generator = torch.Generator("cpu").manual_seed(self.seed)
-
-        def choose(logits: Tensor, chosen: list[int]) -> int:
-            logits = _penalised(logits, chosen, self.repetition_penalty)
-            best, likeliest = logits.max(-1)
-            if not math.isfinite(best):
-                raise SenseNovaError(f"the model's logits hold {float(best)} after {len(chosen)} tokens; {NOT_FINITE}")
-            if not self.sample:
-                return int(likeliest)
-            likelihood = _narrowed(logits / self.temperature, self.top_k, self.top_p).softmax(-1).cpu()
-            return int(torch.multinomial(likelihood, 1, generator=generator))
-
-        return choose
+    return choose
 
 
 def _penalised(logits: Tensor, chosen: list[int], penalty: float) -> Tensor:

@@ -1,69 +1,25 @@
 """A document of text and pictures, written and drawn in one go (interleaved generation)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
 from ..drawing import flow
-from ..drawing.sampling import Denoiser, SamplingSettings, Step
-from ..errors import SettingsError, check_count
+from ..drawing.sampling import Denoiser, Step
+from ..model.grid import Grid
 from ..reading.prefix import Context
-from ..reading.prompt import PromptBuilder, TokenSequence, system_message
+from ..reading.prompt import PromptBuilder, TokenSequence
 from ..reading.reader import Reader
 from ..reading.tokenizer import IMAGE_END, IMAGE_START, TURN_END
-from .decode import Choose, DecodingSettings, TextStream
+from ..settings import DocumentSettings
+from .decode import Choose, TextStream, chooser
 
 
-@dataclass(frozen=True)
-class DocumentSettings:
-    """How a document is made. Checked when made; raises SettingsError.
-
-    sizes: (width, height) of each image in order; a single one serves all, and none is the size of `sampling`.
-    think: reason first, and draw while reasoning. max_images: 0 for text alone; an image beyond it ends the document.
-    decoding.max_tokens counts text only. system: the system message; None is the trained one.
-    """
-
-    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(1536, 1536))
-    sizes: tuple[tuple[int, int], ...] = ()
-    decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=8192))
-    max_images: int = 10
-    think: bool = False
-    system: str | None = None
-
-    def __post_init__(self):
-        check_count("max_images", self.max_images, 0)
-        if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
-            raise SettingsError(f"sizes are {self.sizes!r}; give (width, height) of each image")
-        if self.sampling.batch_size != 1:
-            raise SettingsError(f"batch_size is {self.sampling.batch_size}; a document's images are drawn one by one")
-        if 1 < len(self.sizes) < self.max_images:
-            raise SettingsError(
-                f"{len(self.sizes)} sizes for up to {self.max_images} images; give one for all, or one for each"
-            )
-        if self.sampling.guidance.norm == "cfg_zero_star":
-            raise SettingsError("cfg_norm cfg_zero_star is for text to image only; choose none, global or channel")
-
-    @property
-    def system_text(self) -> str:
-        return system_message("INTERLEAVE") if self.system is None else self.system
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """The guidance branches that some step needs, the full condition first."""
-        return self.sampling.guidance.branches_needed(True, self.sampling.times()[:-1].tolist())
-
-    @property
-    def growing(self) -> tuple[str, ...]:
-        """Those that grow with the document."""
-        return tuple(name for name in self.branches if name != flow.UNCONDITIONAL)
-
-    def of_image(self, index: int) -> SamplingSettings:
-        """How the image of that index (from 0) is drawn."""
-        sizes = self.sizes or ((self.sampling.width, self.sampling.height),)
-        width, height = sizes[0] if len(sizes) == 1 else sizes[index]
-        return replace(self.sampling, width=width, height=height)
+def growing(settings: DocumentSettings) -> tuple[str, ...]:
+    """The guidance branches that grow with a document, the full condition first."""
+    return tuple(name for name in flow.branches_needed(settings.sampling, edit=True) if name != flow.UNCONDITIONAL)
 
 
 @dataclass(frozen=True)
@@ -112,12 +68,13 @@ class Writer:
         self.prepare = prepare
         self.reader, self.tokenizer, self.settings = reader, prompts.tokenizer, settings
         self.max_context = prompts.max_tokens
-        self.choose = choose or settings.decoding.chooser()
+        self.choose = choose or chooser(settings.decoding)
         self.noise = flow.noise_stream(settings.sampling.seed)
-        opened = reader.open_all([*sequences[: len(settings.growing)]])
+        self.branches, names = flow.branches_needed(settings.sampling, edit=True), growing(settings)
+        opened = reader.open_all([*sequences[: len(names)]])
         self.full, self.hidden = opened[0]
-        self.contexts = {name: context for name, (context, _) in zip(settings.growing, opened, strict=True)}
-        guided = flow.UNCONDITIONAL in settings.branches
+        self.contexts = {name: context for name, (context, _) in zip(names, opened, strict=True)}
+        guided = flow.UNCONDITIONAL in self.branches
         self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if guided else {}
 
     def events(self) -> Iterator[Event]:
@@ -162,7 +119,8 @@ class Writer:
 
     def _image_tokens(self, index: int) -> int:
         """Of the image of that index, with <img> and </img>."""
-        return self.settings.of_image(index).tokens(self.reader.model.config) + 2
+        sampling = self.settings.of_image(index)
+        return self.reader.model.config.grid(width=sampling.width, height=sampling.height).tokens + 2
 
     def _draw(self, index: int) -> Iterator[Step]:
         """Draw an image at this point, and read it back into both contexts."""
@@ -172,7 +130,7 @@ class Writer:
         make = partial(
             Denoiser,
             self.reader.model,
-            {branch: prefixes[branch] for branch in self.settings.branches},
+            {branch: prefixes[branch] for branch in self.branches},
             self.settings.of_image(index),
             self.reader.kernel,
             edit=True,
@@ -183,11 +141,11 @@ class Writer:
         del make
         for step in denoiser.steps():
             yield step
-        pixels, rows, columns = step.pixels(), denoiser.rows, denoiser.columns
+        pixels, grid = step.pixels(), step.grid
         del prefixes, denoiser, step  # they hold buffers that are about to be replaced by larger ones
-        self._read_back(pixels, rows, columns)
+        self._read_back(pixels, grid)
 
-    def _read_back(self, pixels: Tensor, rows: int, columns: int) -> None:
-        embedded = self.reader.embed_drawn(pixels)[0]
+    def _read_back(self, pixels: Tensor, grid: Grid) -> None:
+        embedded = self.reader.embed_drawn(pixels, grid)[0]
         contexts = [*self.contexts.values()]
-        self.hidden = self.reader.feed_image(contexts, embedded, rows, columns, [self.tokenizer.ids[IMAGE_END]])[0]
+        self.hidden = self.reader.feed_image(contexts, embedded, grid, [self.tokenizer.ids[IMAGE_END]])[0]

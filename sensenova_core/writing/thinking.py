@@ -8,9 +8,8 @@ from ..reading.prefix import BLOCK_TOKENS
 from ..reading.prompt import Conditioning, PromptBuilder
 from ..reading.reader import Reader
 from ..reading.tokenizer import THINK_END, TURN_END
-from .decode import Choose, DecodingSettings, TextStream, decode
-
-MAX_THINK_TOKENS = 1024
+from ..settings import DecodingSettings
+from .decode import Choose, TextStream, decode
 
 
 def think(

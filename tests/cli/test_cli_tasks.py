@@ -14,7 +14,7 @@ import sensenova_core
 from sensenova_core import Engine, SettingsError
 from sensenova_core.cli import generate, main
 from sensenova_core.reading.images import ReferenceImage
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.golden_set import checkpoint
 
 SMALL = ["--width", "64", "--height", "64", "--num-steps", "2"]
@@ -281,7 +281,7 @@ def test_a_document_is_saved_with_its_pictures(model, tmp_path, capsys):
             ["generate", *SMALL, "--think", "--top-p", "2", "--do-sample"],
             "--top-p is 2.0; give a number over 0 and up to 1",
         ),
-        (["chat", "--prompt", "a", "--temperature", "0"], "--temperature is 0.0; give a number over 0"),
+        (["chat", "--prompt", "a", "--temperature", "0"], "--temperature is 0.0; give a number from 0.0001"),
         (
             ["interleave", "--prompt", "a", "--resolution", "5:7"],
             "--resolution '5:7' is unknown; choose one of 1:1, 16:9",

@@ -17,10 +17,10 @@ from transformers import AutoTokenizer
 import sensenova_core
 from sensenova_core.drawing import flow
 from sensenova_core.drawing.flow import CONDITION, UNCONDITIONAL
-from sensenova_core.drawing.sampling import Denoiser, SamplingSettings
+from sensenova_core.drawing.sampling import Denoiser
 from sensenova_core.model.config import ModelConfig
-from sensenova_core.model.grid import tokens_to_image
 from sensenova_core.reading.prompt import PromptBuilder, system_message
+from sensenova_core.settings import SamplingSettings
 from tools.demo import texts
 from tools.demo.batches import batch_of, batches_of_step, collate
 from tools.demo.cells import kinds_in_cells
@@ -251,7 +251,7 @@ def test_training_sees_what_drawing_sees(tiny, training):
         denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), engine._kernel, edit=False)
         z, t = denoiser.start(), denoiser.device_times[1]
         theirs = denoiser._guesses(z, 1, 2)
-        image = tokens_to_image(z, 32, 3, 4).expand(3, -1, -1, -1)
+        image = denoiser.grid.tokens_to_image(z).expand(3, -1, -1, -1)
         attend = attention_after(read, batch, batch.owners, batch.lengths)
         ours = guesses(training.model, attend, image, t.expand(3))
     torch.testing.assert_close(ours[1], theirs[0][0], rtol=1e-3, atol=1e-3)

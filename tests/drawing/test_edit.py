@@ -5,7 +5,7 @@ import torch
 
 import sensenova_core
 from sensenova_core import PromptError, SettingsError
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.pictures import picture
 from tests.support.watch import (
     SMALL,
@@ -31,7 +31,7 @@ def test_an_image_is_embedded_once_for_all_branches_and_steps(engine):
         engine.think(conditioning, DecodingSettings(max_tokens=3))
         last_of(engine.sample(conditioning, **SMALL, cfg=4.0, img_cfg=2.0))
         last_of(engine.sample(engine.encode("another prompt", TWO[::-1], max_pixels=16_384), **SMALL))
-    assert embedded == [image.tokens for image in conditioning.images]
+    assert embedded == [image.grid.tokens for image in conditioning.images]
 
 
 def test_the_same_image_twice_is_embedded_once(engine):
@@ -118,7 +118,7 @@ def test_placeholders_are_filled_in_order(engine):
     user = engine.tokenizer.decode([token for token in sequence.ids.tolist() if token != ids["<IMG_CONTEXT>"]])
     assert "user\nput  into , please\n" in user
     slots = (sequence.ids == ids["<IMG_CONTEXT>"]).sum()
-    assert slots == sum(image.tokens for image in conditioning.images)
+    assert slots == sum(image.grid.tokens for image in conditioning.images)
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_eleven_images_are_refused_and_ten_are_not(engines):
 def test_over_the_context_says_by_how_much(copy_of):
     engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=1200)))
     fitting = engine.encode("x", TWO[:1])
-    assert fitting.images[0].tokens == TOKENS
+    assert fitting.images[0].grid.tokens == TOKENS
     length = lengths(fitting)["condition"] + TOKENS + 2 + len(engine.tokenizer.encode(["Image-1:\nImage-2:"]))
     with pytest.raises(PromptError) as refused:
         engine.encode("x", [TWO[0], picture(seed=3)])
     assert f"{length:,} tokens, {length - 1200:,} over the model's 1,200" in str(refused.value)
     assert "smaller or fewer images" in str(refused.value)
-    assert engine.encode("x", [TWO[0], picture(seed=3)], max_pixels=100_000).images[1].tokens < 150
+    assert engine.encode("x", [TWO[0], picture(seed=3)], max_pixels=100_000).images[1].grid.tokens < 150
 
 
 def test_cfg_zero_star_is_refused_and_why(engines):

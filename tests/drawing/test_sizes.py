@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from sensenova_core import ModelConfig, SettingsError
-from sensenova_core.drawing.sizes import (
+from sensenova_core.drawing.sizes import best_size, document_size, edit_size
+from sensenova_core.reading.images import smart_resize
+from sensenova_core.settings import (
     INTERLEAVE_SIZES,
     TRAINED_SIZES,
     TRAINED_SIZES_U15,
-    best_size,
-    document_size,
-    edit_size,
+    edit_pixel_limits,
+    understanding_pixel_limits,
 )
-from sensenova_core.reading.images import edit_pixel_limits, smart_resize, understanding_pixel_limits
 from tests.support.pictures import picture
 from tests.support.watch import SMALL
 from tools.tiny_checkpoint import CONFIG

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sensenova_core.reading.prompt import Message
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.golden_set import Forced, cases, images, relative_error, tensors
 
 COMPONENT = 1e-5
@@ -39,7 +39,8 @@ def answered(request, engines) -> SimpleNamespace:
 def test_ids_and_positions(answered):
     assert answered.asked.ids.tolist() == answered.golden["input_ids"].tolist()
     assert answered.asked.positions.tolist() == answered.golden["indexes"].tolist()
-    assert [[2 * image.rows, 2 * image.columns] for image in answered.asked.images] == answered.case["grid_hw"]
+    grids = [[2 * image.grid.rows, 2 * image.grid.columns] for image in answered.asked.images]  # in patches
+    assert grids == answered.case["grid_hw"]
 
 
 @having("vit_embeds")

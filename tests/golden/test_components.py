@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sensenova_core.model.attention import sdpa
 from sensenova_core.model.embedders import sinusoids
-from sensenova_core.model.grid import image_to_tokens, to_patches, tokens_to_image
+from sensenova_core.model.grid import Grid
 from sensenova_core.model.rope import frequencies
 from sensenova_core.reading.prefix import Context, DrawingAttention, Prefix, ReadingAttention
 from sensenova_core.reading.prompt import positions, runs
@@ -80,7 +80,7 @@ def test_vision(parts, expert):
     embedder, start, out = parts.experts[expert].vision, 0, []
     for rows, columns in parts.golden["vision_grid_hw"].tolist():  # in patches
         patches = parts.golden["vision_pixel_values"][start : start + rows * columns]
-        rotary = embedder.rotary(rows // 2, columns // 2, torch.device("cpu"))
+        rotary = embedder.rotary(Grid(rows // 2, columns // 2, parts.config.token_pixels), torch.device("cpu"))
         out.append(embedder(two_by_two(patches, rows, columns)[None], rotary)[0])
         start += rows * columns
     assert relative_error(torch.cat(out), parts.golden[f"vision_{expert}_out"]) < TOLERANCE
@@ -205,34 +205,35 @@ def test_noise_scale_embedder(parts):
 
 @having("fm_head_out")
 def test_linear_head(parts):
-    out = parts.model.generation.head(parts.golden["fm_head_in"], 1, 5)
+    out = parts.model.generation.head(parts.golden["fm_head_in"], Grid(1, 5, parts.config.token_pixels))
     assert relative_error(out, parts.golden["fm_head_out"]) < TOLERANCE
 
 
 @having("pixel_head_out")
 def test_pixel_head(parts):
-    grid = parts.golden["pixel_head_in"]  # (batch, hidden, token rows, token columns)
-    rows, columns = grid.shape[2:]
-    tokens = parts.model.generation.head(grid.flatten(2).transpose(1, 2), rows, columns)
-    image = tokens_to_image(tokens, parts.config.token_pixels, rows, columns)
-    assert relative_error(image, parts.golden["pixel_head_out"]) < TOLERANCE
+    x = parts.golden["pixel_head_in"]  # (batch, hidden, token rows, token columns)
+    grid = Grid(*x.shape[2:], parts.config.token_pixels)
+    tokens = parts.model.generation.head(x.flatten(2).transpose(1, 2), grid)
+    assert relative_error(grid.tokens_to_image(tokens), parts.golden["pixel_head_out"]) < TOLERANCE
 
 
 @having("patchify_in")
 def test_layouts(parts):
-    image, side = parts.golden["patchify_in"], parts.config.token_pixels
-    rows, columns = image.shape[2] // side, image.shape[3] // side
-    tokens = image_to_tokens(image, side)
+    image = parts.golden["patchify_in"]
+    grid = parts.config.grid(width=image.shape[3], height=image.shape[2])
+    tokens = grid.image_to_tokens(image)
     assert torch.equal(tokens, parts.golden["patchify_tokens"])
-    assert torch.equal(tokens_to_image(tokens, side, rows, columns), image)
-    patches = two_by_two(parts.golden["patchify_pixels_channel_first"][0], 2 * rows, 2 * columns)
-    assert torch.equal(to_patches(image, side // 2)[0], patches)
+    assert torch.equal(grid.tokens_to_image(tokens), image)
+    patches = two_by_two(parts.golden["patchify_pixels_channel_first"][0], 2 * grid.rows, 2 * grid.columns)
+    assert torch.equal(grid.image_to_patches(image)[0], patches)
+    assert torch.equal(grid.tokens_to_patches(tokens)[0], patches)
 
 
 @having("thw_indexes")
 def test_positions_of_text_and_two_images(parts):
     golden = parts.golden
-    grids = tuple((rows // 2, columns // 2) for rows, columns in golden["thw_grid_hw"].tolist())  # tokens
+    in_patches, side = golden["thw_grid_hw"].tolist(), parts.config.token_pixels
+    grids = tuple(Grid(rows // 2, columns // 2, side) for rows, columns in in_patches)
     slot, start = 509, 510  # of the tiny tokenizers
     ours = positions(golden["thw_ids"].long(), start, slot, grids)
     assert ours.tolist() == golden["thw_indexes"].tolist()

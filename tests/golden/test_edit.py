@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sensenova_core.drawing import flow
-from sensenova_core.model.grid import image_to_tokens, to_patches
 from tests.support.golden_run import BRANCHES, check_ids_and_positions, drawn_case
 from tests.support.golden_set import (
     case_named,
@@ -50,7 +49,7 @@ def test_ids_and_positions(drawn):
 
 
 def test_grids(drawn):
-    ours = [[2 * image.rows, 2 * image.columns] for image in drawn.conditioning.images]
+    ours = [[2 * image.grid.rows, 2 * image.grid.columns] for image in drawn.conditioning.images]
     assert ours == drawn.case["input_grid_hw"]  # in patches
 
 
@@ -70,14 +69,13 @@ def test_prefix(drawn):
 
 @having("init_image")
 def test_starting_noise(drawn):
-    patch = drawn.engine.config.vision.patch_size
-    assert torch.equal(drawn.embedded[0], to_patches(drawn.golden["init_image"], patch))
+    assert torch.equal(drawn.embedded[0], drawn.grid.image_to_patches(drawn.golden["init_image"]))
 
 
 @having("v_first_cond")
 def test_first_velocities(drawn):
     names = [name for name in BRANCHES.values() if f"v_first_{name}" in drawn.golden]
-    z = image_to_tokens(drawn.golden["init_image"], drawn.engine.config.token_pixels)
+    z = drawn.grid.image_to_tokens(drawn.golden["init_image"])
     for name, guess in zip(names, drawn.guesses[0].chunk(len(names)), strict=True):
         ours = flow.velocity(guess, z, torch.tensor(0.0), drawn.settings["t_eps"])
         assert relative_error(ours, drawn.golden[f"v_first_{name}"]) < COMPONENT

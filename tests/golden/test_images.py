@@ -7,14 +7,8 @@ from PIL import Image
 
 from sensenova_core import PromptError
 from sensenova_core.drawing.sizes import document_size, edit_size
-from sensenova_core.reading.images import (
-    MEAN,
-    STD,
-    UNDERSTAND_MAX_PIXELS,
-    ReferenceImage,
-    reference_image,
-    smart_resize,
-)
+from sensenova_core.reading.images import MEAN, STD, ReferenceImage, reference_image, smart_resize
+from sensenova_core.settings import UNDERSTAND_MAX_PIXELS
 from tests.support.golden_set import GOLDEN, case_named, manifest, relative_error, tensors
 
 CASE = case_named("images_load_image_native")
@@ -39,7 +33,7 @@ def patches(pixels: torch.Tensor, patch: int) -> torch.Tensor:
 @pytest.mark.parametrize("row", ROWS)
 def test_pixels(row):
     image, golden = loaded(row), tensors(CASE)
-    assert [2 * image.rows, 2 * image.columns] == row["grid_hw"] and image.original == tuple(row["size_wh"])
+    assert [2 * image.grid.rows, 2 * image.grid.columns] == row["grid_hw"] and image.original == tuple(row["size_wh"])
     ours = patches(image.pixels, row["patch"])
     assert list(ours.shape) == row["shape"]
     assert float(ours.double().sum()) == pytest.approx(row["sum"], rel=1e-6)

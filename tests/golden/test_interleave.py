@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from sensenova_core import Guidance, SamplingSettings
-from sensenova_core.model.grid import to_patches
-from sensenova_core.reading.images import edit_pixel_limits, reference_image
-from sensenova_core.writing.decode import DecodingSettings
-from sensenova_core.writing.document import DocumentSettings, Drawing, End, Text
+from sensenova_core.reading.images import reference_image
+from sensenova_core.settings import DecodingSettings, DocumentSettings, edit_pixel_limits
+from sensenova_core.writing.document import Drawing, End, Text
 from tests.support.golden_run import BRANCHES
 from tests.support.golden_set import Forced, cases, images, relative_error, tensors
 from tests.support.watch import inputs
@@ -60,7 +59,12 @@ def written(request, engines) -> SimpleNamespace:
         golden=tensors(case),
         engine=engine,
         settings=settings,
-        sequences=engine.prompts.document(case["prompt"], references, settings.system_text, settings.think),
+        sequences=engine.prompts.document(
+            case["prompt"],
+            references,
+            settings.system,
+            settings.think,
+        ),
         forced=forced,
         events=events,
         noisy=noisy,
@@ -108,9 +112,9 @@ def test_text_and_end(written):
 
 
 def test_noise_goes_on_from_image_to_image(written):
-    steps, patch = written.settings.sampling.steps, written.engine.config.vision.patch_size
+    steps = written.settings.sampling.steps
     for index, reference in of_each_image(written, "init_image"):
-        assert torch.equal(written.noisy[index * steps], to_patches(reference, patch))
+        assert torch.equal(written.noisy[index * steps], written.finished[index].grid.image_to_patches(reference))
 
 
 def test_times(written):

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sensenova_core.drawing import flow
-from sensenova_core.model.grid import image_to_tokens, to_patches
 from tests.support.golden_run import BRANCHES, check_ids_and_positions, drawn_case
 from tests.support.golden_set import cases, relative_error
 
@@ -42,7 +41,7 @@ def test_times(drawn):
 
 def test_noise_scale(drawn):
     noise = drawn.engine.config.noise
-    scale = flow.noise_scale(noise, drawn.rows * drawn.columns)
+    scale = flow.noise_scale(noise, drawn.grid.tokens)
     assert scale == pytest.approx(drawn.case["noise_scale"], rel=1e-12)
     assert scale / noise.max_scale == pytest.approx(drawn.case["noise_scale_embed_input"], rel=1e-12)
 
@@ -55,13 +54,13 @@ def test_starting_noise(drawn):
     noise = flow.starting_noise(stream, settings["batch_size"], settings["height"], settings["width"])
     assert torch.equal(drawn.case["noise_scale"] * noise, reference)
     if settings["cfg_norm"] != "cfg_zero_star":  # which stands still at step 0, without asking the model
-        assert torch.equal(drawn.embedded[0], to_patches(reference, drawn.engine.config.vision.patch_size))
+        assert torch.equal(drawn.embedded[0], drawn.grid.image_to_patches(reference))
 
 
 @having("v_first_cond")
 def test_first_velocities(drawn):
     first = [drawn.golden[f"v_first_{name}"] for name in BRANCHES.values() if f"v_first_{name}" in drawn.golden]
-    z = image_to_tokens(drawn.golden["init_image"], drawn.engine.config.token_pixels)
+    z = drawn.grid.image_to_tokens(drawn.golden["init_image"])
     for guess, reference in zip(drawn.guesses[0].chunk(len(first)), first, strict=True):
         assert relative_error(flow.velocity(guess, z, torch.tensor(0.0), 0.02), reference) < COMPONENT
 

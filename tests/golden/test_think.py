@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.golden_run import BRANCHES, drawn_case
 from tests.support.golden_set import Forced, cases, images, relative_error
 

@@ -32,7 +32,7 @@ def load_pack():
     spec.submodule_search_locations.append(str(REPOSITORY))
     pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    return [importlib.import_module(f"pack.nodes.{name}") for name in ("host", "folders", "load")]
+    return [importlib.import_module(f"pack.nodes.{name}") for name in ("runtime", "folders", "load")]
 
 
 def gguf(names: list[str]) -> bytes:

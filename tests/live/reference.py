@@ -18,13 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 import sensenova_core
-from sensenova_core.drawing.flow import Guidance
-from sensenova_core.drawing.sampling import SamplingSettings
-from sensenova_core.drawing.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
 from sensenova_core.memory.forecast import explain
 from sensenova_core.reading.prompt import Message
-from sensenova_core.writing.decode import DecodingSettings
-from sensenova_core.writing.document import DocumentSettings, Drawing, Text
+from sensenova_core.settings import (
+    INTERLEAVE_SIZES,
+    TRAINED_SIZES,
+    DecodingSettings,
+    DocumentSettings,
+    Guidance,
+    SamplingSettings,
+)
+from sensenova_core.writing.document import Drawing, Text
 
 MODELS, INPUT = map(Path, sys.argv[1:3])
 NO_IMAGES = ([], None)

@@ -6,7 +6,8 @@ import pytest
 
 from sensenova_core import Engine, SamplingSettings, SettingsError
 from sensenova_core.cli import main
-from sensenova_core.memory.forecast import TASKS, explain
+from sensenova_core.memory.forecast import explain
+from sensenova_core.settings import TASKS
 from tests.support.golden_set import checkpoint
 
 

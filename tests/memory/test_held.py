@@ -7,8 +7,8 @@ import torch
 
 import sensenova_core
 from sensenova_core import DecodingSettings, DocumentSettings, SamplingSettings, SettingsError
-from sensenova_core.drawing.flow import Guidance
 from sensenova_core.errors import SenseNovaError
+from sensenova_core.settings import Guidance
 from tests.support.golden_set import checkpoint
 from tests.support.pictures import picture
 
@@ -30,7 +30,7 @@ def test_a_document_lets_go_of_what_it_drew_with_before_it_reads_the_picture(eng
     image_start, most = engine.tokenizer.ids["<img>"], []
     real = engine.reader.embed_drawn
 
-    def embed_drawn(pixels):
+    def embed_drawn(pixels, grid):
         gc.collect()
         storages = {
             thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()
@@ -38,7 +38,7 @@ def test_a_document_lets_go_of_what_it_drew_with_before_it_reads_the_picture(eng
             if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu" and thing.dim() == 4
         }
         most.append(sum(storages.values()))
-        return real(pixels)
+        return real(pixels, grid)
 
     monkeypatch.setattr(engine.reader, "embed_drawn", embed_drawn)
     sampling = SamplingSettings(128, 128, 1, Guidance(4.0, 2.0))

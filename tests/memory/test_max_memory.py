@@ -8,7 +8,8 @@ import torch
 from sensenova_core import SettingsError
 from sensenova_core.cli import main
 from sensenova_core.memory import Limits, limits_of
-from sensenova_core.memory.budget import UNITS, in_words, parse_max_memory
+from sensenova_core.memory.budget import in_words, parse_max_memory
+from sensenova_core.settings import SIZE_UNITS
 
 MIB, GIB = 2**20, 2**30
 CPU = torch.device("cpu")
@@ -65,7 +66,7 @@ def test_max_memory_names_a_device_once(text, device):
 def test_help_lists_the_units_of_sizes(capsys):
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
-    assert UNITS in " ".join(capsys.readouterr().out.split())
+    assert SIZE_UNITS in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("value", [13, 13.0, {"0": "13GiB"}])

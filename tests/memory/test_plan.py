@@ -16,9 +16,10 @@ from sensenova_core.memory import (
     Work,
     make_plan,
 )
-from sensenova_core.memory.budget import HOST_RESERVE, MODES, in_words, parse_max_memory
+from sensenova_core.memory.budget import HOST_RESERVE, in_words, parse_max_memory
 from sensenova_core.memory.plan import RING, STAGING
 from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.settings import VRAM_MODES
 
 MIB, GIB = 2**20, 2**30
 MUCH = 2**60
@@ -100,7 +101,9 @@ def case(seed: int) -> Case:
         work(draw.choice([1, 2, 50, None])) if draw.random() < 0.7 else None,
     )
     host = draw.choice([None, 0, draw.randint(0, 80) * largest])
-    made = Case(seed, sizes, task, Limits(draw.choice(MODES), host=host), draw.randint(0, 120) * largest + HOST_RESERVE)
+    made = Case(
+        seed, sizes, task, Limits(draw.choice(VRAM_MODES), host=host), draw.randint(0, 120) * largest + HOST_RESERVE
+    )
     device = made.smallest + draw.randint(0, draw.choice([depth, made.units + 3])) * sizes.slot + draw.randint(0, 255)
     weights = sizes.fixed + draw.randint(0, made.units + 3) * sizes.slot
     device, weights = draw.choice([None, device, device]), draw.choice([None, None, None, weights])
@@ -119,7 +122,7 @@ PHASES = [(case, plan, expert, phase) for case, plan in PLANS for expert, phase 
 def test_the_cases_are_of_all_kinds():
     """Else what follows shows less than it seems to."""
     seen = {(case.limits.mode, case.limits.device is None, phase.name) for case, _, _, phase in PHASES}
-    assert len(seen) == len(MODES) * 2 * 3
+    assert len(seen) == len(VRAM_MODES) * 2 * 3
     mixed = [phase for _, _, _, phase in PHASES if phase.resident and phase.streamed]
     assert len(mixed) > 50 and any(phase.pinned and len(phase.pinned) < len(phase.streamed) for phase in mixed)
     assert any(phase.kept for _, _, _, phase in PHASES)
@@ -213,7 +216,7 @@ def test_page_locked_is_what_streams_again_and_again():
 def test_more_memory_never_streams_more():
     for case in CASES[::10]:
         budgets = [case.smallest + step * case.sizes.slot // 2 for step in range(2 * case.units + 8)] + [None]
-        for mode in MODES:
+        for mode in VRAM_MODES:
             for name in ("device", "weights"):
                 free = {"device": None, "weights": None, "mode": mode}
                 plans = [case.plan(**free | {name: budget}) for budget in budgets]
@@ -297,7 +300,7 @@ def test_the_same_question_gets_the_same_plan():
 
 def test_what_a_mode_asks_for():
     for case in CASES[:50]:
-        wanted = {mode: case.sizes.wanted(mode) for mode in MODES}
+        wanted = {mode: case.sizes.wanted(mode) for mode in VRAM_MODES}
         fixed, slot = case.sizes.fixed + max(map(case.sizes.unpacking, case.sizes.units)), case.sizes.slot
         largest = max(len(units) * max(units) for units in case.sizes.units.values())
         assert wanted["auto"] == wanted["full"] == fixed + largest

@@ -12,7 +12,7 @@ from sensenova_core.checkpoint.headers import TensorHeader
 from sensenova_core.lora import Lora
 from sensenova_core.lora.file import Factors
 from sensenova_core.memory import Limits, Plan, Sizes, activations, make_plan
-from sensenova_core.memory.budget import HOST_RESERVE, MODES, in_words
+from sensenova_core.memory.budget import HOST_RESERVE, in_words
 from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.plan import STAGING, Phase
 from sensenova_core.memory.units import (
@@ -23,7 +23,7 @@ from sensenova_core.memory.units import (
     with_changes,
 )
 from sensenova_core.model import SenseNovaU1
-from sensenova_core.writing.document import DocumentSettings
+from sensenova_core.settings import VRAM_MODES, DocumentSettings
 from tests.memory.test_activations import PREFIXES, config
 
 MIB, GIB = 2**20, 2**30
@@ -77,7 +77,7 @@ def test_layers_of_the_8b_models_that_stay(budget, resident):
 
 
 @pytest.mark.parametrize(
-    "mode, allocated, reserved", [("full", 17.5, 17.5), ("balanced", 3.3, 4.0), ("low", 2.2, 2.5)], ids=MODES[1:]
+    "mode, allocated, reserved", [("full", 17.5, 17.5), ("balanced", 3.3, 4.0), ("low", 2.2, 2.5)], ids=VRAM_MODES[1:]
 )
 def test_modes_of_the_8b_models_take_what_was_promised(mode, allocated, reserved):
     plan = plan_8b(mode)
@@ -182,7 +182,7 @@ def test_a_lora_of_the_8b_models():
     assert set(sizes.units[GENERATION]) == {plain.slot + 9_699_328} and sizes.working[GENERATION] == plain.slot
     assert sizes.scratch < 24 * MIB
     task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
-    for mode in MODES:
+    for mode in VRAM_MODES:
         phases = (make_plan(each, task, Limits(mode), 48 * GIB).phases[GENERATION] for each in (sizes, plain))
         ours, others = phases
         assert ours.ring == max(0, others.ring - 1) and ours.resident == others.resident

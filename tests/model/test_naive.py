@@ -7,6 +7,7 @@ import torch
 
 import sensenova_core
 from sensenova_core.drawing import flow
+from sensenova_core.model.grid import Grid
 from sensenova_core.reading.prefix import ReadingAttention
 from sensenova_core.reading.prompt import positions, runs
 from tests.support.golden_set import checkpoint, relative_error
@@ -110,7 +111,7 @@ def test_attention(kernel, causal, new, seen, kv_heads):
 
 # two images, of 6 and 4 tokens, in text
 IDS = torch.tensor([39, 72, 220, 510, *[509] * 6, 511, 277, 220, 510, *[509] * 4, 511, 266, 74, 510])
-GRIDS = ((2, 3), (2, 2))
+GRIDS = (Grid(2, 3, 32), Grid(2, 2, 32))
 
 
 @pytest.mark.parametrize("name", ["tiny-u15", "tiny-a3b"])

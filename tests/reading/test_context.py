@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from sensenova_core.model.grid import Grid
 from sensenova_core.reading.prefix import BLOCK_TOKENS, Context, RecentlyUsed
-from sensenova_core.reading.prompt import image_positions, runs, text_positions
+from sensenova_core.reading.prompt import runs, text_positions
 from tests.support.golden_set import relative_error
 from tests.support.pictures import picture
 
@@ -121,7 +122,7 @@ def test_feeding_an_image_is_reading_it(engines):
     context = reader.new_context(5)
     reader.feed([context], sequence.ids[: before + 1].tolist())
     following = sequence.ids[after:].tolist()
-    last = reader.feed_image([context], reader.embed(image), image.rows, image.columns, following)[0]
+    last = reader.feed_image([context], reader.embed(image), image.grid, following)[0]
     assert relative_error(last, hidden) < TOLERANCE and context.last_t == whole.last_t
     assert relative_error(held(context.prefix()), held(whole.prefix())) < TOLERANCE
 
@@ -143,7 +144,7 @@ def test_going_on_from_a_beginning(engines, cut):
 
 
 def test_runs():
-    text, image, dot = text_positions(0, 3)[0], image_positions(4, 2, 3)[0], image_positions(12, 1, 1)[0]
+    text, image, dot = text_positions(0, 3)[0], Grid(2, 3, 32).positions(4)[0], Grid(1, 1, 32).positions(12)[0]
     assert runs(text) == ((3, False),)
     assert runs(image) == ((6, True),)
     assert runs(torch.cat([text, image, text + 5, image + 7])) == ((3, False), (9, True), (12, False), (18, True))

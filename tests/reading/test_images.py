@@ -9,16 +9,10 @@ import torch
 from PIL import Image
 
 from sensenova_core import PromptError, SenseNovaError
-from sensenova_core.reading.images import (
-    MEAN,
-    STD,
-    ReferenceImage,
-    edit_pixel_limits,
-    reference_image,
-    seeds_of,
-    understanding_pixel_limits,
-)
+from sensenova_core.model.grid import Grid
+from sensenova_core.reading.images import MEAN, STD, ReferenceImage, reference_image, seeds_of
 from sensenova_core.report.png import save_png
+from sensenova_core.settings import edit_pixel_limits, understanding_pixel_limits
 from tests.support.pictures import picture
 
 SIDE = 32
@@ -48,8 +42,9 @@ def test_ten_references_share_the_budget(engines):
     images = [Image.new("RGB", size) for size in ((1312, 1248), (5000, 3000), (1280, 1312), (16, 16))]
     conditioning = engine.encode("x", [*images, *images[2:] * 3])
     assert all(low <= image.pixels[0].numel() <= high for image in conditioning.images)
-    assert [(image.rows, image.columns) for image in conditioning.images[:3]] == [(39, 41), (31, 52), (40, 39)]
-    assert sum(image.tokens for image in conditioning.images) * SIDE**2 <= 4096 * 4096
+    grids = [image.grid for image in conditioning.images]
+    assert grids[:3] == [Grid(39, 41, SIDE), Grid(31, 52, SIDE), Grid(40, 39, SIDE)]
+    assert sum(grid.tokens for grid in grids) * SIDE**2 <= 4096 * 4096
 
 
 @pytest.mark.parametrize("images, high", [(1, 4_194_304), (4, 4_194_304), (5, 3_355_443), (10, 1_677_721)])
@@ -64,7 +59,7 @@ def test_limits_of_questions():
 @pytest.mark.parametrize("size", [(32, 6400), (6400, 32)])
 def test_two_hundred_times_as_long_as_wide_is_read(size):
     image = read(Image.new("RGB", size, "red"))
-    assert (image.columns, image.rows) == tuple(side // SIDE for side in size)
+    assert (image.grid.columns, image.grid.rows) == tuple(side // SIDE for side in size)
 
 
 @pytest.mark.parametrize("size", [(32, 6432), (6432, 32), (1, 201)])
@@ -76,7 +71,7 @@ def test_longer_than_that_is_refused(engines, size):
 @pytest.mark.parametrize("size, grid", [((1, 1), (16, 16)), ((1, 2), (12, 23)), ((33, 31), (17, 16))])
 def test_tiny_images_are_enlarged(engines, size, grid):
     (image,) = engines("tiny-u15").encode("x", [Image.new("RGB", size, "blue")]).images
-    assert (image.columns, image.rows) == grid and image.original == size
+    assert (image.grid.columns, image.grid.rows) == grid and image.original == size
     assert (levels(image) - torch.tensor([0.0, 0, 255]).view(3, 1, 1)).abs().max() < 1e-3
 
 

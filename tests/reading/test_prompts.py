@@ -3,8 +3,7 @@
 import pytest
 
 from sensenova_core import PromptError
-from sensenova_core.reading.prompt import Message
-from sensenova_core.writing.document import DocumentSettings
+from sensenova_core.reading.prompt import Message, system_message
 from tests.support.pictures import picture
 
 STRUCTURAL = ("<|im_start|>", "<|im_end|>", "<img>", "<IMG_CONTEXT>", "</img>")
@@ -147,8 +146,7 @@ def test_documents(engine, prompt, count, think, full, images_only):
 def test_the_system_message_of_a_document(engine):
     full, alone = document(engine, "go", system="Draw a lot.", think=True)
     assert full == f"<|im_start|>system\nDraw a lot.{END}{USER}go{END}{ASSISTANT}" and "system" not in alone
-    assert DocumentSettings().system_text.startswith("You are a multimodal assistant")
-    assert DocumentSettings(system="").system_text == ""
+    assert system_message("INTERLEAVE").startswith("You are a multimodal assistant")
 
 
 @pytest.mark.parametrize("special", STRUCTURAL)

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 from sensenova_core import Conditioning, Engine
-from sensenova_core.reading.prompt import image_positions
 from tests.support.golden_set import Case, sample_settings, tensors
 
 # ours -> as golden files spell them
@@ -11,7 +10,7 @@ BRANCHES = {"condition": "cond", "images_only": "img_cond", "unconditional": "un
 
 
 def drawn_case(engine: Engine, case: Case, conditioning: Conditioning) -> SimpleNamespace:
-    settings, side = sample_settings(case), engine.config.token_pixels
+    settings = sample_settings(case)
     generation, embedded, guesses = engine.model.generation, [], []
     hooks = [
         generation.vision.register_forward_pre_hook(lambda _, args: embedded.append(args[0].clone())),
@@ -29,8 +28,7 @@ def drawn_case(engine: Engine, case: Case, conditioning: Conditioning) -> Simple
         steps=steps,
         embedded=embedded,
         guesses=guesses,
-        rows=settings["height"] // side,
-        columns=settings["width"] // side,
+        grid=engine.config.grid(width=settings["width"], height=settings["height"]),
     )
 
 
@@ -42,7 +40,7 @@ def check_ids_and_positions(drawn: SimpleNamespace) -> set[str]:
             sequence = drawn.conditioning.sequences[ours]
             assert sequence.ids.tolist() == drawn.golden[f"input_ids_{theirs}"].tolist()
             assert sequence.positions.tolist() == drawn.golden[f"indexes_{theirs}"].tolist()
-            image = image_positions(sequence.last_t + 1, drawn.rows, drawn.columns)
+            image = drawn.grid.positions(sequence.last_t + 1)
             assert image.tolist() == drawn.golden[f"image_indexes_{theirs}"].tolist()
             compared.add(ours)
     return compared

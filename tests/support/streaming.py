@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 
 from sensenova_core import DecodingSettings, DocumentSettings, Engine, SamplingSettings
-from sensenova_core.drawing.flow import Guidance
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.units import GENERATION
+from sensenova_core.settings import Guidance
 from sensenova_core.writing.document import Drawing
 from tests.support.geometries import short
 from tests.support.golden_set import GOLDEN

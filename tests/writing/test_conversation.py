@@ -5,7 +5,7 @@ import pytest
 import sensenova_core
 from sensenova_core import PromptError
 from sensenova_core.reading.prompt import Message
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.pictures import picture
 from tests.support.watch import images_embedded, saying, tokens_read
 
@@ -209,5 +209,5 @@ def test_the_context_ends_the_answer(copy_of):
 
 def test_a_reading_made_ready_before(engine):
     asked = engine.conversation("What is it?", [image()], max_pixels=20_000)
-    assert asked.images[0].tokens < 20
+    assert asked.images[0].grid.tokens < 20
     assert reply(engine, asked).ids == reply(engine, asked).ids

@@ -9,9 +9,8 @@ import torch
 import sensenova_core
 from sensenova_core import Guidance, SamplingSettings, SettingsError
 from sensenova_core.drawing import flow
-from sensenova_core.model.grid import to_patches
-from sensenova_core.writing.decode import DecodingSettings
-from sensenova_core.writing.document import DocumentSettings, Drawing, End, Text, Writer
+from sensenova_core.settings import DecodingSettings, DocumentSettings
+from sensenova_core.writing.document import Drawing, End, Text, Writer
 from tests.support.pictures import picture
 from tests.support.watch import calls, inputs, saying, tokens_read
 
@@ -110,14 +109,15 @@ def test_a_cropped_image_is_read_back_whole(engine):
 
 def test_noise_is_one_stream(engine):
     """The second image goes on where the first stopped, and a seed gives the same document."""
-    sizes, patch = ((64, 32), (64, 64), (32, 32)), engine.config.vision.patch_size
+    sizes = ((64, 32), (64, 64), (32, 32))
     with inputs(engine.model.generation.vision, torch.clone) as given:
         first = pictures(write(engine, sizes=sizes, max_images=3))
     stream = torch.Generator().manual_seed(5)
     for index, (width, height) in enumerate(sizes):
-        scale = flow.noise_scale(engine.config.noise, width * height // 32**2)
+        grid = engine.config.grid(width=width, height=height)
+        scale = flow.noise_scale(engine.config.noise, grid.tokens)
         noise = scale * torch.randn((1, 3, height, width), generator=stream)
-        assert torch.equal(given[2 * index], to_patches(noise, patch))
+        assert torch.equal(given[2 * index], grid.image_to_patches(noise))
     again, other = (pictures(write(engine, sizes=sizes, max_images=3, seed=seed)) for seed in (5, 6))
     assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
     assert (first[0] - other[0]).abs().max() > 0.1

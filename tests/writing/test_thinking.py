@@ -6,7 +6,7 @@ import torch
 import sensenova_core
 from sensenova_core import PromptError
 from sensenova_core.reading.prompt import THINKING
-from sensenova_core.writing.decode import DecodingSettings
+from sensenova_core.settings import DecodingSettings
 from tests.support.pictures import picture
 from tests.support.watch import SMALL, images_embedded, last_of, saying, tokens_read
 
@@ -164,7 +164,7 @@ def test_after_reasoning_an_edit_reads_only_its_other_branches(engine):
         with tokens_read(engine) as read:
             last_of(engine.sample(thought, **SMALL, img_cfg=2.0))
     assert read == [len(thought.sequences[name].ids) for name in ("images_only", "unconditional")]
-    assert embedded == [thought.images[0].tokens]
+    assert embedded == [thought.images[0].grid.tokens]
 
 
 def test_a_second_picture_reads_nothing(engine):

@@ -91,10 +91,10 @@ def _images(rows: list[Row], longest: int) -> tuple[list[tuple[Tensor, Tensor]],
     stacked: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
     for index, row in enumerate(rows):
         images = row.sequence.images
-        places = (row.sequence.slots.nonzero().flatten() + index * longest).split([one.tokens for one in images])
+        places = (row.sequence.slots.nonzero().flatten() + index * longest).split([one.grid.tokens for one in images])
         for image, place, shown in zip(images, places, row.shown, strict=True):
             height, width = image.pixels.shape[1:]
-            kinds = torch.tensor(kinds_in_cells(shown, (width, height), image.side))
+            kinds = torch.tensor(kinds_in_cells(shown, (width, height), image.grid.side))
             stacked.setdefault((height, width), []).append((image.pixels, place, kinds))
     parts = [tuple(zip(*one, strict=True)) for one in stacked.values()]
     kinds = torch.cat([torch.cat(kinds) for *_, kinds in parts]) if parts else torch.empty(0, dtype=torch.int64)

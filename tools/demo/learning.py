@@ -10,8 +10,8 @@ from sensenova_core.drawing import flow
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.attention import Attend
 from sensenova_core.model.config import ModelConfig
-from sensenova_core.model.grid import image_to_tokens, to_patches, tokens_to_image
-from sensenova_core.reading.prompt import image_positions
+from sensenova_core.model.grid import Grid
+from sensenova_core.settings import Guidance
 from tools.demo.batches import Batch
 from tools.demo.scenes import KINDS
 from tools.demo.stages import Stage
@@ -139,22 +139,26 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
     expert = model.understanding
     x = expert.embed(batch.ids.flatten(), model.device, model.dtype)
     for shown, places in batch.images:
-        rotary = expert.vision.rotary(*(side // model.config.token_pixels for side in shown.shape[2:]), model.device)
-        embedded = expert.vision(to_patches(shown, model.config.vision.patch_size), rotary)
+        grid = grid_of(model, shown)
+        embedded = expert.vision(grid.image_to_patches(shown), expert.vision.rotary(grid, model.device))
         x = x.index_copy(0, places, embedded.flatten(0, 1).to(x.dtype))
     x = x.view(*batch.ids.shape, -1)
     return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
 
 
+def grid_of(model: SenseNovaU1, pictures: Tensor) -> Grid:
+    """Of the tokens of each of some pictures, (pictures, 3, height, width)."""
+    return model.config.grid(width=pictures.shape[3], height=pictures.shape[2])
+
+
 def draw(model: SenseNovaU1, batch: Batch, attend: DrawingRows, stream: torch.Generator, stage: Stage) -> Tensor:
     """Mean squared error of the velocity, at a random time and noise for each picture."""
-    side, count = model.config.token_pixels, len(batch.owners)
-    tokens = batch.pictures[0, 0].numel() // side**2
+    grid, count = grid_of(model, batch.pictures), len(batch.owners)
     t = torch.sigmoid(stage.mean_time + SPREAD_OF_TIME * torch.randn(count, generator=stream))
-    noise = flow.noise_scale(model.config.noise, tokens) * torch.randn(batch.pictures.shape, generator=stream)
+    noise = flow.noise_scale(model.config.noise, grid.tokens) * torch.randn(batch.pictures.shape, generator=stream)
     at = t[:, None, None, None]
     z = at * batch.pictures + (1 - at) * noise
-    clean = image_to_tokens(batch.pictures, side)
+    clean = grid.image_to_tokens(batch.pictures)
     if not stage.guided:
         guessed = guesses(model, attend, z, t)
     else:
@@ -181,7 +185,7 @@ def guided(model: SenseNovaU1, batch: Batch, attend: DrawingRows, z: Tensor, t: 
         return guessed
     with torch.no_grad():
         beside = branch(model, batch, attend.read, unprompted[which], z[which], t[which])
-    together = flow.Guidance(LEARNT_CFG).combine({flow.CONDITION: guessed[which], flow.UNCONDITIONAL: beside})
+    together = flow.combine(Guidance(LEARNT_CFG), {flow.CONDITION: guessed[which], flow.UNCONDITIONAL: beside})
     return guessed.index_copy(0, which, together)
 
 
@@ -204,7 +208,6 @@ def led_astray(
 
     Only a model that has learnt what to make of its own mistakes, and of too much guidance, finds back from them.
     """
-    side = model.config.token_pixels
     earlier = t * torch.empty(len(t)).uniform_(*EARLIER, generator=stream)
     cfg = 1 + (STRONGEST - 1) * float(torch.rand((), generator=stream))
     before, after = earlier[:, None, None, None], t[:, None, None, None]
@@ -213,21 +216,20 @@ def led_astray(
     condition, unprompted = (
         branch(model, batch, read, places, z, earlier) for places in batch.branches[which].unbind(1)
     )
-    guess = flow.Guidance(cfg).combine({flow.CONDITION: condition, flow.UNCONDITIONAL: unprompted})
-    guess = tokens_to_image(guess, side, *(length // side for length in picture.shape[2:]))
+    guess = flow.combine(Guidance(cfg), {flow.CONDITION: condition, flow.UNCONDITIONAL: unprompted})
+    guess = grid_of(model, picture).tokens_to_image(guess)
     return z + (after - before) / (1 - before) * (guess - z)
 
 
 def guesses(model: SenseNovaU1, attend: DrawingRows, z: Tensor, t: Tensor) -> Tensor:
     """The clean pictures that the model sees in z, (pictures, 3, height, width) at times t: float32 tokens."""
-    config, expert = model.config, model.generation
-    rows, columns = (side // config.token_pixels for side in z.shape[2:])
-    x = expert.vision(to_patches(z, config.vision.patch_size), expert.vision.rotary(rows, columns, model.device))
+    config, expert, grid = model.config, model.generation, grid_of(model, z)
+    x = expert.vision(grid.image_to_patches(z), expert.vision.rotary(grid, model.device))
     times = expert.timestep_embedder(t)
     if config.noise.embedded:
-        scale = flow.noise_scale(config.noise, rows * columns)
+        scale = flow.noise_scale(config.noise, grid.tokens)
         times = times + expert.noise_scale_embedder(torch.tensor([scale / config.noise.max_scale]))
-    places = image_positions(0, rows, columns).repeat(len(z), 1, 1)
+    places = grid.positions(0).repeat(len(z), 1, 1)
     places[:, 0] = attend.last[:, None] + 1
     x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at)
-    return expert.head(x, rows, columns).float()
+    return expert.head(x, grid).float()

@@ -11,14 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from sensenova_core.drawing.flow import CONDITION, IMAGES_ONLY
-from sensenova_core.reading.images import (
-    MEAN,
-    STD,
-    ReferenceImage,
-    edit_pixel_limits,
-    references,
-    understanding_pixel_limits,
-)
+from sensenova_core.model.grid import Grid
+from sensenova_core.reading.images import MEAN, STD, ReferenceImage, references
 from sensenova_core.reading.prompt import (
     IMAGE_PLACEHOLDER,
     Conditioning,
@@ -39,6 +33,7 @@ from sensenova_core.reading.tokenizer import (
     Special,
     Tokenizer,
 )
+from sensenova_core.settings import edit_pixel_limits, understanding_pixel_limits
 from tools.demo import texts
 from tools.demo.scenes import Scene, as_usual, draw, scene
 
@@ -213,7 +208,8 @@ class Rows:
         """
         told = texts.story(self.rng, scene(self.rng, 1), self.rng.randint(1, 3))
         shown = [pixels(draw(one, *size)) for one in told.scenes]
-        images = [ReferenceImage(((one * 0.5 + 0.5) - MEAN) / STD, self.side, size) for one in shown]
+        grid = Grid.covering(width=size[0], height=size[1], side=self.side)
+        images = [ReferenceImage(((one * 0.5 + 0.5) - MEAN) / STD, grid, size) for one in shown]
         full, images_only = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
         pieces: list[Piece] = [Special(THINK_START), "\n"] if think else []
         for index, (text, image) in enumerate(zip(told.texts, images, strict=True)):
@@ -245,13 +241,13 @@ class Rows:
         flat: list[str] = []
         for piece in pieces:
             if isinstance(piece, ReferenceImage):
-                flat += [Special(IMAGE_START), *[Special(IMAGE_SLOT)] * piece.tokens, Special(IMAGE_END)]
+                flat += [Special(IMAGE_START), *[Special(IMAGE_SLOT)] * piece.grid.tokens, Special(IMAGE_END)]
             else:
                 flat.append(piece)
         ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64)
         images = tuple(piece for piece in pieces if isinstance(piece, ReferenceImage))
         start, slot = self.tokenizer.ids[IMAGE_START], self.tokenizer.ids[IMAGE_SLOT]
-        placed = positions(ids, start, slot, tuple((image.rows, image.columns) for image in images))
+        placed = positions(ids, start, slot, tuple(image.grid for image in images))
         placed[0] += sequence.last_t + 1
         return replace(
             sequence,

@@ -1,0 +1,532 @@
+"""Every setting: its default, range, choices and help. The command line, the nodes and README's tables read them here.
+
+Imports nothing heavy. A setting is a field of one of the frozen dataclasses below, which check their values when they
+are made and raise SettingsError. `settings_of(SamplingSettings)` tells what is known of its fields, by their names.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any
+
+from .errors import SettingsError, check_choice, check_count, check_number
+
+MAX_SEED = 2**64 - 1
+MAX_SIDE = 16_384  # pixels; far over what a model draws well, and a few more only run out of memory
+MAX_IMAGES = 10  # that are read for one picture, answer or document
+MAX_ASPECT = 200  # how many times as long as wide a picture may be
+# Pixels of one reference image, by task.
+EDIT_MIN_PIXELS, EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL = 512 * 512, 2048 * 2048, 4096 * 4096
+UNDERSTAND_MIN_PIXELS, UNDERSTAND_MAX_PIXELS = 65_536, 4_194_304
+BEST_AREA = 2048 * 2048  # of the published models, which name 4096 x 4096 as their max_pixels and are weaker there
+DOCUMENT_AREA = 1536 * 1536
+
+CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
+DTYPES = ("float32", "bfloat16", "float16")
+VRAM_MODES = ("auto", "full", "balanced", "low")
+BACKENDS = ("auto", "sdpa", "flash")
+TASKS = ("draw", "understand", "interleave")
+SIZE_UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
+
+MAX_THINK_TOKENS = 1024  # of reasoning, unless told otherwise
+MAX_DOCUMENT_TOKENS = 8192
+USUAL_PROMPT = 400  # tokens, with the system message
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting.
+
+    name: in the API, in messages and on nodes. option: on the command line and in JSON lines. low, high: the range,
+    both included; over: an end that is not. usual, step, digits: the range, the step and the decimal places that a
+    widget offers. choices: the only values. help: what it does, in a few sentences; {name} stands for another setting.
+    automatic: whether it may be left to the model.
+    """
+
+    name: str
+    option: str
+    kind: type
+    default: Any
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    over: float = -math.inf
+    usual: tuple[float, float] = (-math.inf, math.inf)
+    step: float = 1
+    digits: int | None = None
+    choices: tuple[str, ...] = ()
+    advanced: bool = False
+    automatic: bool = False
+
+    def check(self, value: object) -> None:
+        """Raise SettingsError unless `value` is in range or among the choices."""
+        if self.choices:
+            check_choice(self.name, value, self.choices)
+        elif self.kind is int and not self.automatic:  # a side is checked once the model is known
+            check_count(self.name, value, int(self.low), None if self.high == math.inf else int(self.high))
+        elif self.kind is float:
+            check_number(self.name, value, self._expected(), low=self.low, over=self.over, high=self.high)
+
+    def help_as(self, named: Callable[[str], str]) -> str:
+        """The help, with other settings called as `named` calls them."""
+        return re.sub(r"\{(\w+)\}", lambda other: named(other[1]), self.help)
+
+    def _expected(self) -> str:
+        """The range of a number, in words."""
+        if self.over > -math.inf:
+            return f"a number over {self.over:g}" + (f" and up to {self.high:g}" if self.high < math.inf else "")
+        if self.high < math.inf:
+            return f"a number from {self.low:g} to {self.high:g}"
+        return f"a finite number, such as {self.default:g}"
+
+
+def _setting(kind: type, default: Any, help: str, *, name: str = "", option: str = "", **known: Any) -> Any:
+    """A field of a dataclass of settings. name, option: where they differ from the field's name and from `name`."""
+    told = {"kind": kind, "name": name, "option": option, "help": help, **known}
+    return field(default=default, metadata={"setting": told})
+
+
+def _side(which: str) -> Any:
+    help = (
+        f"{which} in pixels, a multiple of 32. The models were trained at some sizes; others work, with weaker "
+        "pictures. Left out, like its other half: what the model draws best, and of an edit its first image's ratio."
+    )
+    return _setting(int, 2048, help, usual=(32, 8192), step=32, automatic=True)
+
+
+@cache
+def settings_of(cls: type) -> dict[str, Setting]:
+    """Name -> what is known of every setting of a dataclass, those of the dataclasses within it included."""
+    found: dict[str, Setting] = {}
+    for each in fields(cls):
+        if "within" in each.metadata:
+            found |= settings_of(each.metadata["within"])
+        elif "setting" in each.metadata:
+            told = dict(each.metadata["setting"])
+            name = told.pop("name") or each.name
+            option = told.pop("option") or name
+            found[name] = Setting(name=name, option=option, default=each.default, **told)
+    return found
+
+
+def _check(settings: Any) -> None:
+    """Check every setting of a dataclass."""
+    for each in fields(settings):
+        if "setting" in each.metadata:
+            name = each.metadata["setting"]["name"] or each.name
+            settings_of(type(settings))[name].check(getattr(settings, each.name))
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the branches' velocities are combined.
+
+    cfg: weight of the prompt; img_cfg: weight of the reference images (only an edit has any).
+    norm: one of CFG_NORMS. interval: the (shifted) times between which guidance is on, both ends included.
+    """
+
+    cfg: float = _setting(
+        float,
+        4.0,
+        "Guidance by the prompt. 4 for the full models; 1 is off, half the work, and what the distilled 8-step models "
+        "need.",
+        option="cfg_scale",
+        usual=(0.0, 100.0),
+        step=0.1,
+        digits=2,
+    )
+    img_cfg: float = _setting(
+        float,
+        1.0,
+        "Guidance by images. 1 is off; equal to {cfg}: ordinary guidance against nothing at all; else both are weighed "
+        "separately, at three passes' cost. Does nothing where a picture is drawn from text alone.",
+        option="img_cfg_scale",
+        usual=(0.0, 100.0),
+        step=0.1,
+        digits=2,
+    )
+    norm: str = _setting(
+        str,
+        "none",
+        "Tames strong guidance. global: never longer than the unguided step, over the whole image; channel: the same "
+        "token by token; cfg_zero_star: rescales the unconditional branch, skips step 1 (text to image only).",
+        name="cfg_norm",
+        choices=CFG_NORMS,
+    )
+    interval: tuple[float, float] = _setting(
+        tuple,
+        (0.0, 1.0),
+        "First and last time with guidance, after the shift; 0 is noise, 1 the finished image. Steps outside need only "
+        "one pass.",
+        name="cfg_interval",
+        usual=(0.0, 1.0),
+        step=0.01,
+        advanced=True,
+    )
+
+    def __post_init__(self):
+        _check(self)
+        if not isinstance(self.interval, tuple) or len(self.interval) != 2:
+            raise SettingsError(
+                setting="cfg_interval", value=self.interval, remedy="give two numbers, its start and its end"
+            )
+        for end in self.interval:
+            check_number("cfg_interval", end, "a number from 0 to 1", subject="an end of {}")
+        start, end = self.interval
+        if not 0 <= start <= end <= 1:
+            raise SettingsError(
+                setting="cfg_interval",
+                value=self.interval,
+                problem=f"{start} to {end} is not an interval inside 0 to 1",
+                remedy="give its start first, such as 0 to 1",
+            )
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Everything that decides a picture besides model and conditioning. Checked when made; raises SettingsError.
+
+    width, height: pixels. steps: 1 or more. shift: over 0; 1 is an even schedule. t_eps: over 0, the smallest
+    distance to the end that a velocity is divided by. batch_size: images of one prompt from one noise stream.
+    crop: draw a size that is no multiple of a token's side at the next larger multiples, and cut it back.
+    """
+
+    width: int = _side("Width")
+    height: int = _side("Height")
+    steps: int = _setting(
+        int,
+        50,
+        "Denoising steps: 50 for the full models, 8 for the distilled ones.",
+        option="num_steps",
+        low=1,
+        high=10_000,
+        usual=(1, 1000),
+    )
+    guidance: Guidance = field(default_factory=Guidance, metadata={"within": Guidance})
+    shift: float = _setting(
+        float,
+        3.0,
+        "Over 1 spends more steps near the noise, where the composition is decided. 3 as trained.",
+        option="timestep_shift",
+        over=0,
+        usual=(0.01, 100.0),
+        step=0.1,
+    )
+    t_eps: float = _setting(
+        float,
+        0.02,
+        "Smallest distance to the end that a velocity is divided by.",
+        over=0,
+        usual=(0.0001, 1.0),
+        step=0.001,
+        digits=4,
+        advanced=True,
+    )
+    seed: int = _setting(
+        int,
+        42,
+        "The noise to start from; the same seed draws the same picture on every device.",
+        low=0,
+        high=MAX_SEED,
+        usual=(0, MAX_SEED),
+    )
+    batch_size: int = _setting(
+        int, 1, "Images drawn at once; the prompt is read once for all.", low=1, high=4096, usual=(1, 64)
+    )
+    crop: bool = _setting(
+        bool,
+        False,
+        "Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly its "
+        "image's size.",
+        advanced=True,
+    )
+
+    def __post_init__(self):
+        _check(self)
+
+    @classmethod
+    def of(cls, **values: Any) -> "SamplingSettings":
+        """From flat values by the names of `settings_of`, such as cfg and cfg_norm; those left out have their defaults.
+
+        Raises TypeError for a name that is no setting.
+        """
+        guidance = {"cfg": "cfg", "img_cfg": "img_cfg", "cfg_norm": "norm", "cfg_interval": "interval"}
+        guided = {guidance[name]: values.pop(name) for name in list(values) if name in guidance}
+        if isinstance(guided.get("interval"), list):
+            guided["interval"] = tuple(guided["interval"])
+        return cls(guidance=Guidance(**guided), **values)
+
+    def check_size(self, side: int) -> None:
+        """Raise SettingsError unless both sides are multiples of `side`, what one token of the model covers, or
+        cropped."""
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            check_number(name, value, f"a whole number of pixels, a multiple of {side}")
+            if not isinstance(value, int) or value < 1 or (value % side and not self.crop):
+                nearest = max(side, round(value / side) * side)
+                raise SettingsError(
+                    setting=name,
+                    value=value,
+                    problem=f"is {value}",
+                    remedy=f"this model draws multiples of {side}, such as {nearest}",
+                    hints={"crop": "with {} it cuts the picture back to any size"},
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat, by the names that nodes and messages use; what is kept in a picture's metadata."""
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        guidance: Guidance = values.pop("guidance")
+        return values | {
+            "cfg": guidance.cfg,
+            "img_cfg": guidance.img_cfg,
+            "cfg_norm": guidance.norm,
+            "cfg_interval": list(guidance.interval),
+        }
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How text is written. Checked when made; raises SettingsError.
+
+    sample: False takes the likeliest token each time, and nothing below matters but max_tokens and repetition_penalty.
+    temperature: 0.0001 to 10000. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: 1 is off.
+    """
+
+    max_tokens: int = _setting(int, 512, "Where the text is cut, in tokens.", low=1, usual=(1, 32_768))
+    sample: bool = _setting(bool, False, "Draw tokens at random instead of the likeliest ones.", option="do_sample")
+    temperature: float = _setting(
+        float,
+        0.7,
+        "Higher is more varied.",
+        low=1e-4,  # beyond, float32 logits would overflow
+        high=1e4,
+        usual=(0.01, 5.0),
+        step=0.05,
+    )
+    top_k: int = _setting(int, 0, "Only the likeliest so many tokens; 0 is off.", low=0, usual=(0, 1000))
+    top_p: float = _setting(
+        float,
+        1.0,
+        "Only the likeliest tokens that together reach this likelihood; 1 is off.",
+        over=0,
+        high=1,
+        usual=(0.01, 1.0),
+        step=0.01,
+    )
+    repetition_penalty: float = _setting(
+        float,
+        1.0,
+        "Over 1 discourages tokens that were written already; 1 is off.",
+        low=1e-4,
+        high=1e4,
+        usual=(0.1, 5.0),
+        step=0.05,
+        advanced=True,
+    )
+    seed: int = _setting(
+        int, 42, "The same seed writes the same text.", name="seed", low=0, high=MAX_SEED, usual=(0, MAX_SEED)
+    )
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass(frozen=True)
+class DocumentSettings:
+    """How a document is made. Checked when made; raises SettingsError.
+
+    sizes: (width, height) of each image in order; a single one serves all, and none is the size of `sampling`.
+    think: reason first, and draw while reasoning. max_images: 0 for text alone; an image beyond it ends the document.
+    decoding.max_tokens counts text only. system: the system message; None is the trained one.
+    """
+
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(1536, 1536))
+    sizes: tuple[tuple[int, int], ...] = ()
+    decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=MAX_DOCUMENT_TOKENS))
+    max_images: int = _setting(int, 10, "A further picture ends the document.", low=0, usual=(0, 100))
+    think: bool = _setting(bool, False, "Reason first, drawing in between.")
+    system: str | None = _setting(
+        str,
+        None,
+        "Replaces the system message that the model was trained with.",
+        name="system_message",
+        advanced=True,
+    )
+
+    def __post_init__(self):
+        check_count("max_images", self.max_images, 0)
+        if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
+            raise SettingsError(
+                setting="sizes",
+                value=self.sizes,
+                problem=f"are {self.sizes!r}",
+                remedy="give (width, height) of each image",
+            )
+        if self.sampling.batch_size != 1:
+            raise SettingsError(
+                setting="batch_size",
+                value=self.sampling.batch_size,
+                remedy="a document's images are drawn one by one",
+            )
+        if 1 < len(self.sizes) < self.max_images:
+            raise SettingsError(
+                f"{len(self.sizes)} sizes for up to {self.max_images} images", "give one for all, or one for each"
+            )
+        if self.sampling.guidance.norm == "cfg_zero_star":
+            raise SettingsError(
+                setting="cfg_norm",
+                value="cfg_zero_star",
+                problem="cfg_zero_star is for text to image only",
+                remedy="choose none, global or channel",
+            )
+
+    def of_image(self, index: int) -> SamplingSettings:
+        """How the image of that index (from 0) is drawn."""
+        sizes = self.sizes or ((self.sampling.width, self.sampling.height),)
+        width, height = sizes[0] if len(sizes) == 1 else sizes[index]
+        return replace(self.sampling, width=width, height=height)
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How a checkpoint is run. device: as torch spells it. See `sensenova_core.load`."""
+
+    device: object = "cpu"
+    dtype: str = _setting(
+        str,
+        "auto",
+        "What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or bfloat16 where they are "
+        "packed, as in GGUF and FP8 files; float32 on a device without bfloat16. float32 is exact and takes twice the "
+        "memory.",
+        choices=("auto", *DTYPES),
+    )
+    vram_mode: str = _setting(
+        str,
+        "auto",
+        "Where weights live; pictures are the same in every mode. auto: as many layers stay on the card as there is "
+        "memory for, the others stream while it computes. full: the expert in use stays (17 GB for the 8B models). "
+        "balanced: all layers stream through three buffers (3 GB in all). low: through two.",
+        choices=VRAM_MODES,
+    )
+    max_memory: str | None = _setting(
+        str,
+        "auto",
+        "What all of it may take of the card, such as 13GiB; with cpu=24GiB also of page-locked system memory: "
+        f"0=13GiB,cpu=24GiB. In {SIZE_UNITS}. auto: what is free.",
+    )
+    attention: str = _setting(
+        str,
+        "auto",
+        "auto and sdpa: torch's own attention. flash: the flash-attn package, which must be installed; float16 or "
+        "bfloat16 on NVIDIA cards only.",
+        option="attn_backend",
+        choices=BACKENDS,
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class ForecastSettings:
+    """What is to be planned before there is a prompt for it. Checked when made; raises SettingsError.
+
+    task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
+    read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
+    card, ram: sizes such as "11GiB" of free memory to plan for, in place of what is free here.
+    """
+
+    task: str = _setting(
+        str,
+        "draw",
+        "draw: a picture, or with images an edit. understand: an answer, which width, height and batch_size do not "
+        "change. interleave: a document as far as its first picture.",
+        choices=TASKS,
+    )
+    images: int = _setting(
+        int,
+        0,
+        "Images to edit, or to read.",
+        option="num_images",
+        low=0,
+        high=MAX_IMAGES,
+        usual=(0, MAX_IMAGES),
+    )
+    think_tokens: int = _setting(
+        int,
+        0,
+        "Tokens of reasoning before a picture.",
+        option="max_think_tokens",
+        low=0,
+        usual=(0, 32_768),
+    )
+    max_tokens: int = _setting(int, 512, "Of an answer.", low=1, usual=(1, 32_768), advanced=True)
+    prompt_tokens: int = _setting(
+        int,
+        USUAL_PROMPT,
+        "Of the prompt or the conversation so far, with the system message, without images.",
+        low=1,
+        usual=(1, 262_144),
+        advanced=True,
+    )
+    card: str = _setting(
+        str,
+        "",
+        "Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.",
+    )
+    ram: str = _setting(str, "", "Plan for so much free system memory, such as 24GiB. Empty: what is free here.")
+
+    def __post_init__(self):
+        _check(self)
+
+
+def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:
+    """(min_pixels, max_pixels) of each of `images` references of an edit or a document.
+
+    best_area: pixels of the pictures that the model draws best; what it reads is scaled to no more, before both sides
+    become multiples of a token's.
+    """
+    most = min(EDIT_MAX_PIXELS, EDIT_PIXELS_OF_ALL // max(images, 1), best_area)
+    return min(EDIT_MIN_PIXELS, best_area), most
+
+
+def understanding_pixel_limits(best_area: int = BEST_AREA) -> tuple[int, int]:
+    """(min_pixels, max_pixels) of each image that is asked about."""
+    return min(UNDERSTAND_MIN_PIXELS, best_area), min(UNDERSTAND_MAX_PIXELS, best_area)
+
+
+# The sizes the published models were trained at, in pixels. Other multiples of a token work, but worse.
+# label -> (width, height), for text to image and edits
+TRAINED_SIZES = {
+    "1:1 2048x2048": (2048, 2048),
+    "16:9 2720x1536": (2720, 1536),
+    "9:16 1536x2720": (1536, 2720),
+    "3:2 2496x1664": (2496, 1664),
+    "2:3 1664x2496": (1664, 2496),
+    "4:3 2368x1760": (2368, 1760),
+    "3:4 1760x2368": (1760, 2368),
+    "2:1 2880x1440": (2880, 1440),
+    "1:2 1440x2880": (1440, 2880),
+    "3:1 3456x1152": (3456, 1152),
+    "1:3 1152x3456": (1152, 3456),
+}
+# U1.5 alone was trained up to areas of 4096 x 4096.
+TRAINED_SIZES_U15 = {
+    "U1.5 only, 1:1 4096x4096": (4096, 4096),
+    "U1.5 only, 16:9 3840x2176": (3840, 2176),
+    "U1.5 only, 9:16 2176x3840": (2176, 3840),
+}
+# For documents of text and pictures.
+INTERLEAVE_SIZES = {
+    "1:1 1536x1536": (1536, 1536),
+    "16:9 2048x1152": (2048, 1152),
+    "9:16 1152x2048": (1152, 2048),
+    "3:2 1888x1248": (1888, 1248),
+    "2:3 1248x1888": (1248, 1888),
+    "4:3 1760x1312": (1760, 1312),
+    "3:4 1312x1760": (1312, 1760),
+    "2:1 2144x1088": (2144, 1088),
+    "1:2 1088x2144": (1088, 2144),
+    "3:1 2592x864": (2592, 864),
+    "1:3 864x2592": (864, 2592),
+}
