@@ -1,6 +1,5 @@
 """The tensors that do not move in units: small ones, and the embedding table."""
 
-import weakref
 from collections.abc import Sequence
 
 import torch
@@ -27,18 +26,15 @@ class Fixed:
             if ".embed_tokens." not in name and ".lm_head." not in name
         }
         self.nbytes = sum(weights.headers[name].numel * weights.dtype(name).itemsize for name in self._small)
-        self._dtype, self._understanding = weights.compute_dtype, weakref.ref(model.understanding)  # no circle
-        self._apart = any(weights.headers[name].packed for name in self._table)
-        self._rows: Tensor | Packed | None = None  # of a table that is not in place
+        self._dtype = weights.compute_dtype
+        self._rows: Tensor | Packed | None = None  # of the table
         self._loras: tuple[tuple[Lora, float], ...] = ()
         self._added: list[Term] = []  # to the table
-        self._take_rows()
 
     def use(self, loras: Sequence[tuple[Lora, float]]) -> bool:
         """Add what these LoRAs do at these strengths, when next placed; whether that makes any difference."""
         before = self._changes()
         self._loras = tuple(loras)
-        self._take_rows()
         return self._changes() != before
 
     def place(self, weights: StoredWeights, device: torch.device) -> None:
@@ -61,6 +57,17 @@ class Fixed:
         for module, leaf in (*self._small.values(), *self._table.values()):
             assign(module, leaf, getattr(module, leaf).to("meta"))
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the table, on the CPU: no others are unpacked or changed."""
+        ids = ids.cpu()
+        packed = isinstance(self._rows, Packed)
+        rows = self._rows.at(ids) if packed else self._rows[ids]
+        if not packed and not self._added:
+            return rows
+        into = torch.empty(rows.shape, dtype=self._dtype)
+        merge(rows, [(amount, up[ids], down) for amount, up, down in self._added], into)
+        return into
+
     def _changes(self) -> list[tuple[str, str, float]]:
         """What is added outside the layers."""
         return [
@@ -77,16 +84,3 @@ class Fixed:
             (_, up), (_, down) = weights.mapped(lora.names(name))
             terms.append((strength * lora.factors[name].factor, up, down))
         return terms
-
-    def _take_rows(self) -> None:
-        """Have the table's rows come from here, if they do not run as they lie."""
-        added = any(strength and name in lora.factors for lora, strength in self._loras for name in self._table)
-        self._understanding().embed_source = self._embed if self._apart or added else None
-
-    def _embed(self, ids: Tensor) -> Tensor:
-        """Rows of the table, on the CPU: no others are unpacked or changed."""
-        ids = ids.cpu()
-        rows = self._rows.at(ids) if isinstance(self._rows, Packed) else self._rows[ids]
-        into = torch.empty(rows.shape, dtype=self._dtype)
-        merge(rows, [(amount, up[ids], down) for amount, up, down in self._added], into)
-        return into

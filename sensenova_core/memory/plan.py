@@ -10,8 +10,10 @@ from functools import cached_property
 from math import ceil
 
 from ..errors import SettingsError
+from ..model import GENERATION, UNDERSTANDING
+from ..model.unified import EXPERTS
 from .budget import Limits, in_words
-from .units import EXPERTS, GENERATION, UNDERSTANDING, Units
+from .units import Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
 FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
@@ -49,6 +51,11 @@ class Sizes:
     def slot_of(self, expert: str) -> int:
         """A buffer that any unit of an expert fits in. The experts of a mixture may differ much."""
         return max(self.units[expert])
+
+    @property
+    def layers(self) -> int:
+        """Of either expert."""
+        return len(self.units[UNDERSTANDING]) - self.head_pieces
 
     @property
     def slot(self) -> int:

@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from math import inf
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Packed, StoredWeights
-from ..model import SenseNovaU1
+from ..model import GENERATION, UNDERSTANDING
 from .clock import Clock
 from .fixed import Fixed
 from .page_locked import PageLockedStore
@@ -19,7 +18,7 @@ from .passes import Passes
 from .plan import Phase, Plan, Sizes
 from .slots import Slot, Slots
 from .transfers import Mark, Transfers
-from .units import EXPERTS, GENERATION, UNDERSTANDING, Key, Part, Units
+from .units import Key, Part, Units
 
 
 class Residency:
@@ -31,7 +30,6 @@ class Residency:
 
     def __init__(
         self,
-        model: SenseNovaU1,
         weights: StoredWeights,
         units: Units,
         fixed: Fixed,
@@ -40,10 +38,7 @@ class Residency:
         lane: Transfers,
         clock: Clock,
     ):
-        """The model's decoders and output head get their weights from here from now on.
-
-        clock: counts how long computing stands still for copies, as "waiting".
-        """
+        """clock: counts how long computing stands still for copies, as "waiting"."""
         self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
         self.lane, self.clock = lane, clock
         self.store = PageLockedStore(weights, units, sizes, self.lane, direct=device.type == "cpu")
@@ -56,10 +51,6 @@ class Residency:
         self._settled = False  # all that it wants is there and stays
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sensenova-copy")
         self._kept: Future[None] = self._worker.submit(self.store.keep, frozenset())
-        layers = model.config.decoder.num_layers
-        for expert in EXPERTS:  # bound to parts of the model alone: a circle would keep dropped weights alive
-            getattr(model, expert).decoder.source = partial(self.layers, expert, layers)
-        model.understanding.head_source = partial(self.head, layers)
 
     @property
     def nbytes(self) -> int:
@@ -158,16 +149,21 @@ class Residency:
             self._worker.submit(self.store.release).result()
         return before - self.nbytes
 
-    def layers(self, expert: str, count: int) -> Iterator[nn.Module]:
+    def layers(self, expert: str) -> Iterator[nn.Module]:
         """One pass over an expert's layers: each is ready to run until the next one is asked for."""
         self.enter(expert)
         self.passes.begin()
-        return self._pass(expert, range(count))
+        return self._pass(expert, range(self.sizes.layers))
 
-    def head(self, first: int) -> Iterator[nn.Module]:
-        """One pass over the output head's pieces, the first of which is the unit of that index."""
+    def head(self) -> Iterator[Tensor]:
+        """One pass over the output head's pieces: the same."""
         self.enter(UNDERSTANDING)
-        return self._pass(UNDERSTANDING, range(first, len(self.units[UNDERSTANDING])))
+        pieces = range(self.sizes.layers, len(self.units[UNDERSTANDING]))
+        return (piece.weight for piece in self._pass(UNDERSTANDING, pieces))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the embedding table, which stays in its file."""
+        return self.fixed.embed(ids)
 
     def _pass(self, expert: str, indexes: range) -> Iterator[nn.Module]:
         for index in indexes:

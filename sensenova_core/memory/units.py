@@ -13,9 +13,9 @@ from ..checkpoint import Packed, StoredWeights, TensorHeader, assign, checkpoint
 from ..checkpoint.formats import PIECE, SCRATCH
 from ..lora import Lora, merge
 from ..lora.merging import merge_scratch
-from ..model import MixtureOfExperts, SenseNovaU1
+from ..model import UNDERSTANDING, MixtureOfExperts, SenseNovaU1
+from ..model.unified import EXPERTS
 
-UNDERSTANDING, GENERATION = EXPERTS = ("understanding", "generation")
 Key = tuple[str, int]  # a unit: its expert, and its index in a pass
 _ALIGN = 256  # bytes, as CUDA's own allocations are
 

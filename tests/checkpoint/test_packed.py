@@ -18,7 +18,7 @@ from sensenova_core.checkpoint import Packed, read_headers
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.slots import Slots
 from sensenova_core.memory.transfers import DirectTransfers
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import geometry, scaled_down, write_checkpoint
 from tests.support.golden_set import relative_error
 from tests.support.peak import PeakBytes
@@ -135,7 +135,7 @@ def test_numbers_are_rounded_once_to_the_type_they_run_in(made, name):
     assert engine.weights.compute_dtype == engine.model.dtype == torch.bfloat16
     rounded = sensenova_core.load(plain, dtype="bfloat16", vram_mode="balanced")  # aligned, as in the working buffer
     numbers = load_file(plain / "model.safetensors")
-    first = next(iter(engine.model.generation.decoder.source()))
+    first = next(iter(engine.memory.weights.layers(GENERATION)))
     expected = numbers["language_model.model.layers.0.mlp_mot_gen.down_proj.weight"].bfloat16()
     assert torch.equal(first.mlp.down_proj.weight, expected)
     assert first.input_layernorm.weight.dtype == torch.float32
@@ -218,7 +218,7 @@ def test_the_only_slot_is_filled_anew_while_its_layer_runs(load):
     residency, layers = engine.memory.weights, engine.config.decoder.num_layers
     assert phase(engine).ring == 1 and len(residency.slots.of) == 1
     numbers = tensors_of(engine.path.parent / "plain")
-    with torch.inference_mode(), closing(residency.layers(GENERATION, layers)) as passing:
+    with torch.inference_mode(), closing(residency.layers(GENERATION)) as passing:
         for index in range(layers - 1):
             layer = next(passing)
             ((key, slot),) = residency.slots.of.items()
@@ -254,7 +254,7 @@ def test_an_embedding_unpacks_the_rows_it_needs(load, made, vram_mode):
     engine = load("Q8_0", vram_mode)
     ids, width = torch.tensor([3, 0, 3000, 3]), engine.config.decoder.hidden_size
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        rows = engine.model.understanding.embed(ids, torch.device("cpu"), torch.float32)
+        rows = engine.memory.weights.embed(ids)
     table = load_file(made("Q8_0")[1] / "model.safetensors")["language_model.model.embed_tokens.weight"]
     assert torch.equal(rows, table[ids])
     assert peak.most <= 16 * len(ids) * width
@@ -267,7 +267,7 @@ def test_in_place_no_more_than_a_layer_is_unpacked(load):
     mapped = [each.bytes if isinstance(each, Packed) else each for each in engine.memory.weights._others.values()]
     with PeakBytes("cpu") as peak, torch.inference_mode():
         peak.leave_out([*mapped, *engine.model.parameters(), engine.memory.weights.slots.working.buffer])
-        for layer in engine.model.generation.decoder.source():
+        for layer in engine.memory.weights.layers(GENERATION):
             assert layer.mlp.down_proj.weight.dtype == torch.float32
     assert peak.most <= sizes.scratch
     assert engine.memory.weights.nbytes == engine.weights.nbytes + max(sizes.working.values())

@@ -11,7 +11,7 @@ import sensenova_core
 from sensenova_core import SamplingSettings
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.slots import Slots
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import scaled_down, short, write_checkpoint
 from tests.support.peak import PeakBytes
 from tests.support.streaming import draw_short, peaks_of_two_runs, phase, story, watch_attention
@@ -88,7 +88,7 @@ def test_release_gives_back_everything_and_the_next_run_works(load, settings):
         assert residency.nbytes > engine.memory.sizes.fixed
         assert (residency.store.nbytes > 0) == ("cpu=" in settings.get("max_memory", ""))
         engine.release()
-        assert (residency.nbytes, residency.store.nbytes, engine.reader.nbytes) == (0, 0, 0)
+        assert (residency.nbytes, residency.store.nbytes, engine.remembered.nbytes) == (0, 0, 0)
         assert {value.device.type for value in engine.model.parameters()} == {"meta"}
     assert torch.equal(draw_short(engine), first)
 

@@ -16,7 +16,8 @@ from sensenova_core.memory.budget import HOST_RESERVE
 from sensenova_core.memory.page_locked import PageLockedStore
 from sensenova_core.memory.slots import Slot
 from sensenova_core.memory.transfers import DirectTransfers
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Part, Unit
+from sensenova_core.memory.units import Part, Unit
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import geometry, short, write_checkpoint
 from tests.support.streaming import draw_short, phase
 
