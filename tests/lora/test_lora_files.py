@@ -245,7 +245,7 @@ def test_a_file_that_was_replaced_is_read_anew(folders, load, tmp_path, vram_mod
     engine = load(vram_mode=vram_mode, loras=[(file, 1.0)])
     first = tell(engine)
     write_lora(file, shapes, 1, rank=5)
-    engine.reader.forget()
+    engine.remembered.forget()
     if vram_mode == "balanced":
         with pytest.raises(CheckpointError, match=r"x\.safetensors was changed or removed"):
             tell(engine)

@@ -17,7 +17,7 @@ import torch
 import sensenova_core
 from sensenova_core.checkpoint.checkpoint import read_config_json
 from sensenova_core.memory import Limits, Plan, Task, Work, make_plan
-from sensenova_core.memory.units import GENERATION
+from sensenova_core.model import GENERATION
 from sensenova_core.model.config import ModelConfig
 
 ROOT = Path(__file__).parents[2]
