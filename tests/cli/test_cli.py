@@ -14,8 +14,7 @@ from PIL import Image
 import sensenova_core
 from sensenova_core import Engine
 from sensenova_core.cli import main
-from sensenova_core.cli.jobs import OTHER_KEYS
-from sensenova_core.cli.options import PICTURE_OPTIONS
+from sensenova_core.cli.jobs import KEYS
 from tests.support.golden_set import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -287,4 +286,4 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path,
 def test_the_readme_lists_the_keys_of_a_jsonl_line():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = readme.split("A line of `--jsonl`")[1].split("Every line")[0]
-    assert set(re.findall(r"`(\w+)`", listed)) == {*OTHER_KEYS, *PICTURE_OPTIONS}
+    assert set(re.findall(r"`(\w+)`", listed)) == set(KEYS)
