@@ -436,8 +436,8 @@ class ForecastSettings(Settings):
 
     task: str = _setting(
         "draw",
-        "draw: a picture, or with images an edit. understand: an answer, which width, height and batch_size do not "
-        "change. interleave: a document as far as its first picture.",
+        "draw: a picture, or with images an edit. understand: an answer, which {width}, {height} and "
+        "{batch_size} do not change. interleave: a document as far as its first picture.",
         choices=TASKS,
     )
     images: int = _setting(0, "Images to edit, or to read.", option="num_images", low=0, high=MAX_IMAGES)
@@ -454,6 +454,9 @@ class ForecastSettings(Settings):
     )
     card: str = _setting("", "Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.")
     ram: str = _setting("", "Plan for so much free system memory, such as 24GiB. Empty: what is free here.")
+
+
+ALL_KINDS = (SamplingSettings, DecodingSettings, ReasoningSettings, DocumentSettings, LoadSettings, ForecastSettings)
 
 
 def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:

@@ -7,32 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError, check_count
-from ..settings import (
-    MAX_SIDE,
-    DecodingSettings,
-    DocumentSettings,
-    ForecastSettings,
-    LoadSettings,
-    ReasoningSettings,
-    SamplingSettings,
-    Setting,
-    settings_of,
-)
+from ..settings import ALL_KINDS, MAX_SIDE, DecodingSettings, SamplingSettings, Setting, settings_of
 
 METAVARS = {"cfg_interval": ("START", "END"), "max_memory": "SIZE", "card": "SIZE", "ram": "SIZE"}
 # The engine's name of a setting -> its option.
-OPTIONS = {
-    setting.name: setting.option
-    for kind in (
-        SamplingSettings,
-        DecodingSettings,
-        ReasoningSettings,
-        DocumentSettings,
-        LoadSettings,
-        ForecastSettings,
-    )
-    for setting in settings_of(kind).values()
-}
+OPTIONS = {setting.name: setting.option for kind in ALL_KINDS for setting in settings_of(kind).values()}
 log = logging.getLogger(__name__)
 
 
