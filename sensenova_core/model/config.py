@@ -165,8 +165,9 @@ class ModelConfig:
 
 def _best_area(max_pixels: object) -> int:
     """Published files state more than their models were trained at, and no other program reads it: only less counts."""
-    whole = isinstance(max_pixels, int) and not isinstance(max_pixels, bool)
-    return min(BEST_AREA, max_pixels) if whole and max_pixels >= SMALLEST_AREA else BEST_AREA
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < SMALLEST_AREA:
+        return BEST_AREA
+    return min(BEST_AREA, max_pixels)
 
 
 @dataclass(frozen=True)
