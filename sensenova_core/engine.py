@@ -65,14 +65,12 @@ def load(
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
-    began = time.perf_counter()
     dtype = str(dtype).removeprefix("torch.")
     settings = LoadSettings(device=device, dtype=dtype, vram_mode=vram_mode, max_memory=max_memory, attention=attention)
     engine = Engine(path, settings)
     engine.use_loras(loras)
     if place:
         engine.place()
-    log.info("loaded %s in %.1f seconds", engine.name, time.perf_counter() - began)
     return engine
 
 
@@ -81,6 +79,7 @@ class Engine:
 
     def __init__(self, path: str | Path, settings: LoadSettings):
         """Check files and settings; the weights stay on disk until `place`."""
+        began = time.perf_counter()
         self.device = device_named(settings.device)
         limits = limits_of(settings.vram_mode, settings.max_memory, self.device)
         self.path = Path(path)
@@ -99,6 +98,7 @@ class Engine:
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, self.memory.run, self.remembered)
         self._loras = LorasInUse(shapes)
+        log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
 
     @property
     def _itemsize(self) -> int:
