@@ -2,8 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.memory.forecast import explain
-from ..sensenova_core.settings import TASKS, USUAL_PROMPT, Guidance, SamplingSettings
+from ..sensenova_core.settings import TASKS, USUAL_PROMPT, ForecastSettings, Guidance, SamplingSettings
 from . import runtime
 from .condition import MAX_IMAGES
 from .size import side_input, size_or_best
@@ -75,7 +74,14 @@ class MemoryPlan(io.ComfyNode):
         model.use_loras()
         width, height = size_or_best(model, width, height, document=task == "interleave")
         settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-        planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
-        text = explain(model.engine, settings, images, think_tokens, card, **planned)
+        asked = ForecastSettings(
+            task=task,
+            images=images,
+            think_tokens=think_tokens,
+            max_tokens=max_tokens,
+            prompt_tokens=prompt_tokens,
+            card=card,
+        )
+        text = model.engine.forecast(settings, asked)
         runtime.show_text(text)  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -49,8 +49,7 @@ def run(options) -> int:
     warn_without_effect(options, useless, f"with --task {options.task}")
     from ..drawing.sizes import best_size
     from ..engine import Engine
-    from ..memory.forecast import explain
-    from ..settings import Guidance, SamplingSettings
+    from ..settings import ForecastSettings, Guidance, SamplingSettings
 
     best = best_size(best_area(options.model), document=options.task == "interleave")
     settings = SamplingSettings(
@@ -70,17 +69,14 @@ def run(options) -> int:
     )
     engine.use_loras([parse_lora(text) for text in options.lora])
     warn_of_loras(engine, options)
-    print(
-        explain(
-            engine,
-            settings,
-            options.num_images,
-            options.max_think_tokens,
-            options.card,
-            options.ram,
-            options.task,
-            options.max_tokens,
-            options.prompt_tokens,
-        )
+    asked = ForecastSettings(
+        task=options.task,
+        images=options.num_images,
+        think_tokens=options.max_think_tokens,
+        max_tokens=options.max_tokens,
+        prompt_tokens=options.prompt_tokens,
+        card=options.card,
+        ram=options.ram,
     )
+    print(engine.forecast(settings, asked))
     return 0

@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 import sensenova_core
-from sensenova_core.memory.forecast import explain
 from sensenova_core.reading.prompt import Message
 from sensenova_core.settings import (
     INTERLEAVE_SIZES,
     TRAINED_SIZES,
     DecodingSettings,
     DocumentSettings,
+    ForecastSettings,
     Guidance,
     SamplingSettings,
 )
@@ -123,7 +123,8 @@ def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> Decoding
 
 def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card, **planned):
     settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-    return (explain(model, settings, images, think_tokens, card, **planned),)
+    asked = ForecastSettings(images=images, think_tokens=think_tokens, card=card, **planned)
+    return (model.forecast(settings, asked),)
 
 
 def primitive(value):
