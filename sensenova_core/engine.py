@@ -1,5 +1,7 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +18,7 @@ from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, activations, forecast, limits_of
 from .model import SenseNovaU1, Weights, attention_kernel
-from .model.devices import device_named, dtype_named
+from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import references
 from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder
@@ -25,10 +27,11 @@ from .reading.reader import Reader
 from .reading.remembered import PREFIX_CACHE_BYTES, Remembered
 from .reading.tokenizer import Tokenizer
 from .settings import (
-    MAX_THINK_TOKENS,
     DecodingSettings,
     DocumentSettings,
     ForecastSettings,
+    LoadSettings,
+    ReasoningSettings,
     SamplingSettings,
     edit_pixel_limits,
     understanding_pixel_limits,
@@ -39,15 +42,16 @@ from .writing.decode import Choose, chooser
 from .writing.document import Event, Writer, growing
 
 Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 def load(
     path: str | Path,
     device: str | torch.device = "cpu",
-    dtype: str | torch.dtype = "auto",
-    vram_mode: str = "auto",
-    max_memory: str = "auto",
-    attention: str = "auto",
+    dtype: str | torch.dtype = LoadSettings.dtype,
+    vram_mode: str = LoadSettings.vram_mode,
+    max_memory: str | None = LoadSettings.max_memory,
+    attention: str = LoadSettings.attention,
     place: bool = True,
     loras: Sequence[tuple[str | Path, float]] = (),
 ) -> "Engine":
@@ -62,29 +66,24 @@ def load(
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
-    engine = Engine(path, device, dtype, attention, vram_mode, max_memory)
+    began = time.perf_counter()
+    dtype = str(dtype).removeprefix("torch.")
+    settings = LoadSettings(device=device, dtype=dtype, vram_mode=vram_mode, max_memory=max_memory, attention=attention)
+    engine = Engine(path, settings)
     engine.use_loras(loras)
     if place:
         engine.place()
+    log.info("loaded %s in %.1f seconds", engine.name, time.perf_counter() - began)
     return engine
 
 
 class Engine:
     """One checkpoint and what it has read. Make it with `load`."""
 
-    def __init__(
-        self,
-        path: str | Path,
-        device: str | torch.device,
-        dtype: str | torch.dtype,
-        attention: str,
-        vram_mode: str = "auto",
-        max_memory: str = "auto",
-    ):
+    def __init__(self, path: str | Path, settings: LoadSettings):
         """Check files and settings; the weights stay on disk until `place`."""
-        self.device = device_named(device)
-        limits = limits_of(vram_mode, max_memory, self.device)
-        dtype = dtype_named(dtype)
+        self.device = device_named(settings.device)
+        limits = limits_of(settings.vram_mode, settings.max_memory, self.device)
         self.path = Path(path)
         self.checkpoint: Checkpoint = open_checkpoint(self.path)
         self.name, self.config = self.checkpoint.name, self.checkpoint.config
@@ -92,11 +91,11 @@ class Engine:
         # First, for building a model of many experts takes seconds.
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
-        self.stored = StoredWeights(self.model, self.checkpoint.headers, dtype)
+        self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
         self.remembered = Remembered()
         self.memory = Placement(self.model, self.stored, self.device, limits, self.remembered.forget)
-        self.attention = attention
-        self._kernel = attention_kernel(attention, self.device, self.stored.compute_dtype)
+        self.attention = settings.attention
+        self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, self.memory.run, self.remembered)
@@ -133,17 +132,18 @@ class Engine:
         is free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
         return self.memory.plan(task, self.remembered.nbytes, card, system_free)
 
-    def forecast(self, settings: SamplingSettings, asked: ForecastSettings) -> str:
-        """`plan` in words, before there is a prompt. Where weights run in place, asked.ram changes nothing. Raises
-        SettingsError where it cannot fit."""
+    def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
+        """`plan` in words, before there is a prompt. asked: see ForecastSettings; where weights run in place, ram
+        changes nothing. Raises SettingsError where it cannot fit."""
+        run = ForecastSettings.of(**asked)
         settings.check_size(self.config.token_pixels)
-        check_count("prompt_tokens", asked.prompt_tokens, 1, self.prompts.max_tokens)
+        check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)
         return forecast.explain(
             self.memory,
             self.config,
             settings,
-            asked,
-            branches=flow.branches_needed(settings, edit=asked.images > 0 or asked.task == "interleave"),
+            run,
+            branches=flow.branches_needed(settings, edit=run.images > 0 or run.task == "interleave"),
             itemsize=self._itemsize,
             remembered=self.remembered.nbytes,
         )
@@ -234,7 +234,7 @@ class Engine:
         settings: greedy and 1024 tokens at most, unless given. on_text gets the text piece by piece; raising from it
         cancels. choose: a way to choose tokens in place of the settings' own.
         """
-        settings = settings or DecodingSettings(max_tokens=MAX_THINK_TOKENS)
+        settings = settings or ReasoningSettings()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
         with torch.inference_mode():
@@ -276,8 +276,10 @@ class Engine:
         settings.check_size(self.config.token_pixels)
         if conditioning.is_edit and settings.guidance.norm == "cfg_zero_star":
             raise SettingsError(
-                "cfg_norm cfg_zero_star is for text to image only, where there is one unconditional branch to rescale; "
-                "choose none, global or channel for an edit"
+                "cfg_zero_star is for text to image only, where there is one unconditional branch to rescale",
+                "choose none, global or channel for an edit",
+                setting="cfg_norm",
+                value="cfg_zero_star",
             )
         self._check_vocabulary(conditioning)
         used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
@@ -409,4 +411,4 @@ class Engine:
 
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
         if conditioning.vocabulary != self.prompts.vocabulary:
-            raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
+            raise SettingsError("the prompt was encoded for another model", "encode it with the model that draws")

@@ -1,5 +1,6 @@
 """Carries out a plan: brings units to the device before they are needed, and hands them out pass by pass."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Packed, StoredWeights
 from ..model import GENERATION, UNDERSTANDING
+from .budget import in_words
 from .clock import Clock
 from .fixed import Fixed
 from .page_locked import PageLockedStore
@@ -19,6 +21,8 @@ from .plan import Phase, Plan, Sizes
 from .slots import Slot, Slots
 from .transfers import Mark, Transfers
 from .units import Key, Part, Units
+
+log = logging.getLogger(__name__)
 
 
 class Residency:
@@ -76,6 +80,7 @@ class Residency:
         """Bring the small tensors that every pass needs, unless they are there; the units come when they are used."""
         if self.placed:
             return
+        log.info("copying to %s begins: %s that every pass needs, then layers", self.device, in_words(self.sizes.fixed))
         try:
             self.fixed.place(self.stored, self.device)
         except BaseException:

@@ -75,10 +75,8 @@ def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtyp
         return sdpa
     kernel = _flash_kernel()
     if device.type != "cuda" or dtype == torch.float32:
-        raise SettingsError(
-            f"attention backend 'flash' runs on CUDA in float16 or bfloat16, not on {device} in {dtype}; "
-            "choose 'auto' or 'sdpa'"
-        )
+        problem = f"'flash' runs on CUDA in float16 or bfloat16, not on {device} in {dtype}"
+        raise SettingsError(problem, "choose 'auto' or 'sdpa'", setting="attention", value=backend)
     return kernel
 
 
@@ -118,8 +116,10 @@ def _flash_kernel() -> Kernel:
         from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]  # an optional package
     except ImportError as error:
         raise SettingsError(
-            f"attention backend 'flash' needs the flash-attn package, which does not import here ({error}); "
-            "install flash-attn, or choose 'auto' or 'sdpa'"
+            f"'flash' needs the flash-attn package, which does not import here ({error})",
+            "install flash-attn, or choose 'auto' or 'sdpa'",
+            setting="attention",
+            value="flash",
         ) from error
 
     def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:

@@ -136,7 +136,7 @@ def test_a_mistake_in_a_line_does_not_end_the_conversation(model, capsys, monkey
 
     def fail_once(self, messages, *args):
         if messages[-1].text == "wrong":
-            raise SettingsError("max_pixels is 0; give more")
+            raise SettingsError(setting="max_pixels", value=0, remedy="give more")
         return conversation(self, messages, *args)
 
     monkeypatch.setattr(Engine, "conversation", fail_once)

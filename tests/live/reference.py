@@ -24,7 +24,6 @@ from sensenova_core.settings import (
     TRAINED_SIZES,
     DecodingSettings,
     DocumentSettings,
-    ForecastSettings,
     Guidance,
     SamplingSettings,
 )
@@ -123,8 +122,7 @@ def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> Decoding
 
 def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card, **planned):
     settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-    asked = ForecastSettings(images=images, think_tokens=think_tokens, card=card, **planned)
-    return (model.forecast(settings, asked),)
+    return (model.forecast(settings, images=images, think_tokens=think_tokens, card=card, **planned),)
 
 
 def primitive(value):

@@ -14,7 +14,6 @@ from sensenova_core.lora.merging import merge_scratch
 from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
 from sensenova_core.model import GENERATION, UNDERSTANDING
-from sensenova_core.settings import ForecastSettings
 from tests.lora.telling import drawing, tell
 from tests.support.geometries import scaled_down, write_checkpoint
 from tests.support.loras import matrices, write_lora
@@ -131,10 +130,10 @@ def test_rows_are_added_piece_by_piece(monkeypatch, shape, piece):
 @pytest.mark.parametrize("vram_mode", ["auto", "balanced"])
 def test_a_plan_says_so(lora, load, vram_mode):
     engine = load(vram_mode=vram_mode)
-    told = engine.forecast(sensenova_core.SamplingSettings(64, 64), ForecastSettings())
+    told = engine.forecast(sensenova_core.SamplingSettings(64, 64))
     assert "make one layer ready" not in told
     engine.use_loras([(lora()[0], 1.0)])
-    assert "make one layer ready" in engine.forecast(sensenova_core.SamplingSettings(64, 64), ForecastSettings())
+    assert "make one layer ready" in engine.forecast(sensenova_core.SamplingSettings(64, 64))
     assert isinstance(engine.memory.sizes, Sizes)
 
 
