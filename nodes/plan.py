@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.memory.forecast import explain
 from ..sensenova_core.settings import TASKS, USUAL_PROMPT, Guidance, SamplingSettings
 from . import runtime
 from .condition import MAX_IMAGES
@@ -75,7 +74,7 @@ class MemoryPlan(io.ComfyNode):
         model.use_loras()
         width, height = size_or_best(model, width, height, document=task == "interleave")
         settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-        planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
-        text = explain(model.engine, settings, images, think_tokens, card, **planned)
+        asked = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
+        text = model.engine.forecast(settings, images=images, think_tokens=think_tokens, card=card, **asked)
         runtime.show_text(text)  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(text, ui=ui.PreviewText(text))

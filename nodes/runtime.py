@@ -49,7 +49,7 @@ class LoadedEngine:
         engine.memory.tell = warn
         if not mm.is_device_cpu(engine.device):
             engine.memory.free = partial(mm.get_free_memory, engine.device)
-            engine.memory.limit_host(max(0, int(mm.MAX_PINNED_MEMORY)))  # none with --disable-pinned-memory
+            engine.memory.limit_page_locked(max(0, int(mm.MAX_PINNED_MEMORY)))  # none with --disable-pinned-memory
 
     def with_lora(self, file: Path, strength: float) -> "LoadedEngine":
         """The same engine on another wire, with one more LoRA."""
@@ -87,7 +87,7 @@ class EnginePatcher(comfy.model_patcher.ModelPatcher):
         return max(self.size, self.loaded_size())
 
     def loaded_size(self) -> int:
-        return self.model.memory.weights.nbytes
+        return self.model.memory.residency.nbytes
 
     def current_loaded_device(self) -> torch.device:
         return self.load_device if self.loaded_size() else self.offload_device

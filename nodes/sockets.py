@@ -7,7 +7,7 @@ from PIL import Image
 
 from ..sensenova_core.reading.prompt import Message
 
-Model = io.Custom("SENSENOVA_CORE_MODEL")  # a host.LoadedEngine
+Model = io.Custom("SENSENOVA_CORE_MODEL")  # a runtime.LoadedEngine
 Conditioning = io.Custom("SENSENOVA_CORE_CONDITIONING")  # a sensenova_core.Conditioning
 Images = io.Custom("SENSENOVA_CORE_IMAGES")  # a References
 History = io.Custom("SENSENOVA_CORE_HISTORY")  # a Chat

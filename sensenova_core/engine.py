@@ -13,10 +13,10 @@ from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_nam
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
-from .errors import SenseNovaError, SettingsError
+from .errors import SenseNovaError, SettingsError, check_count
 from .lora import Lora
 from .lora.in_use import LorasInUse
-from .memory import Placement, Plan, Task, activations, limits_of
+from .memory import Placement, Plan, Task, activations, forecast, limits_of
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import references
@@ -29,6 +29,7 @@ from .reading.tokenizer import Tokenizer
 from .settings import (
     DecodingSettings,
     DocumentSettings,
+    ForecastSettings,
     LoadSettings,
     ReasoningSettings,
     SamplingSettings,
@@ -89,11 +90,11 @@ class Engine:
         # First, for building a model of many experts takes seconds.
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
-        self.weights = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
+        self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
         self.remembered = Remembered()
-        self.memory = Placement(self.model, self.weights, self.device, limits, self.remembered.forget)
+        self.memory = Placement(self.model, self.stored, self.device, limits, self.remembered.forget)
         self.attention = settings.attention
-        self._kernel = attention_kernel(settings.attention, self.device, self.weights.compute_dtype)
+        self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, self.memory.run, self.remembered)
@@ -102,7 +103,7 @@ class Engine:
 
     @property
     def _itemsize(self) -> int:
-        return self.weights.compute_dtype.itemsize
+        return self.stored.compute_dtype.itemsize
 
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
@@ -118,13 +119,34 @@ class Engine:
 
     def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
-        written = dict.fromkeys(growing(settings), activations.usual_tokens(self.config, images))
-        return activations.document(self.config, settings, written, 0, self._itemsize)
+        return self._document_task(settings, activations.usual_tokens(self.config, images))
 
-    def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
-        """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
-        free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
-        return self.memory.plan(task, self.remembered.nbytes, card, host_free)
+    def _document_task(self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0) -> Task:
+        """As far as the picture of that index. tokens: written so far, by growing branch, or of each."""
+        written = dict.fromkeys(growing(settings), tokens) if isinstance(tokens, int) else tokens
+        unconditional = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
+        return activations.document(self.config, settings, written, index, self._itemsize, unconditional=unconditional)
+
+    def plan(self, task: Task, card: int | None = None, system_free: int | None = None) -> Plan:
+        """What a task will take, and where the weights will be. card, system_free: bytes to plan for in place of what
+        is free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
+        return self.memory.plan(task, self.remembered.nbytes, card, system_free)
+
+    def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
+        """`plan` in words, before there is a prompt. asked: see ForecastSettings; where weights run in place, ram
+        changes nothing. Raises SettingsError where it cannot fit."""
+        run = ForecastSettings.of(**asked)
+        settings.check_size(self.config.token_pixels)
+        check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)
+        return forecast.explain(
+            self.memory,
+            self.config,
+            settings,
+            run,
+            branches=flow.branches_needed(settings, edit=run.images > 0 or run.task == "interleave"),
+            itemsize=self._itemsize,
+            remembered=self.remembered.nbytes,
+        )
 
     @property
     def loras(self) -> tuple[tuple[Path, float], ...]:
@@ -156,14 +178,14 @@ class Engine:
 
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""
-        self.memory.weights.place()
+        self.memory.residency.place()
 
     def allow(self, weights: int | None) -> None:
         """Let weights take so many bytes of the device, and give back at once what they have beyond; None for all that
         is free. For a host that shares the device among several models."""
         self.memory.allow(weights)
-        if weights is not None and (beyond := self.memory.weights.nbytes - weights) > 0:
-            self.memory.weights.shrink(beyond)
+        if weights is not None and (beyond := self.memory.residency.nbytes - weights) > 0:
+            self.memory.residency.shrink(beyond)
 
     def give_back(self, size: int) -> int:
         """Free at least `size` bytes on the device, layer by layer, or all there are; returns how many it was.
@@ -172,7 +194,7 @@ class Engine:
         """
         read = self.remembered.nbytes
         self.remembered.forget()
-        return read + (self.memory.weights.shrink(size - read) if size > read else 0)
+        return read + (self.memory.residency.shrink(size - read) if size > read else 0)
 
     def release(self) -> None:
         """Give back all device memory: weights, and all that was read. `place` reads the weights again.
@@ -180,7 +202,7 @@ class Engine:
         A run in progress ends with a SenseNovaError at its next step.
         """
         self.remembered.forget()
-        self.memory.weights.drop()
+        self.memory.residency.drop()
 
     def encode(
         self,
@@ -336,16 +358,16 @@ class Engine:
         )
         sequences = self.prompts.document(prompt, shown, settings.system, settings.think)
         unconditional = self.prompts.unconditional()
-        begun = dict.fromkeys(growing(settings), len(sequences[0].ids))
+        begun = len(sequences[0].ids)
 
         def prepare(index: int, contexts: dict[str, Context]) -> None:
             """Plan anew before a picture: all that was written has grown."""
             written = {name: context.tokens for name, context in contexts.items()}
-            held = sum(context.nbytes for context in contexts.values())
-            self._start(activations.document(self.config, settings, written, index, self._itemsize), held=held)
+            grown = sum(context.nbytes for context in contexts.values())
+            self._start(self._document_task(settings, written, index), growing=grown)
 
         return self._running(
-            lambda: activations.document(self.config, settings, begun, 0, self._itemsize),
+            lambda: self._document_task(settings, begun),
             lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose, prepare).events(),
         )
 
@@ -367,9 +389,9 @@ class Engine:
             yield result
             self._check_still(begun)
 
-    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, held: int = 0) -> None:
-        """held: bytes that the run has on the device already, beside what the reader holds."""
-        plan = self.memory.start(task, self.remembered.nbytes + held)
+    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, growing: int = 0) -> None:
+        """growing: bytes that the run itself has on the device already, beside what is remembered."""
+        plan = self.memory.start(task, self.remembered.nbytes + growing)
         if plan is not None:
             device = plan.limits.device
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes
@@ -377,14 +399,14 @@ class Engine:
 
     def _state(self) -> tuple[int, tuple]:
         """What must not change during a run: how often weights were dropped, and the LoRAs."""
-        return self.memory.weights.times_dropped, self.loras
+        return self.memory.residency.times_dropped, self.loras
 
     def _check_still(self, begun: tuple[int, tuple]) -> None:
         """begun: the state when the run began."""
         dropped, loras = begun
         if self.loras != loras:
             raise SenseNovaError("the model's LoRAs were changed during this run; start it again")
-        if self.memory.weights.times_dropped != dropped:
+        if self.memory.residency.times_dropped != dropped:
             raise SenseNovaError("the model's memory was given back during this run; start it again")
 
     def _check_vocabulary(self, conditioning: Conditioning) -> None:

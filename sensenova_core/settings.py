@@ -34,6 +34,9 @@ MAX_THINK_TOKENS = 1024  # of reasoning, unless told otherwise
 MAX_DOCUMENT_TOKENS = 8192
 USUAL_PROMPT = 400  # tokens, with the system message
 
+# The branches of guidance. All denoise the same image and differ in what they have read before it.
+CONDITION, IMAGES_ONLY, UNCONDITIONAL = "condition", "images_only", "unconditional"
+
 Made = TypeVar("Made")
 
 

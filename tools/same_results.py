@@ -35,6 +35,10 @@ PLACES = {
         ("sensenova_core.memory.forecast", "explain"),
         ("sensenova_core.outlook", "explain"),
     ],
+    "plan in words": [
+        ("sensenova_core.memory.plan_text", "explained"),
+        ("sensenova_core.memory.plan", "Plan.explain"),
+    ],
     "free memory": [
         ("sensenova_core.memory.system_memory", "available_bytes"),
         ("sensenova_core.memory.host", "available_bytes"),
@@ -354,7 +358,7 @@ def said(explain: Callable, *arguments, **options) -> str:
         result = explain(*arguments, **options)
     except sensenova_core.SettingsError as error:
         return f"refused: {error}"
-    return result if isinstance(result, str) else result.explain()
+    return result if isinstance(result, str) else moved("plan in words")(result)
 
 
 def unread_checkpoint(folder: Path, source: Path, shapes: dict[str, list[int]], config: dict) -> Path:

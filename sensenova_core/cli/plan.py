@@ -31,11 +31,8 @@ def run(options) -> int:
     drawing = [option_of(name) for name in (*DRAWING, "think_tokens")]
     useless = drawing if options.task == "understand" else ["max_tokens"]
     warn_without_effect(options, useless, f"with --task {options.task}")
-    from dataclasses import asdict
-
     from ..drawing.sizes import best_size
     from ..engine import Engine
-    from ..memory.forecast import explain
 
     best = best_size(best_area(options.model), document=options.task == "interleave")
     values = given(options, SamplingSettings)
@@ -44,5 +41,5 @@ def run(options) -> int:
     engine = Engine(resolve_model(options.model), load_settings(options))
     engine.use_loras([parse_lora(text) for text in options.lora])
     warn_of_loras(engine, options)
-    print(explain(engine, settings, **asdict(ForecastSettings.of(**given(options, ForecastSettings)))))
+    print(engine.forecast(settings, **given(options, ForecastSettings)))
     return 0

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..model.config import NoiseConfig
-from ..reading.prompt import CONDITION, IMAGES_ONLY, UNCONDITIONAL
-from ..settings import Guidance, SamplingSettings
+from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL, Guidance, SamplingSettings
 
 ROUNDING = 1e-6  # of float32 times, so that a step exactly on an interval's end counts as inside
 EPSILON = 1e-8  # keeps the ratios of norms finite

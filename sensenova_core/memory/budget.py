@@ -7,7 +7,7 @@ from ..errors import SettingsError, check_choice
 from ..settings import SIZE_UNITS, VRAM_MODES
 
 GIB, MIB = 2**30, 2**20
-HOST_RESERVE = 2 * GIB  # of system memory, left to everybody else
+SYSTEM_RESERVE = 2 * GIB  # of system memory, left to everybody else
 
 
 @dataclass(frozen=True)
@@ -15,23 +15,23 @@ class Limits:
     """What a plan may use, in bytes; None is no limit. mode: one of MODES.
 
     device: everything on the card. weights: those alone, as a host with other models to run wishes it; a ring of
-    buffers may overstep it. buffers: those of weights, after memory ran out. host: of page-locked memory; also what
-    system memory there is bounds it.
+    buffers may overstep it. buffers: those of weights, after memory ran out. page_locked: of system memory, of which
+    also what is free bounds it.
     """
 
     mode: str = "auto"
     device: int | None = None
     weights: int | None = None
     buffers: int | None = None
-    host: int | None = None
+    page_locked: int | None = None
 
     def __post_init__(self):
         check_choice("vram_mode", self.mode, VRAM_MODES)
 
-    def pinned(self, host_free: int) -> int:
+    def page_lockable(self, system_free: int) -> int:
         """Bytes that may be page-locked when so many are free: never all, for that stops a machine."""
-        spare = max(0, host_free - HOST_RESERVE)
-        return spare if self.host is None else min(self.host, spare)
+        spare = max(0, system_free - SYSTEM_RESERVE)
+        return spare if self.page_locked is None else min(self.page_locked, spare)
 
 
 def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -> dict[str | int, int]:

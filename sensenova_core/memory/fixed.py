@@ -16,7 +16,7 @@ class Fixed:
     a few rows, and which therefore stays in its file, mapped to memory. What LoRAs add to the small ones is added when
     they are placed; to the table, to the rows that are wanted."""
 
-    def __init__(self, model: SenseNovaU1, weights: StoredWeights):
+    def __init__(self, model: SenseNovaU1, stored: StoredWeights):
         names = [name for name, _ in model.named_parameters() if ".decoder.layers." not in name]
         owners = {name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names}
         self._table = {checkpoint_name(name): owner for name, owner in owners.items() if ".embed_tokens." in name}
@@ -25,8 +25,8 @@ class Fixed:
             for name, owner in owners.items()
             if ".embed_tokens." not in name and ".lm_head." not in name
         }
-        self.nbytes = sum(weights.headers[name].numel * weights.dtype(name).itemsize for name in self._small)
-        self._dtype = weights.compute_dtype
+        self.nbytes = sum(stored.headers[name].numel * stored.dtype(name).itemsize for name in self._small)
+        self._dtype = stored.compute_dtype
         self._rows: Tensor | Packed | None = None  # of the table
         self._loras: tuple[tuple[Lora, float], ...] = ()
         self._added: list[Term] = []  # to the table
@@ -37,18 +37,18 @@ class Fixed:
         self._loras = tuple(loras)
         return self._changes() != before
 
-    def place(self, weights: StoredWeights, device: torch.device) -> None:
-        for name, value in weights.mapped([*self._small]):
-            dtype = weights.dtype(name)
-            if terms := self._terms(weights, name):
+    def place(self, stored: StoredWeights, device: torch.device) -> None:
+        for name, value in stored.mapped([*self._small]):
+            dtype = stored.dtype(name)
+            if terms := self._terms(stored, name):
                 merged = torch.empty(value.shape, dtype=dtype)
                 merge(value, terms, merged)
                 value = merged
             elif isinstance(value, Packed):
                 value = value.unpacked(dtype)
             assign(*self._small[name], value.to(device, dtype))
-        for name, value in weights.mapped([*self._table]):
-            self._rows, self._added = value, self._terms(weights, name)
+        for name, value in stored.mapped([*self._table]):
+            self._rows, self._added = value, self._terms(stored, name)
             if not isinstance(value, Packed):
                 assign(*self._table[name], value)
 
@@ -77,10 +77,10 @@ class Fixed:
             if strength and name in lora.factors
         ]
 
-    def _terms(self, weights: StoredWeights, name: str) -> list[Term]:
+    def _terms(self, stored: StoredWeights, name: str) -> list[Term]:
         used = [(lora, strength) for lora, strength in self._loras if strength and name in lora.factors]
         terms = []
         for lora, strength in used:
-            (_, up), (_, down) = weights.mapped(lora.names(name))
+            (_, up), (_, down) = stored.mapped(lora.names(name))
             terms.append((strength * lora.factors[name].factor, up, down))
         return terms

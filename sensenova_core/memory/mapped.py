@@ -27,12 +27,12 @@ class Mapped:
     def __init__(
         self,
         model: SenseNovaU1,
-        weights: StoredWeights,
+        stored: StoredWeights,
         units: Units,
         fixed: Fixed,
         sizes: Sizes,
     ):
-        self.weights, self.fixed = weights, fixed
+        self.stored, self.fixed = stored, fixed
         self.placed, self.times_dropped = False, 0
         self.slots = Slots(CPU, DirectTransfers())  # of which only the working buffer is used
         self._model = model
@@ -47,14 +47,14 @@ class Mapped:
             for unit in units[expert]:
                 module = unit.template if unit.index < sizes.layers else self._model.understanding.lm_head
                 if unit.apart:
-                    self._others |= {part.stored: None for part in unit.stored}
+                    self._others |= {part.name: None for part in unit.all_parts}
                 else:
-                    self._owners |= {part.stored: (module, part.leaf) for part in unit.parts}
+                    self._owners |= {part.name: (module, part.leaf) for part in unit.parts}
 
     @property
     def nbytes(self) -> int:
         """In use now."""
-        return (self.weights.nbytes if self.placed else 0) + self.slots.nbytes
+        return (self.stored.nbytes if self.placed else 0) + self.slots.nbytes
 
     @property
     def buffer_bytes(self) -> int:
@@ -62,7 +62,7 @@ class Mapped:
         return 0
 
     @property
-    def host_bytes(self) -> int:
+    def page_locked_bytes(self) -> int:
         """Page-locked: nothing is."""
         return 0
 
@@ -71,10 +71,10 @@ class Mapped:
         if self.placed:
             return
         try:
-            self.fixed.place(self.weights, CPU)
-            for name, value in self.weights.mapped(self._owners):
-                assign(*self._owners[name], value.to(self.weights.dtype(name)))
-            self._others = dict(self.weights.mapped(self._others))
+            self.fixed.place(self.stored, CPU)
+            for name, value in self.stored.mapped(self._owners):
+                assign(*self._owners[name], value.to(self.stored.dtype(name)))
+            self._others = dict(self.stored.mapped(self._others))
         except BaseException:
             self.drop()
             raise
@@ -128,10 +128,10 @@ class Mapped:
         return self.fixed.embed(ids)
 
     def _made_ready(self, unit: Unit) -> nn.Module:
-        return self.slots.made_ready(unit, self._stored, max(self.sizes.working.values()))
+        return self.slots.made_ready(unit, self._as_it_lies, max(self.sizes.working.values()))
 
-    def _stored(self, part: Part) -> Tensor | Packed:
-        whole = self._others[part.stored]
+    def _as_it_lies(self, part: Part) -> Tensor | Packed:
+        whole = self._others[part.name]
         if whole.shape == part.shape:
             return whole
         if isinstance(whole, Packed):

@@ -18,6 +18,7 @@ from .clock import Clock
 from .fixed import Fixed
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
+from .plan_text import explained, in_one_line
 from .residency import Residency
 from .transfers import transfers_to
 from .units import Units, units_of, with_changes
@@ -33,7 +34,7 @@ class PlacedWeights(Weights, Protocol):
     """The weights of one model, brought to where they run, and given back. nbytes: on the device. times_dropped: which
     ends runs in progress."""
 
-    weights: StoredWeights
+    stored: StoredWeights
     units: Units
     placed: bool
     times_dropped: int
@@ -45,7 +46,7 @@ class PlacedWeights(Weights, Protocol):
     def buffer_bytes(self) -> int: ...
 
     @property
-    def host_bytes(self) -> int: ...
+    def page_locked_bytes(self) -> int: ...
 
     def place(self) -> None:
         """Bring what every run needs, unless it is there."""
@@ -77,23 +78,23 @@ class Placement:
     def __init__(
         self,
         model: SenseNovaU1,
-        weights: StoredWeights,
+        stored: StoredWeights,
         device: torch.device,
         limits: Limits,
         forget: Callable[[], None],
     ):
         """forget: gives up what was read and can be read again."""
         self.device, self.limits = device, limits
-        units, fixed = units_of(model, weights), Fixed(model, weights)
+        units, fixed = units_of(model, stored), Fixed(model, stored)
         self._fixed, self._layers, self._carried = fixed, model.config.decoder.num_layers, ()
-        self.sizes = Sizes.of(units, self._layers, fixed.nbytes, weights.nbytes)
+        self.sizes = Sizes.of(units, self._layers, fixed.nbytes, stored.nbytes)
         lane = transfers_to(device)
         self.clock = Clock(lane)
         self.in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
-        self.weights: PlacedWeights = (
-            Mapped(model, weights, units, fixed, self.sizes)
+        self.residency: PlacedWeights = (
+            Mapped(model, stored, units, fixed, self.sizes)
             if self.in_place
-            else Residency(weights, units, fixed, self.sizes, device, lane, self.clock)
+            else Residency(stored, units, fixed, self.sizes, device, lane, self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
@@ -106,34 +107,34 @@ class Placement:
     def wanted_bytes(self) -> int:
         """Most bytes of weights that there is use for on the device at one time."""
         if self.in_place:
-            return self.weights.weights.nbytes
+            return self.residency.stored.nbytes
         most = self.sizes.wanted(self.limits.mode)
         return most if self.limits.device is None else min(most, self.limits.device)
 
-    def plan(self, task: Task, held: int = 0, card: int | None = None, host_free: int | None = None) -> Plan:
-        """What a task will take. held: bytes on the device that can be given back beside the weights.
+    def plan(self, task: Task, remembered: int = 0, card: int | None = None, system_free: int | None = None) -> Plan:
+        """What a task will take. remembered: bytes on the device, beside the weights, that can be given back.
 
-        card, host_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
+        card, system_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
         """
         limits = self.limits
         if card is not None:
             limits = replace(limits, weights=None)  # that was said of the card that is here
         elif self.free is not None:
-            card = self.free() + self.weights.nbytes + held - CARD_RESERVE
-        elif limits.host is None:
-            limits = replace(limits, host=0)  # on a CPU, pages of the files are in system memory as they are
+            card = self.free() + self.residency.nbytes + remembered - CARD_RESERVE
+        elif limits.page_locked is None:
+            limits = replace(limits, page_locked=0)  # on a CPU, pages of the files are in system memory as they are
         if card is not None:
             limits = replace(limits, device=card if limits.device is None else min(card, limits.device))
-        if host_free is None:
-            host_free = system_memory.available_bytes() + self.weights.host_bytes
-        return make_plan(self.sizes, task, limits, host_free)
+        if system_free is None:
+            system_free = system_memory.available_bytes() + self.residency.page_locked_bytes
+        return make_plan(self.sizes, task, limits, system_free)
 
-    def start(self, task: Task, held: int = 0) -> Plan | None:
+    def start(self, task: Task, remembered: int = 0) -> Plan | None:
         """Plan a run and prepare it; None where nothing needs a plan."""
         self.task, self._mended = task, False
         if not self.in_place:
-            self._carry_out(self.plan(task, held))
-        self.weights.place()
+            self._carry_out(self.plan(task, remembered))
+        self.residency.place()
         return self.last_plan
 
     def use(self, loras: Sequence[tuple[Lora, float]]) -> None:
@@ -141,33 +142,33 @@ class Placement:
 
         At strength 0 one is carried for later. Nothing moves as long as the same ones are carried.
         """
-        weights, stored = self.weights, self.weights.weights
+        residency, stored = self.residency, self.residency.stored
         if (carried := tuple(lora.key for lora, _ in loras)) != self._carried:
-            weights.drop()
+            residency.drop()
             self._carried = carried
             stored.borrow(
                 {name: header for lora, _ in loras for name, header in lora.headers().items()},
                 {file: state for lora, _ in loras for file, state in lora.states.items()},
             )
-        units = with_changes(weights.units, loras)
+        units = with_changes(residency.units, loras)
         self.sizes = Sizes.of(units, self._layers, self._fixed.nbytes, stored.nbytes)
         outside = self._fixed.use(loras)
-        weights.use(units, self.sizes)
-        if outside and weights.placed:
+        residency.use(units, self.sizes)
+        if outside and residency.placed:
             try:
                 self._fixed.place(stored, self.device)
             except BaseException:
-                weights.drop()
+                residency.drop()
                 raise
 
     def allow(self, weights: int | None) -> None:
         """Let weights take so many bytes of the device, from the next run on; None for what is free."""
         self.limits = replace(self.limits, weights=weights)
 
-    def limit_host(self, size: int) -> None:
+    def limit_page_locked(self, size: int) -> None:
         """Page-lock no more than so many bytes, whatever the user allows: what a host keeps to."""
-        own = self.limits.host
-        self.limits = replace(self.limits, host=size if own is None else min(own, size))
+        own = self.limits.page_locked
+        self.limits = replace(self.limits, page_locked=size if own is None else min(own, size))
 
     def run(self, phase: str, work: Callable[[Weights], Result]) -> Result:
         """Do a phase's work with the weights: once more with less memory for them, if the device's runs out.
@@ -190,17 +191,17 @@ class Placement:
             raise self._given_up(_first_line(error)) from None
 
     def _run_once(self, phase: str, work: Callable[[Weights], Result]) -> Result:
-        self.weights.enter(GENERATION if phase == "drawing" else UNDERSTANDING)  # before any tensor is made
+        self.residency.enter(GENERATION if phase == "drawing" else UNDERSTANDING)  # before any tensor is made
         with self.clock.counting(phase):
-            return work(self.weights)
+            return work(self.residency)
 
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
-        self.weights.begin(plan)
-        if (brief := plan.brief()) != self._said:
+        self.residency.begin(plan)
+        if (brief := in_one_line(plan)) != self._said:
             log.info(brief)
         self._said = brief
-        log.debug("plan:\n%s", plan.explain())
+        log.debug("plan:\n%s", explained(plan))
 
     def _make_room(self, reason: str) -> None:
         """Go on with fewer buffers for layers. Raises SenseNovaError if there cannot be fewer, or were just now."""
@@ -212,11 +213,11 @@ class Placement:
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
             raise self._given_up(reason)
         self._forget()
-        self.weights.shrink(self.weights.buffer_bytes - fewer)
+        self.residency.shrink(self.residency.buffer_bytes - fewer)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         limits = replace(plan.limits, buffers=fewer)
-        self._carry_out(make_plan(self.sizes, self.task, limits, plan.host_free))
+        self._carry_out(make_plan(self.sizes, self.task, limits, plan.system_free))
         self.tell(
             f"device memory ran out; going on from the last step with {in_words(fewer)} for layers, "
             "slower. Set max_memory lower to avoid this."
@@ -245,7 +246,7 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
             f"max_memory {max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone; "
             f"leave {others[0]}= out"
         )
-    return Limits(mode, device=budgets.get(own), host=budgets.get("cpu"))
+    return Limits(mode, device=budgets.get(own), page_locked=budgets.get("cpu"))
 
 
 def _first_line(error: RuntimeError) -> str:
@@ -253,7 +254,7 @@ def _first_line(error: RuntimeError) -> str:
 
 
 def _free_on(device: torch.device) -> int:
-    """Of a card: free for everybody, or held by torch and unused. A device of another kind shares system memory."""
+    """Of a card: free for everybody, or taken by torch and unused. A device of another kind shares system memory."""
     if device.type != "cuda":
         return system_memory.available_bytes()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

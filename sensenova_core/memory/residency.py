@@ -34,7 +34,7 @@ class Residency:
 
     def __init__(
         self,
-        weights: StoredWeights,
+        stored: StoredWeights,
         units: Units,
         fixed: Fixed,
         sizes: Sizes,
@@ -43,9 +43,9 @@ class Residency:
         clock: Clock,
     ):
         """clock: counts how long computing stands still for copies, as "waiting"."""
-        self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
+        self.stored, self.units, self.fixed, self.sizes, self.device = stored, units, fixed, sizes, device
         self.lane, self.clock = lane, clock
-        self.store = PageLockedStore(weights, units, sizes, self.lane, direct=device.type == "cpu")
+        self.store = PageLockedStore(stored, units, sizes, self.lane, direct=device.type == "cpu")
         self.slots = Slots(device, lane)
         self.copies: Counter[Key] = Counter()
         self.placed, self.times_dropped = False, 0
@@ -54,7 +54,7 @@ class Residency:
         self.passes: Passes | None = None  # of the phase that goes on
         self._settled = False  # all that it wants is there and stays
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sensenova-copy")
-        self._kept: Future[None] = self._worker.submit(self.store.keep, frozenset())
+        self._keeping: Future[None] = self._worker.submit(self.store.keep, frozenset())
 
     @property
     def nbytes(self) -> int:
@@ -72,8 +72,8 @@ class Residency:
         return self.slots.buffer_bytes
 
     @property
-    def host_bytes(self) -> int:
-        """Kept in system memory, page-locked where that works."""
+    def page_locked_bytes(self) -> int:
+        """Of system memory, page-locked where that works."""
         return self.store.nbytes
 
     def place(self) -> None:
@@ -82,7 +82,7 @@ class Residency:
             return
         log.info("copying to %s begins: %s that every pass needs, then layers", self.device, in_words(self.sizes.fixed))
         try:
-            self.fixed.place(self.weights, self.device)
+            self.fixed.place(self.stored, self.device)
         except BaseException:
             self.drop()
             raise
@@ -100,7 +100,7 @@ class Residency:
         self.phases |= plan.phases
 
     def enter(self, expert: str) -> None:
-        """Begin an expert's phase, unless it is the one that goes on: what it has no place for makes room.
+        """Begin an expert's phase, unless it is the one that goes on: what it has no buffers for makes room.
 
         A pass does so by itself; whoever makes tensors before the first pass asks for it before.
         """
@@ -113,14 +113,14 @@ class Residency:
         self._make_way(expert, phase)
         if phase.name == "reading" and draws_next:  # one pass wants nothing page-locked; the drawing after it does
             expert, phase = GENERATION, self.phases[GENERATION]
-        self._kept.result()
-        self._kept = self._worker.submit(self.store.keep, frozenset((expert, index) for index in phase.pinned))
+        self._keeping.result()
+        self._keeping = self._worker.submit(self.store.keep, frozenset((expert, index) for index in phase.page_locked))
 
     def _make_way(self, expert: str, phase: Phase) -> None:
         """Give back the buffers that a phase has no use for."""
         others = [key for key in self.slots.of if key[0] != expert]
         passing = sorted(key for key in self.slots.of if key[0] == expert and not self._stays(key))
-        for key in others[phase.kept :] + passing[phase.ring :]:
+        for key in others[phase.other_expert_units :] + passing[phase.ring :]:
             self.slots.evict(key)
         self.slots.room = phase.buffer_bytes
         self.slots.drop_free(phase.buffer_bytes)

@@ -85,12 +85,12 @@ class Slots:
             slot.free = self._lane.mark()
         self.free.append(slot)
 
-    def made_ready(self, unit: Unit, stored: Callable[[Part], Tensor | Packed], size: int) -> nn.Module:
-        """The module that computes with a unit, once it is made ready. stored: a part as it lies. size: of a new
+    def made_ready(self, unit: Unit, lying: Callable[[Part], Tensor | Packed], size: int) -> nn.Module:
+        """The module that computes with a unit, once it is made ready. lying: gives a part as it lies. size: of a new
         working buffer."""
         if self.working is None:
             self.working = self.new(size)
-        fill(unit, stored, self.working.buffer)
+        fill(unit, lying, self.working.buffer)
         return self.working.module(unit)
 
     def drop_free(self, most: int = 0) -> None:

@@ -17,6 +17,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 # (query, key, value) of the new tokens -> out; whoever calls a layer decides what the tokens see.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+BLOCK_TOKENS = 512  # buffers of keys and values grow by this many tokens at a time
 CPU = torch.device("cpu")
 
 

@@ -103,7 +103,7 @@ def _grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
 
 def _multiplies_groups(rows: Tensor) -> bool:
-    """Whether torch has a kernel for all groups at once, for which the host need not know where they end.
+    """Whether torch has a kernel for all groups at once, for which the CPU need not know where they end.
 
     Other devices and types get a loop of products there, with its own wait for the device. From Blackwell on, the
     kernel is there or not, by torch's version and system: such cards get our loop until one has been measured.

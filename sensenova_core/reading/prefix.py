@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..model.attention import Attend, Kernel
+from ..model.attention import BLOCK_TOKENS, Attend, Kernel
 from ..model.config import DecoderConfig
-
-BLOCK_TOKENS = 512  # a context's buffers grow by this many tokens at a time
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import PromptError
 from ..model.grid import Grid
+from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from .images import ReferenceImage
 from .tokenizer import (
     IMAGE_END,
@@ -23,9 +24,6 @@ from .tokenizer import (
     Tokenizer,
     markup,
 )
-
-# The branches of guidance. All denoise the same image and differ in what they have read before it.
-CONDITION, IMAGES_ONLY, UNCONDITIONAL = "condition", "images_only", "unconditional"
 
 IMAGE_PLACEHOLDER = "<image>"
 NO_THINKING = "<think>\n\n</think>\n\n"

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..drawing.flow import CONDITION
 from ..reading.prefix import BLOCK_TOKENS
 from ..reading.prompt import Conditioning, PromptBuilder
 from ..reading.reader import Reader
 from ..reading.tokenizer import THINK_END, TURN_END
-from ..settings import DecodingSettings
+from ..settings import CONDITION, DecodingSettings
 from .decode import Choose, TextStream, decode
 
 

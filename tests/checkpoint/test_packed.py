@@ -112,7 +112,7 @@ def test_plain_gguf_draws_what_its_folder_draws(tmp_path, name):
     ways = [{}, {"vram_mode": "balanced"}]
     for settings in ways:
         engine = sensenova_core.load(packed, **settings)
-        assert engine.weights.compute_dtype == dtype and not any(
+        assert engine.stored.compute_dtype == dtype and not any(
             map(engine.memory.sizes.unpacking, (UNDERSTANDING, GENERATION))
         )
         check_same(tell_briefly(engine), tell_briefly(sensenova_core.load(folder, **settings)))
@@ -132,10 +132,10 @@ def test_numbers_are_rounded_once_to_the_type_they_run_in(made, name):
     """bfloat16, unless another one is asked for; norms stay as they are stored."""
     packed, plain = made(name)
     engine = sensenova_core.load(packed)
-    assert engine.weights.compute_dtype == engine.model.dtype == torch.bfloat16
+    assert engine.stored.compute_dtype == engine.model.dtype == torch.bfloat16
     rounded = sensenova_core.load(plain, dtype="bfloat16", vram_mode="balanced")  # aligned, as in the working buffer
     numbers = load_file(plain / "model.safetensors")
-    first = next(iter(engine.memory.weights.layers(GENERATION)))
+    first = next(iter(engine.memory.residency.layers(GENERATION)))
     expected = numbers["language_model.model.layers.0.mlp_mot_gen.down_proj.weight"].bfloat16()
     assert torch.equal(first.mlp.down_proj.weight, expected)
     assert first.input_layernorm.weight.dtype == torch.float32
@@ -168,7 +168,7 @@ def test_results_are_the_same_bit_for_bit_whatever_the_memory(load, expected, wa
     host = settings.pop("host", None)
     engine = load(**settings)
     if host is not None:
-        engine.memory.limits = replace(engine.memory.limits, host=host * engine.memory.sizes.slot)
+        engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
     assert not engine.memory.in_place
     check_same(story(engine), expected("mixed"))
 
@@ -186,24 +186,24 @@ def test_in_place_and_scaled_as_well(load, expected, name, way):
 def test_units_lie_and_move_packed(load):
     """A matrix of Q4_K takes 4.5 bits a number."""
     engine = load("Q4_K", max_memory="0=64GiB,cpu=1GiB")
-    for unit in engine.memory.weights.units[GENERATION]:
+    for unit in engine.memory.residency.units[GENERATION]:
         bits = [8 * part.nbytes / torch.Size(part.shape).numel() for part in unit.parts if len(part.shape) == 2]
         assert set(bits) == {4.5} and unit.nbytes < unit.running_bytes / 6
-    assert engine.weights.nbytes < 0.25 * sum(4 * header.numel for header in engine.weights.headers.values())
+    assert engine.stored.nbytes < 0.25 * sum(4 * header.numel for header in engine.stored.headers.values())
 
 
 @pytest.mark.parametrize("name", ["mixed", "scale_weight"])
 @pytest.mark.parametrize("mode, slots", [("balanced", None), ("low", None), ("auto", 3)])
 def test_a_step_copies_packed_bytes_alone(load, monkeypatch, name, mode, slots):
     engine = load(name, mode, slots, max_memory="0=64GiB,cpu=1GiB")
-    engine.memory.weights.store.direct = False  # as with a card, where all that is read passes page-locked memory
+    engine.memory.residency.store.direct = False  # as with a card, where all that is read passes page-locked memory
     real, sent = DirectTransfers.copy, []
     monkeypatch.setattr(
         DirectTransfers, "copy", lambda lane, source, *rest: sent.append(source.nbytes) or real(lane, source, *rest)
     )
     draw_short(engine, steps=4)
-    units, streamed = engine.memory.weights.units, phase(engine).streamed
-    each = [engine.memory.weights.copies[GENERATION, index] for index in range(len(units[GENERATION]))]
+    units, streamed = engine.memory.residency.units, phase(engine).streamed
+    each = [engine.memory.residency.copies[GENERATION, index] for index in range(len(units[GENERATION]))]
     assert each == [4 if index in streamed else 1 for index in range(len(each))]
     read = sum(unit.nbytes for unit in units[UNDERSTANDING][: len(each)])
     assert sum(sent) == read + sum(unit.nbytes * count for unit, count in zip(units[GENERATION], each, strict=True))
@@ -215,7 +215,7 @@ def test_the_only_slot_is_filled_anew_while_its_layer_runs(load):
     """Which runs in the working buffer, and is not disturbed. A plain layer would be."""
     engine = load("Q4_K", "low")
     draw_short(engine, steps=1)
-    residency, layers = engine.memory.weights, engine.config.decoder.num_layers
+    residency, layers = engine.memory.residency, engine.config.decoder.num_layers
     assert phase(engine).ring == 1 and len(residency.slots.of) == 1
     numbers = tensors_of(engine.path.parent / "plain")
     with torch.inference_mode(), closing(residency.layers(GENERATION)) as passing:
@@ -233,7 +233,7 @@ def test_one_working_buffer_serves_all_slots(load, monkeypatch, mode, slots):
     real = Slots.new
     monkeypatch.setattr(Slots, "new", lambda self, size: buffers.append(size) or real(self, size))
     engine = load("Q4_K", mode, slots, max_memory="64GiB")
-    sizes, residency = engine.memory.sizes, engine.memory.weights
+    sizes, residency = engine.memory.sizes, engine.memory.residency
     for seed in range(3):
         draw_short(engine, seed=seed)
     list(engine.understand("what?", settings=DecodingSettings(2)))
@@ -254,7 +254,7 @@ def test_an_embedding_unpacks_the_rows_it_needs(load, made, vram_mode):
     engine = load("Q8_0", vram_mode)
     ids, width = torch.tensor([3, 0, 3000, 3]), engine.config.decoder.hidden_size
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        rows = engine.memory.weights.embed(ids)
+        rows = engine.memory.residency.embed(ids)
     table = load_file(made("Q8_0")[1] / "model.safetensors")["language_model.model.embed_tokens.weight"]
     assert torch.equal(rows, table[ids])
     assert peak.most <= 16 * len(ids) * width
@@ -264,15 +264,15 @@ def test_in_place_no_more_than_a_layer_is_unpacked(load):
     engine = load("mixed", "auto")
     draw_short(engine)
     sizes = engine.memory.sizes
-    mapped = [each.bytes if isinstance(each, Packed) else each for each in engine.memory.weights._others.values()]
+    mapped = [each.bytes if isinstance(each, Packed) else each for each in engine.memory.residency._others.values()]
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        peak.leave_out([*mapped, *engine.model.parameters(), engine.memory.weights.slots.working.buffer])
-        for layer in engine.memory.weights.layers(GENERATION):
+        peak.leave_out([*mapped, *engine.model.parameters(), engine.memory.residency.slots.working.buffer])
+        for layer in engine.memory.residency.layers(GENERATION):
             assert layer.mlp.down_proj.weight.dtype == torch.float32
     assert peak.most <= sizes.scratch
-    assert engine.memory.weights.nbytes == engine.weights.nbytes + max(sizes.working.values())
+    assert engine.memory.residency.nbytes == engine.stored.nbytes + max(sizes.working.values())
     engine.release()
-    assert engine.memory.weights.nbytes == 0
+    assert engine.memory.residency.nbytes == 0
     assert {value.device.type for value in engine.model.parameters()} == {"meta"}
 
 
@@ -317,9 +317,10 @@ def test_an_engine_that_nobody_holds_is_freed_without_the_collector(load, settin
     gc.disable()
     try:
         draw_short(engine)
-        parts = (engine, engine.model, engine.memory, engine.memory.weights, engine.memory.weights.slots.working.buffer)
+        residency = engine.memory.residency
+        parts = (engine, engine.model, engine.memory, residency, residency.slots.working.buffer)
         watched = [weakref.ref(part) for part in parts]
-        del engine, parts
+        del engine, parts, residency
         assert gone(*watched), [each() for each in watched if each() is not None][:3]
     finally:
         gc.enable()
@@ -383,7 +384,7 @@ def test_scales_that_belong_to_nothing_are_not_part_of_the_model(made, tmp_path)
 def test_rows_are_whole_blocks(load, made, name):
     """So pieces of the output head and rows of the embedding are cut without unpacking anything else."""
     engine, head = load(name), "language_model.lm_head.weight"
-    ((_, packed),) = engine.weights.mapped([head])
+    ((_, packed),) = engine.stored.mapped([head])
     assert isinstance(packed, Packed)
     numbers = load_file(made(name)[1] / "model.safetensors")[head]
     assert torch.equal(packed.unpacked(torch.float32), numbers)
@@ -391,7 +392,7 @@ def test_rows_are_whole_blocks(load, made, name):
         assert torch.equal(packed.rows(first, height).unpacked(torch.float32), numbers[first : first + height])
         some = torch.tensor([height - 1, 0, 0])
         assert torch.equal(packed.rows(first, height).at(some).unpacked(torch.float32), numbers[first + some])
-    pieces = engine.memory.weights.units[UNDERSTANDING][engine.config.decoder.num_layers :]
+    pieces = engine.memory.residency.units[UNDERSTANDING][engine.config.decoder.num_layers :]
     assert len(pieces) > 1 and sum(unit.parts[0].shape[0] for unit in pieces) == len(numbers)
 
 
@@ -407,7 +408,7 @@ def test_scales_of_ragged_tensors(tmp_path, monkeypatch, width, piece):
     assert header.scale_fits
     for first, height in ((0, 300), (130, 60)):
         shape = (height, width)
-        packed = header.held_in(torch.empty(header.held_bytes(shape), dtype=torch.uint8), shape, first)
+        packed = header.packed_in(torch.empty(header.packed_bytes(shape), dtype=torch.uint8), shape, first)
         packed.bytes.copy_(stored[first : first + height].view(torch.uint8))
         packed.scale.copy_(scale)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -16,11 +16,10 @@ from transformers import AutoTokenizer
 
 import sensenova_core
 from sensenova_core.drawing import flow
-from sensenova_core.drawing.flow import CONDITION, UNCONDITIONAL
 from sensenova_core.drawing.sampling import Denoiser
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.reading.prompt import PromptBuilder, system_message
-from sensenova_core.settings import SamplingSettings
+from sensenova_core.settings import CONDITION, UNCONDITIONAL, SamplingSettings
 from tools.demo import texts
 from tools.demo.batches import batch_of, batches_of_step, collate
 from tools.demo.cells import kinds_in_cells

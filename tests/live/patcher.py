@@ -93,14 +93,15 @@ _META = torch.device("meta")
 
 def on_card(engine) -> int:
     """Buffers on the device, by the engine's own count."""
-    sizes, weights = engine.memory.sizes, engine.memory.weights
+    sizes, weights = engine.memory.sizes, engine.memory.residency
     return (weights.nbytes - sizes.fixed * weights.placed) // sizes.slot
 
 
 def contract(model) -> dict[str, object]:
     """Each method that ComfyUI calls, asked directly."""
     engine, patcher = model.engine, model.patcher
-    weights, sizes, store = engine.memory.weights, engine.memory.sizes, getattr(engine.memory.weights, "store", None)
+    residency, sizes = engine.memory.residency, engine.memory.sizes
+    store = getattr(residency, "store", None)
     seen = {"at first": patcher.loaded_size(), "at first on": str(patcher.current_loaded_device())}
     drawn = [draw(model)]
     seen["size"] = 0 < patcher.loaded_size() <= patcher.model_size()
@@ -137,7 +138,7 @@ def contract(model) -> dict[str, object]:
     seen["detached from"] = str(patcher.current_loaded_device())
     drawn.append(draw(model))
     mm.unload_all_models()
-    seen["unloaded"] = [weights.nbytes, engine.remembered.nbytes, buffers(engine)]
+    seen["unloaded"] = [residency.nbytes, engine.remembered.nbytes, buffers(engine)]
     seen["pictures"] = sorted({*drawn, draw(model)})
     return seen
 
@@ -153,7 +154,7 @@ def dropped(model) -> dict[str, object]:
         for name, part in {
             "engine": engine,
             "model": engine.model,
-            "weights": engine.memory.weights,
+            "weights": engine.memory.residency,
             "reader": engine.reader,
         }.items()
     }
@@ -272,7 +273,7 @@ def taking_turns() -> dict[str, object]:
         for _ in range(3):
             for name, wire in (("off", model), ("on", other)):
                 pictures[name].append(draw(wire))
-                seen["dropped"].append(engine.memory.weights.times_dropped)
+                seen["dropped"].append(engine.memory.residency.times_dropped)
                 seen["within"].append(card.free() >= 0 and model.patcher.loaded_size() <= model.patcher.model_size())
         mm.unload_all_models()
         left = [model.patcher.loaded_size(), engine.remembered.nbytes, buffers(engine)]

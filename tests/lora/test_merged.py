@@ -81,7 +81,7 @@ def test_on_and_off_is_as_never(lora, load, kind, way):
         on = on or told
         for none in ([], [(first, 0.0)], [(first, 1.0), (first, -1.0)]):
             engine.use_loras(none)
-            assert engine.loras == () and not any(unit.changed for unit in engine.memory.weights.units[GENERATION])
+            assert engine.loras == () and not any(unit.changed for unit in engine.memory.residency.units[GENERATION])
         check_same(tell(engine), never)
     engine.use_loras([(first, 1)])
     check_same(tell(engine), on)
@@ -110,7 +110,7 @@ def test_the_sum_is_rounded_once(folders, lora, load, tmp_path, kind, factors):
     by_hand = merged(folders(kind)[1], tmp_path / "sum", [(deltas, 1.5)], torch.bfloat16)
     expected = tensors_of(by_hand)
     engine = load(kind, "auto", dtype="bfloat16", loras=[(file, 1.5)])
-    for index, layer in enumerate(engine.memory.weights.layers(GENERATION)):
+    for index, layer in enumerate(engine.memory.residency.layers(GENERATION)):
         for name, value in layer.named_parameters():
             if value.dim() > 1:
                 numbers = expected[checkpoint_name(f"generation.decoder.layers.{index}.{name}")]

@@ -1,6 +1,7 @@
 """What tasks need on the device beside the weights: estimated from above, and not by much."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -141,16 +142,16 @@ def test_documents_need_more_as_they_grow():
     """Both contexts with cfg alone, one of them without guidance; a picture and usual text are still to come."""
     settings = DocumentSettings(SamplingSettings(1536, 1536), max_images=3)
     unguided = DocumentSettings(SamplingSettings(1536, 1536, guidance=Guidance(1.0)), max_images=3)
+    document = partial(activations.document, config(), index=0, itemsize=2, unconditional=False)
     assert (growing(settings), growing(unguided)) == (("condition", "images_only"), ("condition",))
-    tasks = [
-        activations.document(config(), settings, dict.fromkeys(growing(settings), n), 0, 2) for n in (400, 3000, 9000)
-    ]
-    tasks.insert(0, activations.document(config(), unguided, {"condition": 400}, 0, 2))
+    tasks = [document(settings, dict.fromkeys(growing(settings), n)) for n in (400, 3000, 9000)]
+    tasks.insert(0, document(unguided, {"condition": 400}))
     for part in ("reading", "drawing"):
         sizes = [getattr(task, part).working for task in tasks]
         assert sizes == sorted(set(sizes))
     assert tasks[1].reading.working >= activations.kv_bytes(config(), 2 * (400 + 2304), 2)
-    assert activations.document(config(), replace(settings, max_images=0), {"condition": 400}, 0, 2).drawing is None
+    text = replace(settings, max_images=0)
+    assert document(text, {"condition": 400}).drawing is None
 
 
 @pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])

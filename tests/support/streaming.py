@@ -48,7 +48,7 @@ def allow(engine: Engine, slots: int) -> None:
 
 
 def copied(engine: Engine, expert: str) -> int:
-    return sum(count for (each, _), count in engine.memory.weights.copies.items() if each == expert)
+    return sum(count for (each, _), count in engine.memory.residency.copies.items() if each == expert)
 
 
 def phase(engine: Engine, expert: str = GENERATION) -> plans.Phase:

@@ -10,6 +10,7 @@ import torch
 import sensenova_core
 from sensenova_core import SamplingSettings
 from sensenova_core.memory import plan as plans
+from sensenova_core.memory.plan_text import mode_of
 from sensenova_core.memory.slots import Slots
 from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import scaled_down, short, write_checkpoint
@@ -47,13 +48,13 @@ class Buffers:
 def test_never_more_buffers_than_planned(load, monkeypatch, name, mode, slots):
     buffers = Buffers(monkeypatch)
     engine = load(name, mode, slots, max_memory="64GiB")
-    residency, planned = engine.memory.weights, []
+    residency, planned = engine.memory.residency, []
 
     def look(causal: bool) -> None:
         expert, slots = residency.passes.expert, residency.slots
         current = phase(engine, expert)
         passing = [key for key in slots.of if key[0] == expert and not residency._stays(key)]
-        assert len(passing) <= current.ring + (expert == UNDERSTANDING) * current.kept
+        assert len(passing) <= current.ring + (expert == UNDERSTANDING) * current.other_expert_units
         assert len(slots.of) + len(slots.free) <= current.slots
         assert buffers.now <= current.buffer_bytes
         planned.append(current.buffer_bytes)
@@ -73,7 +74,7 @@ def test_ten_runs_end_where_the_first_did(load, mode, slots):
     with PeakBytes("cpu") as peak:
         for seed in range(10):
             draw_short(engine, seed=seed)
-            held.append((engine.memory.weights.nbytes, engine.memory.weights.store.nbytes, peak.now))
+            held.append((engine.memory.residency.nbytes, engine.memory.residency.store.nbytes, peak.now))
     assert len(set(held)) == 1
 
 
@@ -82,7 +83,7 @@ def test_ten_runs_end_where_the_first_did(load, mode, slots):
 )
 def test_release_gives_back_everything_and_the_next_run_works(load, settings):
     engine = load(**{"max_memory": "64GiB"} | settings)
-    residency = engine.memory.weights
+    residency = engine.memory.residency
     for _ in range(2):
         first = draw_short(engine)
         assert residency.nbytes > engine.memory.sizes.fixed
@@ -106,7 +107,7 @@ def test_nothing_is_left_of_tensors_after_a_release(load):
 def test_shrinking_gives_back_as_much_as_is_asked_for(load):
     engine = load("dense", "auto", 8, max_memory="64GiB")
     expected = draw_short(engine)
-    residency, slot = engine.memory.weights, engine.memory.sizes.slot
+    residency, slot = engine.memory.residency, engine.memory.sizes.slot
     before = residency.nbytes
     for asked, given in ((0, 0), (1, slot), (slot, slot), (slot + 1, 2 * slot), (100 * slot, 4 * slot)):
         assert residency.shrink(asked) == given
@@ -120,7 +121,7 @@ def test_what_can_be_asked_before_a_run(load):
     task = engine.drawing_task(short(engine, "x"), SamplingSettings(64, 64, 2))
     small = engine.plan(task, card=engine.memory.sizes.fixed + task.drawing.reserved + 2 * engine.memory.sizes.slot)
     assert len(small.phases[GENERATION].streamed) == engine.config.decoder.num_layers
-    assert "both experts stay" in engine.plan(task).mode
+    assert "both experts stay" in mode_of(engine.plan(task))
     assert SimpleNamespace(**vars(engine.memory.limits)).device == 64 * GIB, "asking changes nothing"
 
 

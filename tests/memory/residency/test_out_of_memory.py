@@ -39,7 +39,7 @@ def test_drawing_goes_on_from_the_last_step_with_fewer_buffers(load, settings, a
     before = {"balanced": 3, "low": 2}.get(settings.get("vram_mode")) or settings["slots"]
     fewer = int(before * 0.75)
     assert phase(engine).slots == fewer
-    assert engine.memory.weights.nbytes <= engine.memory.sizes.fixed + fewer * engine.memory.sizes.slot
+    assert engine.memory.residency.nbytes <= engine.memory.sizes.fixed + fewer * engine.memory.sizes.slot
     assert len(said) == 1 and "memory ran out" in said[0] and "max_memory lower" in said[0]
 
 

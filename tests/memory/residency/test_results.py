@@ -29,10 +29,10 @@ def test_results_are_the_same_bit_for_bit(load, expected, name, way):
     host = settings.pop("host", None)  # system memory for so many units, those that files pass through included
     engine = load(name, **settings)
     if host is not None:
-        engine.memory.limits = replace(engine.memory.limits, host=host * engine.memory.sizes.slot)
+        engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
     assert not engine.memory.in_place
     check_same(story(engine), expected(name))
-    assert sum(engine.memory.weights.copies.values()) > 0
+    assert sum(engine.memory.residency.copies.values()) > 0
 
 
 @pytest.mark.parametrize("slots", range(1, 12))
