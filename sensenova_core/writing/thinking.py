@@ -20,7 +20,7 @@ def think(
     choose: Choose,
     on_text: Callable[[str], None],
 ) -> Conditioning:
-    """The same conditioning with reasoning between prompt and image. What was read on the way is kept for drawing.
+    """The same conditioning with reasoning between prompt and image. What was read on the way is remembered.
 
     The reasoning ends with </think>, with the end of the turn (which is not read), or at the limit; only the branch of
     the full prompt sees it. on_text gets the text as it comes.
@@ -36,7 +36,7 @@ def think(
     on_text(stream.rest())
     ready = prompts.thought(asked.followed_by(ids))
     reader.read_on(context, ready)
-    reader.keep(ready, context.prefix())
+    reader.remember(ready, context.prefix())
     return replace(
         conditioning,
         sequences=conditioning.sequences | {CONDITION: ready},

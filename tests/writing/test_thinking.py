@@ -97,7 +97,7 @@ def test_reasoning_fed_back_is_the_same_picture(engine, images):
     with tokens_read(engine) as read:
         assert torch.equal(last_of(engine.sample(again, **SMALL)), expected)
     assert read == []  # found by content
-    engine.reader.forget()
+    engine.remembered.forget()
     anew = last_of(engine.sample(again, **SMALL))  # in one go, where thinking read it token by token
     torch.testing.assert_close(anew, expected, atol=1e-4, rtol=1e-4)
 
@@ -191,10 +191,10 @@ def test_stopping_in_the_middle_leaves_nothing_behind(engine):
 
     asked = engine.encode("draw it")
     expected = engine.think(asked, DecodingSettings(max_tokens=6)).think_text
-    engine.reader.forget()
+    engine.remembered.forget()
     with pytest.raises(Stopped):
         engine.think(asked, DecodingSettings(max_tokens=6), on_text=stop)
-    assert engine.reader.prefixes.nbytes == 0
+    assert engine.remembered.prefixes.nbytes == 0
     assert engine.think(asked, DecodingSettings(max_tokens=6)).think_text == expected
 
 
