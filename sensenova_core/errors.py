@@ -71,8 +71,8 @@ def check_number(
 
     low, high: its ends, included; over: a lower end that is not. subject: see SettingsError.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high or value <= over:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or not low <= number <= high or number <= over:
         raise SettingsError(setting=name, subject=subject, value=value, remedy=f"give {expected}")
 
 

@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import SettingsError, check_choice, check_count, check_number
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SEED = 2**64 - 1
 MAX_SIDE = 16_384  # pixels; far over what a model draws well, and a few more only run out of memory
@@ -37,7 +40,7 @@ USUAL_PROMPT = 400  # tokens, with the system message
 # The branches of guidance. All denoise the same image and differ in what they have read before it.
 CONDITION, IMAGES_ONLY, UNCONDITIONAL = "condition", "images_only", "unconditional"
 
-Made = TypeVar("Made")
+Made = TypeVar("Made", bound="Settings")
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,13 @@ def settings_of(cls: type) -> dict[str, Setting]:
         if "within" in each.metadata:
             found |= settings_of(each.metadata["within"])
         elif "setting" in each.metadata:
-            told = {**each.metadata["setting"], "name": _name(each)}
-            found[_name(each)] = Setting(**told | {"option": told["option"] or _name(each)}, default=each.default)
+            told: dict[str, Any] = {**each.metadata["setting"], "name": _name(each), "default": each.default}
+            told["option"] = told["option"] or told["name"]
+            found[told["name"]] = Setting(**told)
     return found
 
 
+@dataclass(frozen=True)
 class Settings:
     """What all dataclasses of settings share: values are checked when one is made."""
 
@@ -398,7 +403,7 @@ class DocumentSettings(Settings):
 class LoadSettings(Settings):
     """How a checkpoint is run. device: as torch spells it. See `sensenova_core.load`."""
 
-    device: object = "cpu"
+    device: "str | torch.device" = "cpu"
     dtype: str = _setting(
         "auto",
         "What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or bfloat16 where they are "
@@ -479,7 +484,8 @@ def understanding_pixel_limits(best_area: int = BEST_AREA) -> tuple[int, int]:
 
 def _sizes(labels: str) -> dict[str, tuple[int, int]]:
     """Label -> (width, height), of labels that end in it."""
-    return {label: tuple(map(int, label.split()[-1].split("x"))) for label in labels.split(" | ")}
+    sizes = {label: label.split()[-1].split("x") for label in labels.split(" | ")}
+    return {label: (int(width), int(height)) for label, (width, height) in sizes.items()}
 
 
 # The sizes the published models were trained at, in pixels. Other multiples of a token work, but worse.

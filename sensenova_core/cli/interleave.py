@@ -72,10 +72,11 @@ def _settings(options, images: list) -> DocumentSettings:
 
     if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")
-    if (options.width is None) != (options.height is None):
+    width, height = options.width, options.height
+    if (width is None) != (height is None):
         raise SettingsError("--width and --height go together; give both or neither")
-    if options.width is not None:
-        size = options.width, options.height
+    if width is not None and height is not None:
+        size = width, height
     elif options.resolution:
         size = named_size(options.resolution, INTERLEAVE_SIZES)
     else:

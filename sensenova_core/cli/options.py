@@ -47,7 +47,7 @@ def _add_setting(parser, setting: Setting, default: Any) -> None:
         return
     if default not in (None, ""):
         text += f" (default: {shown(default)})"
-    taken = {"type": float, "nargs": 2} if setting.kind is tuple else {"type": setting.kind}
+    taken: dict[str, Any] = {"type": float, "nargs": 2} if setting.kind is tuple else {"type": setting.kind}
     listed = f"{{{','.join(setting.choices)}}}" if setting.choices else None
     if setting.name not in settings_of(SamplingSettings):  # which are checked with the lines of --jsonl
         taken["choices"] = setting.choices or None
