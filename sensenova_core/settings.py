@@ -42,7 +42,7 @@ class Setting:
     name: in the API, in messages and on nodes. option: on the command line and in JSON lines. low, high: the range,
     both included; over: an end that is not. usual, step, digits: the range, the step and the decimal places that a
     widget offers. choices: the only values. help: what it does, in a few sentences; {name} stands for another setting.
-    automatic: whether it may be left to the model.
+    automatic: what it is where it is left to the model; "" where it may not be.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Setting:
     digits: int | None = None
     choices: tuple[str, ...] = ()
     advanced: bool = False
-    automatic: bool = False
+    automatic: str = ""
 
     def check(self, value: object) -> None:
         """Raise SettingsError unless `value` is in range or among the choices."""
@@ -89,11 +89,15 @@ def _setting(kind: type, default: Any, help: str, *, name: str = "", option: str
 
 
 def _side(which: str) -> Any:
-    help = (
+    return _setting(
+        int,
+        2048,
         f"{which} in pixels, a multiple of 32. The models were trained at some sizes; others work, with weaker "
-        "pictures. Left out, like its other half: what the model draws best, and of an edit its first image's ratio."
+        "pictures.",
+        usual=(32, 8192),
+        step=32,
+        automatic="what the model draws best, and of an edit its first image's ratio",
     )
-    return _setting(int, 2048, help, usual=(32, 8192), step=32, automatic=True)
 
 
 @cache
@@ -111,12 +115,16 @@ def settings_of(cls: type) -> dict[str, Setting]:
     return found
 
 
+def _names(cls: type) -> dict[str, str]:
+    """Name -> field of a dataclass's own settings."""
+    own = (each for each in fields(cls) if "setting" in each.metadata)
+    return {each.metadata["setting"]["name"] or each.name: each.name for each in own}
+
+
 def _check(settings: Any) -> None:
     """Check every setting of a dataclass."""
-    for each in fields(settings):
-        if "setting" in each.metadata:
-            name = each.metadata["setting"]["name"] or each.name
-            settings_of(type(settings))[name].check(getattr(settings, each.name))
+    for name, own in _names(type(settings)).items():
+        settings_of(type(settings))[name].check(getattr(settings, own))
 
 
 @dataclass(frozen=True)
@@ -252,7 +260,7 @@ class SamplingSettings:
 
         Raises TypeError for a name that is no setting.
         """
-        guidance = {"cfg": "cfg", "img_cfg": "img_cfg", "cfg_norm": "norm", "cfg_interval": "interval"}
+        guidance = _names(Guidance)
         guided = {guidance[name]: values.pop(name) for name in list(values) if name in guidance}
         if isinstance(guided.get("interval"), list):
             guided["interval"] = tuple(guided["interval"])
@@ -278,12 +286,8 @@ class SamplingSettings:
         """Flat, by the names that nodes and messages use; what is kept in a picture's metadata."""
         values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         guidance: Guidance = values.pop("guidance")
-        return values | {
-            "cfg": guidance.cfg,
-            "img_cfg": guidance.img_cfg,
-            "cfg_norm": guidance.norm,
-            "cfg_interval": list(guidance.interval),
-        }
+        guided = {name: getattr(guidance, own) for name, own in _names(Guidance).items()}
+        return values | guided | {"cfg_interval": list(guidance.interval)}
 
 
 @dataclass(frozen=True)
