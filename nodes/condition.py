@@ -177,5 +177,6 @@ class Think(io.ComfyNode):
             warning = f"Warning: {THOUGHT_ALREADY}\n"
         for thought in thoughts:
             progress.report(warning + thought.text, thought.tokens)
+        thought = thoughts.last
         progress.finish(warning + thought.text + ("" if thought.closed else STOPPED))
         return io.NodeOutput(thought.conditioning, thought.text, thoughts.summary())

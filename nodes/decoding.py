@@ -22,7 +22,7 @@ def penalty_input() -> io.Input:
 
 def decoding_input() -> io.DynamicCombo.Input:
     sampled = widgets.inputs(DecodingSettings, ("temperature", "top_k", "top_p"))
-    seed = widgets.widget(widgets.offered(DecodingSettings)["seed"], id=TEXT_SEED)
+    seed = widgets.widget(widgets.offered(DecodingSettings)["seed"], name=TEXT_SEED)
     return io.DynamicCombo.Input(
         "decoding",
         options=[io.DynamicCombo.Option(GREEDY, []), io.DynamicCombo.Option(SAMPLE, [*sampled, seed])],

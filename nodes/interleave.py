@@ -108,7 +108,7 @@ def collect(events: Iterable[Event]) -> Document.Type:
                 drawing = None
             text.report(builder.document().text)
         elif isinstance(event, Drawing):
-            if event.step.index == 0:
+            if drawing is None or event.step.index == 0:
                 drawing = Progress(event.step.total)
             drawing.report(event.step.index + 1, event.step.image() if drawing.previews else None)
     document = builder.document()

@@ -104,7 +104,10 @@ class LoadedEngine:
 
 
 class Run(Generic[Result]):
-    """A task to loop over, once: it makes ready, then yields results as they come. profile: what it took so far."""
+    """A task to loop over, once: it makes ready, then yields results as they come. last: the one that came last.
+    profile: what the task took so far."""
+
+    last: Result
 
     def __init__(self, model: LoadedEngine, task: Callable[[], Task], results: Iterator[Result]):
         self._model, self._task, self._results = model, task, results
@@ -114,6 +117,7 @@ class Run(Generic[Result]):
         self._model.make_ready(self._task)
         with self.profile.generating(self._model.engine):
             for result in self._results:
+                self.last = result
                 _count(result, self.profile)
                 yield result
                 self.profile.tick()

@@ -45,7 +45,8 @@ def source_metadata(graph: dict | None, node_id: str, name: str) -> dict[str, st
 
     That is a loaded file's own text, or the graph itself where our sampler drew it.
     """
-    link = (graph or {}).get(node_id, {}).get("inputs", {}).get(name)
+    graph = graph or {}
+    link = graph.get(node_id, {}).get("inputs", {}).get(name)
     source = graph.get(link[0], {}) if isinstance(link, list) else {}
     if source.get("class_type") == "SenseNovaCoreFlowMatchSampler":
         return {"prompt": json.dumps({link[0]: source})}

@@ -62,4 +62,4 @@ class FlowMatchSampler(io.ComfyNode):
         progress.report(0)
         for step in steps:
             progress.report(step.index + 1, step.image() if progress.previews else None)
-        return io.NodeOutput(to_wire(step.image()), steps.summary())
+        return io.NodeOutput(to_wire(steps.last.image()), steps.summary())

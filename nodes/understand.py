@@ -69,7 +69,8 @@ class Understand(io.ComfyNode):
         answers, progress = model.understand(conversation, settings), TextProgress(max_tokens)
         for answer in answers:
             progress.report(answer.text, len(answer.ids))
-        progress.finish(answer.text + ENDINGS.get(answer.ended, ""))
+        answer = answers.last
+        progress.finish(answer.text + ENDINGS.get(answer.ended or "", ""))
         messages = (*chat.messages, Message("assistant", answer.text))
         return io.NodeOutput(answer.text, replace(chat, messages=messages), answers.summary())
 

@@ -34,24 +34,23 @@ def further_inputs(cls: type, known: Iterable[str]) -> list[io.Input]:
     return [widget(setting, optional=True) for name, setting in offered(cls).items() if name not in known]
 
 
-def widget(setting: Setting, **other: Any) -> io.Input:
-    """other: options of the input that differ from what the setting says, such as its id."""
+def widget(setting: Setting, name: str = "", **other: Any) -> io.Input:
+    """name: where it differs from the setting's. other: options that differ from what the setting says."""
     low, high = (ours if math.isfinite(ours) else None for ours in setting.usual)
     given: dict[str, Any] = {
-        "id": setting.name,
         "default": "" if setting.default is None else setting.default,
         "tooltip": setting.help_as(lambda name: name) + (" Empty keeps it." if setting.default is None else ""),
         "advanced": setting.advanced or None,
     }
     if setting.choices:
-        return io.Combo.Input(**given | {"options": list(setting.choices)} | other)
+        return io.Combo.Input(name or setting.name, **given | {"options": list(setting.choices)} | other)
     if setting.kind in (int, float):
         given |= {"min": low, "max": high, "step": None if setting.step == 1 else setting.step}
     if setting.kind is int:
         given |= {"control_after_generate": setting.high == MAX_SEED or None}
     if setting.kind is float and setting.digits is not None:
         given |= {"round": 10**-setting.digits}
-    return INPUTS[setting.kind](**given | other)
+    return INPUTS[setting.kind](name or setting.name, **given | other)
 
 
 def automatic(setting: Setting) -> io.Input:

@@ -1,10 +1,10 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from weakref import WeakMethod
 
 import torch
 from PIL import Image
@@ -17,13 +17,14 @@ from .errors import SenseNovaError, SettingsError
 from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, activations, limits_of
-from .model import SenseNovaU1, attention_kernel
+from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import device_named, dtype_named
 from .reading.images import references
-from .reading.prefix import PREFIX_CACHE_BYTES, Context
+from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder
 from .reading.prompt import TokenSequence as Tokens
 from .reading.reader import Reader
+from .reading.remembered import PREFIX_CACHE_BYTES, Remembered
 from .reading.tokenizer import Tokenizer
 from .settings import (
     MAX_THINK_TOKENS,
@@ -40,6 +41,7 @@ from .writing.document import Event, Writer, growing
 from .writing.thinking import Thought
 
 Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -63,10 +65,12 @@ def load(
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
+    began = time.perf_counter()
     engine = Engine(path, device, dtype, attention, vram_mode, max_memory)
     engine.use_loras(loras)
     if place:
         engine.place()
+    log.info("loaded %s in %.1f seconds", engine.name, time.perf_counter() - began)
     return engine
 
 
@@ -94,14 +98,13 @@ class Engine:
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
         self.weights = StoredWeights(self.model, self.checkpoint.headers, dtype)
-        self.memory = Placement(self.model, self.weights, self.device, limits)
+        self.remembered = Remembered()
+        self.memory = Placement(self.model, self.weights, self.device, limits, self.remembered.forget)
         self.attention = attention
         self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
-        self.reader = Reader(self.model, self._kernel, self.memory.attempt)
-        forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
-        self.memory.forget = lambda: (forget() or int)()
+        self.reader = Reader(self.model, self._kernel, self.memory.run, self.remembered)
         self._loras = LorasInUse(shapes)
 
     @property
@@ -111,7 +114,7 @@ class Engine:
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
         used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
-        unread = any(self.reader.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
+        unread = any(self.remembered.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         name = activations.picture_name(len(conditioning.images))
         return activations.drawing(self.config, settings, tokens, self._itemsize, unread, name)
@@ -128,7 +131,7 @@ class Engine:
     def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
         free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
-        return self.memory.plan(task, self.reader.nbytes, card, host_free)
+        return self.memory.plan(task, self.remembered.nbytes, card, host_free)
 
     @property
     def loras(self) -> tuple[tuple[Path, float], ...]:
@@ -174,8 +177,8 @@ class Engine:
 
         What was read goes first: reading it again costs less than bringing layers back.
         """
-        read = self.reader.nbytes
-        self.reader.forget()
+        read = self.remembered.nbytes
+        self.remembered.forget()
         return read + (self.memory.weights.shrink(size - read) if size > read else 0)
 
     def release(self) -> None:
@@ -183,7 +186,7 @@ class Engine:
 
         A run in progress ends with a SenseNovaError at its next step.
         """
-        self.reader.forget()
+        self.remembered.forget()
         self.memory.weights.drop()
 
     def encode(
@@ -257,9 +260,12 @@ class Engine:
         used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
 
         def steps() -> Iterator[Step]:
-            prefixes, edit, attempt = self.reader.prefixes_of(used), conditioning.is_edit, self.memory.attempt
-            make = partial(Denoiser, self.model, prefixes, settings, self._kernel, edit, attempt=attempt)
-            return attempt("drawing", make).steps()
+            prefixes = self.reader.prefixes_of(used)
+
+            def ready(weights: Weights) -> Denoiser:
+                return Denoiser(self.model, prefixes, settings, self._kernel, conditioning.is_edit, run=self.memory.run)
+
+            return self.memory.run("drawing", ready).steps()
 
         def needed() -> list[str]:
             return [*map(self.reader.key, used.values())]
@@ -350,7 +356,7 @@ class Engine:
     ) -> Iterator[Result]:
         """What `start` yields, once the run is planned and prepared; an error if weights are taken away in between.
 
-        needed, conversation: what the run goes on from, see Reader.keep_within.
+        needed, conversation: what the run goes on from, see Remembered.trim.
         """
         self._start(task(), needed(), conversation)
         begun = self._state()
@@ -360,11 +366,11 @@ class Engine:
 
     def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, held: int = 0) -> None:
         """held: bytes that the run has on the device already, beside what the reader holds."""
-        plan = self.memory.start(task, self.reader.nbytes + held)
+        plan = self.memory.start(task, self.remembered.nbytes + held)
         if plan is not None:
             device = plan.limits.device
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes
-            self.reader.keep_within(max(0, spare), needed, conversation)
+            self.remembered.trim(max(0, spare), needed, conversation)
 
     def _state(self) -> tuple[int, tuple]:
         """What must not change during a run: how often weights were dropped, and the LoRAs."""

@@ -6,6 +6,7 @@ from ..drawing import flow
 from ..engine import Engine
 from ..errors import check_choice, check_count
 from ..model.config import ModelConfig
+from ..model.unified import EXPERTS
 from ..settings import MAX_IMAGES, TASKS, DocumentSettings, SamplingSettings, understanding_pixel_limits
 from ..writing.document import growing
 from . import (
@@ -18,7 +19,6 @@ from . import (
     make_plan,
     parse_size,
 )
-from .units import EXPERTS
 
 
 def explain(

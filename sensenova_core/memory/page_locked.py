@@ -10,11 +10,9 @@ from torch import Tensor
 from ..checkpoint import StoredWeights
 from .plan import STAGING, Sizes
 from .transfers import Mark, Transfers
-from .units import Unit, Units
+from .units import Key, Unit, Units
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, int]  # expert and index of a unit
 
 
 class PageLockedBuffer:

@@ -4,21 +4,23 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from ..checkpoint import StoredWeights
 from ..errors import SenseNovaError, SettingsError, out_of_memory
 from ..lora import Lora
-from ..model import SenseNovaU1
+from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory
 from .budget import GIB, Limits, in_words, parse_max_memory
+from .clock import Clock
+from .fixed import Fixed
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
 from .residency import Residency
-from .transfers import Clock, transfers_to
-from .units import GENERATION, UNDERSTANDING, Fixed, units_of, with_changes
+from .transfers import transfers_to
+from .units import Units, units_of, with_changes
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out
@@ -27,38 +29,78 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
-class Placement:
-    """Where the weights of one model are. tell: called with what a user should know; a log entry unless replaced.
+class PlacedWeights(Weights, Protocol):
+    """The weights of one model, brought to where they run, and given back. nbytes: on the device. times_dropped: which
+    ends runs in progress."""
 
-    free: bytes that the device has left, however its host counts them; None on the CPU. forget: gives up what was read
-    and can be read again.
-    clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
+    weights: StoredWeights
+    units: Units
+    placed: bool
+    times_dropped: int
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def buffer_bytes(self) -> int: ...
+
+    @property
+    def host_bytes(self) -> int: ...
+
+    def place(self) -> None:
+        """Bring what every run needs, unless it is there."""
+
+    def use(self, units: Units, sizes: Sizes) -> None:
+        """Go on with other units from the next run on."""
+
+    def begin(self, plan: Plan) -> None:
+        """Carry out another plan from the next pass on."""
+
+    def enter(self, expert: str) -> None:
+        """Begin an expert's phase, unless it is the one that goes on."""
+
+    def shrink(self, size: int) -> int:
+        """Give back at least so many bytes of the device, or all there are; returns how many."""
+
+    def drop(self) -> None:
+        """Give back all memory."""
+
+
+class Placement:
+    """Where the weights of one model are.
+
+    in_place: they run where they lie, mapped from their files, and nothing is planned. tell: called with what a user
+    should know; a log entry unless replaced. free: bytes that the device has left, however its host counts them; None
+    on the CPU. clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
     """
 
-    def __init__(self, model: SenseNovaU1, weights: StoredWeights, device: torch.device, limits: Limits):
+    def __init__(
+        self,
+        model: SenseNovaU1,
+        weights: StoredWeights,
+        device: torch.device,
+        limits: Limits,
+        forget: Callable[[], None],
+    ):
+        """forget: gives up what was read and can be read again."""
         self.device, self.limits = device, limits
         units, fixed = units_of(model, weights), Fixed(model, weights)
         self._fixed, self._layers, self._carried = fixed, model.config.decoder.num_layers, ()
         self.sizes = Sizes.of(units, self._layers, fixed.nbytes, weights.nbytes)
-        in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
         lane = transfers_to(device)
         self.clock = Clock(lane)
-        self.weights: Mapped | Residency = (
+        self.in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
+        self.weights: PlacedWeights = (
             Mapped(model, weights, units, fixed, self.sizes)
-            if in_place
-            else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock)
+            if self.in_place
+            else Residency(weights, units, fixed, self.sizes, device, lane, self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
-        self.forget: Callable[[], None] = lambda: None
+        self._forget = forget
         self.task: Task | None = None
         self.last_plan: Plan | None = None
         self._mended, self._said = False, ""
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the weights run where they lie, mapped from their files, so that nothing is planned."""
-        return isinstance(self.weights, Mapped)
 
     @property
     def wanted_bytes(self) -> int:
@@ -127,30 +169,30 @@ class Placement:
         own = self.limits.host
         self.limits = replace(self.limits, host=size if own is None else min(own, size))
 
-    def attempt(self, kind: str, work: Callable[[], Result]) -> Result:
-        """Do a piece of work that can be done over: with less memory for weights, once, if the device runs out.
+    def run(self, phase: str, work: Callable[[Weights], Result]) -> Result:
+        """Do a phase's work with the weights: once more with less memory for them, if the device's runs out.
 
-        kind: which expert's work it is, and what its seconds are counted as. Raises SenseNovaError when memory runs out
-        again.
+        phase: "reading", "writing" or "drawing", by which its seconds are counted. work: see model.Run. Raises
+        SenseNovaError when memory runs out for good.
         """
-        expert = GENERATION if kind == "drawing" else UNDERSTANDING
         try:
-            self.weights.enter(expert)
-            with self.clock.counting(kind):
-                return work()
+            return self._run_once(phase, work)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0]
-        self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
+            reason = _first_line(error)
+        self._make_room(reason)  # outside the handler, which keeps the failed work's tensors alive
         try:
-            self.weights.enter(expert)
-            with self.clock.counting(kind):
-                return work()
+            return self._run_once(phase, work)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise self._given_up(str(error).splitlines()[0]) from None
+            raise self._given_up(_first_line(error)) from None
+
+    def _run_once(self, phase: str, work: Callable[[Weights], Result]) -> Result:
+        self.weights.enter(GENERATION if phase == "drawing" else UNDERSTANDING)  # before any tensor is made
+        with self.clock.counting(phase):
+            return work(self.weights)
 
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
@@ -160,7 +202,8 @@ class Placement:
         self._said = brief
         log.debug("plan:\n%s", plan.explain())
 
-    def _mend(self, reason: str) -> None:
+    def _make_room(self, reason: str) -> None:
+        """Go on with fewer buffers for layers. Raises SenseNovaError if there cannot be fewer, or were just now."""
         plan = self.last_plan
         if self._mended or self.in_place or plan is None:
             raise self._given_up(reason)
@@ -168,7 +211,7 @@ class Placement:
         fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
             raise self._given_up(reason)
-        self.forget()
+        self._forget()
         self.weights.shrink(self.weights.buffer_bytes - fewer)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -203,6 +246,10 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
             f"leave {others[0]}= out"
         )
     return Limits(mode, device=budgets.get(own), host=budgets.get("cpu"))
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).splitlines()[0]
 
 
 def _free_on(device: torch.device) -> int:

@@ -6,11 +6,14 @@ token), the generation expert draws (a pass for every step). In a phase only its
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 from ..errors import SettingsError
+from ..model import GENERATION, UNDERSTANDING
+from ..model.unified import EXPERTS
 from .budget import Limits, in_words
-from .units import EXPERTS, GENERATION, UNDERSTANDING, Units
+from .units import Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
 FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
@@ -48,6 +51,11 @@ class Sizes:
     def slot_of(self, expert: str) -> int:
         """A buffer that any unit of an expert fits in. The experts of a mixture may differ much."""
         return max(self.units[expert])
+
+    @property
+    def layers(self) -> int:
+        """Of either expert."""
+        return len(self.units[UNDERSTANDING]) - self.head_pieces
 
     @property
     def slot(self) -> int:
@@ -144,10 +152,13 @@ class Phase:
     pinned: tuple[int, ...] = ()
     unpacking_bytes: int = 0
 
-    @property
+    @cached_property
+    def stays(self) -> frozenset[int]:
+        return frozenset(self.resident)
+
+    @cached_property
     def streamed(self) -> tuple[int, ...]:
-        stays = set(self.resident)
-        return tuple(index for index in range(len(self.unit_bytes)) if index not in stays)
+        return tuple(index for index in range(len(self.unit_bytes)) if index not in self.stays)
 
     @property
     def streamed_bytes(self) -> int:

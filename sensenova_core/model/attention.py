@@ -31,8 +31,10 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(hidden, config.num_kv_heads * head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, config.num_kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_heads * head_dim, hidden, bias=False)
-        for name in ("q_norm", "q_norm_hw", "k_norm", "k_norm_hw"):
-            setattr(self, name, RMSNorm(head_dim // 2, config.rms_norm_eps))
+        self.q_norm = RMSNorm(head_dim // 2, config.rms_norm_eps)
+        self.q_norm_hw = RMSNorm(head_dim // 2, config.rms_norm_eps)
+        self.k_norm = RMSNorm(head_dim // 2, config.rms_norm_eps)
+        self.k_norm_hw = RMSNorm(head_dim // 2, config.rms_norm_eps)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """x: (batch, tokens, hidden) -> the same."""
@@ -112,7 +114,7 @@ def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
 
 def _flash_kernel() -> Kernel:
     try:
-        from flash_attn import flash_attn_func
+        from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]  # an optional package
     except ImportError as error:
         raise SettingsError(
             f"attention backend 'flash' needs the flash-attn package, which does not import here ({error}); "

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..drawing.flow import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from ..errors import PromptError
 from ..model.grid import Grid
 from .images import ReferenceImage
@@ -24,6 +23,9 @@ from .tokenizer import (
     Tokenizer,
     markup,
 )
+
+# The branches of guidance. All denoise the same image and differ in what they have read before it.
+CONDITION, IMAGES_ONLY, UNCONDITIONAL = "condition", "images_only", "unconditional"
 
 IMAGE_PLACEHOLDER = "<image>"
 NO_THINKING = "<think>\n\n</think>\n\n"

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 
 from ..checkpoint import Checkpoint, checkpoint_name, open_checkpoint
+from ..checkpoint.checkpoint import read_config_json
 from ..checkpoint.headers import Stored
 from ..errors import SettingsError
 from ..model.config import ModelConfig
@@ -149,7 +150,7 @@ def _counts(model: Path, checkpoint: Checkpoint | None) -> dict[str, int]:
         return {name: header.numel for name, header in checkpoint.headers.items()}
     from ..model import SenseNovaU1
 
-    parameters = SenseNovaU1.on_meta(ModelConfig.from_folder(model)).named_parameters()
+    parameters = SenseNovaU1.on_meta(ModelConfig.from_dict(read_config_json(model))).named_parameters()
     return {checkpoint_name(name): prod(value.shape) for name, value in parameters}
 
 

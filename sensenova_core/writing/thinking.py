@@ -33,7 +33,7 @@ class Thought:
 def think(
     reader: Reader, prompts: PromptBuilder, conditioning: Conditioning, settings: DecodingSettings, choose: Choose
 ) -> Iterator[Thought]:
-    """Write reasoning between prompt and image, token by token. What was read on the way is kept for drawing.
+    """Write reasoning between prompt and image, token by token. What was read on the way is remembered.
 
     The reasoning ends with </think>, with the end of the turn (which is not read), or at the limit; only the branch of
     the full prompt sees it.
@@ -50,7 +50,7 @@ def think(
             yield Thought(piece, text, len(ids))
     ready = prompts.thought(asked.followed_by(ids))
     reader.read_on(context, ready)
-    reader.keep(ready, context.prefix())
+    reader.remember(ready, context.prefix())
     whole = prompts.tokenizer.decode(ids)
     sequences = conditioning.sequences | {CONDITION: ready}
     yield Thought(stream.rest(), whole, len(ids), replace(conditioning, sequences=sequences, think_text=whole))

@@ -16,9 +16,9 @@ import sensenova_core
 from sensenova_core import CheckpointError, DecodingSettings, Engine
 from sensenova_core.checkpoint import Packed, read_headers
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.residency import Residency
+from sensenova_core.memory.slots import Slots
 from sensenova_core.memory.transfers import DirectTransfers
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import geometry, scaled_down, write_checkpoint
 from tests.support.golden_set import relative_error
 from tests.support.peak import PeakBytes
@@ -135,7 +135,7 @@ def test_numbers_are_rounded_once_to_the_type_they_run_in(made, name):
     assert engine.weights.compute_dtype == engine.model.dtype == torch.bfloat16
     rounded = sensenova_core.load(plain, dtype="bfloat16", vram_mode="balanced")  # aligned, as in the working buffer
     numbers = load_file(plain / "model.safetensors")
-    first = next(iter(engine.model.generation.decoder.source()))
+    first = next(iter(engine.memory.weights.layers(GENERATION)))
     expected = numbers["language_model.model.layers.0.mlp_mot_gen.down_proj.weight"].bfloat16()
     assert torch.equal(first.mlp.down_proj.weight, expected)
     assert first.input_layernorm.weight.dtype == torch.float32
@@ -216,12 +216,12 @@ def test_the_only_slot_is_filled_anew_while_its_layer_runs(load):
     engine = load("Q4_K", "low")
     draw_short(engine, steps=1)
     residency, layers = engine.memory.weights, engine.config.decoder.num_layers
-    assert phase(engine).ring == 1 and len(residency._slots) == 1
+    assert phase(engine).ring == 1 and len(residency.slots.of) == 1
     numbers = tensors_of(engine.path.parent / "plain")
-    with torch.inference_mode(), closing(residency.layers(GENERATION, layers)) as passing:
+    with torch.inference_mode(), closing(residency.layers(GENERATION)) as passing:
         for index in range(layers - 1):
             layer = next(passing)
-            ((key, slot),) = residency._slots.items()
+            ((key, slot),) = residency.slots.of.items()
             assert key == (GENERATION, index + 1) and slot.ready.result() is None  # the copy has ended
             name = f"language_model.model.layers.{index}.mlp_mot_gen.up_proj.weight"
             assert torch.equal(layer.mlp.up_proj.weight, numbers[name])
@@ -230,8 +230,8 @@ def test_the_only_slot_is_filled_anew_while_its_layer_runs(load):
 @pytest.mark.parametrize("mode, slots", [("balanced", None), ("auto", 5), ("full", 30)])
 def test_one_working_buffer_serves_all_slots(load, monkeypatch, mode, slots):
     buffers: list[int] = []
-    real = Residency._new_buffer
-    monkeypatch.setattr(Residency, "_new_buffer", lambda self, size: buffers.append(size) or real(self, size))
+    real = Slots.new
+    monkeypatch.setattr(Slots, "new", lambda self, size: buffers.append(size) or real(self, size))
     engine = load("Q4_K", mode, slots, max_memory="64GiB")
     sizes, residency = engine.memory.sizes, engine.memory.weights
     for seed in range(3):
@@ -240,9 +240,9 @@ def test_one_working_buffer_serves_all_slots(load, monkeypatch, mode, slots):
     assert sizes.working[UNDERSTANDING] == sizes.working[GENERATION] > sizes.slot
     assert buffers.count(sizes.working[GENERATION]) == 1
     assert residency.nbytes == sizes.fixed + sizes.working[UNDERSTANDING] + residency.buffer_bytes
-    assert residency.most_bytes <= max(each.device_bytes - each.working_bytes for each in residency._phases.values())
+    assert residency.most_bytes <= max(each.device_bytes - each.working_bytes for each in residency.phases.values())
     residency.shrink(1)
-    assert residency._working is not None
+    assert residency.slots.working is not None
     residency.shrink(2**60)
     assert residency.nbytes == sizes.fixed
     engine.release()
@@ -254,7 +254,7 @@ def test_an_embedding_unpacks_the_rows_it_needs(load, made, vram_mode):
     engine = load("Q8_0", vram_mode)
     ids, width = torch.tensor([3, 0, 3000, 3]), engine.config.decoder.hidden_size
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        rows = engine.model.understanding.embed(ids, torch.device("cpu"), torch.float32)
+        rows = engine.memory.weights.embed(ids)
     table = load_file(made("Q8_0")[1] / "model.safetensors")["language_model.model.embed_tokens.weight"]
     assert torch.equal(rows, table[ids])
     assert peak.most <= 16 * len(ids) * width
@@ -266,8 +266,8 @@ def test_in_place_no_more_than_a_layer_is_unpacked(load):
     sizes = engine.memory.sizes
     mapped = [each.bytes if isinstance(each, Packed) else each for each in engine.memory.weights._others.values()]
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        peak.leave_out([*mapped, *engine.model.parameters(), engine.memory.weights._working.buffer])
-        for layer in engine.model.generation.decoder.source():
+        peak.leave_out([*mapped, *engine.model.parameters(), engine.memory.weights.slots.working.buffer])
+        for layer in engine.memory.weights.layers(GENERATION):
             assert layer.mlp.down_proj.weight.dtype == torch.float32
     assert peak.most <= sizes.scratch
     assert engine.memory.weights.nbytes == engine.weights.nbytes + max(sizes.working.values())
@@ -317,7 +317,7 @@ def test_an_engine_that_nobody_holds_is_freed_without_the_collector(load, settin
     gc.disable()
     try:
         draw_short(engine)
-        parts = (engine, engine.model, engine.memory, engine.memory.weights, engine.memory.weights._working.buffer)
+        parts = (engine, engine.model, engine.memory, engine.memory.weights, engine.memory.weights.slots.working.buffer)
         watched = [weakref.ref(part) for part in parts]
         del engine, parts
         assert gone(*watched), [each() for each in watched if each() is not None][:3]

@@ -121,9 +121,9 @@ def contract(model) -> dict[str, object]:
     for size in ASKED:
         drawn.append(draw(model))
         asked = size if size == 1 else int(size * sizes.slot)
-        before = patcher.loaded_size() + engine.reader.nbytes
+        before = patcher.loaded_size() + engine.remembered.nbytes
         freed = patcher.partially_unload(CPU, asked)
-        true = freed == before - patcher.loaded_size() - engine.reader.nbytes
+        true = freed == before - patcher.loaded_size() - engine.remembered.nbytes
         enough = freed >= asked or patcher.loaded_size() <= sizes.fixed
         seen["freed"].append(
             [true, enough, store is None or on_card(engine) + store.nbytes // sizes.slot == buffers(engine)]
@@ -131,11 +131,11 @@ def contract(model) -> dict[str, object]:
     drawn.append(draw(model))
     seen["host buffers"] = store.nbytes // sizes.slot if store else 0
     patcher.detach()
-    seen["detached"] = [patcher.loaded_size(), engine.reader.nbytes, store.nbytes if store else 0, buffers(engine)]
+    seen["detached"] = [patcher.loaded_size(), engine.remembered.nbytes, store.nbytes if store else 0, buffers(engine)]
     seen["detached from"] = str(patcher.current_loaded_device())
     drawn.append(draw(model))
     mm.unload_all_models()
-    seen["unloaded"] = [weights.nbytes, engine.reader.nbytes, buffers(engine)]
+    seen["unloaded"] = [weights.nbytes, engine.remembered.nbytes, buffers(engine)]
     seen["pictures"] = sorted({*drawn, draw(model)})
     return seen
 
@@ -174,7 +174,8 @@ class Card:
 
     @property
     def used(self) -> int:
-        read = sum(patcher.model.reader.nbytes for patcher in self.patchers if isinstance(patcher, wire.EnginePatcher))
+        engines = [patcher.model for patcher in self.patchers if isinstance(patcher, wire.EnginePatcher)]
+        read = sum(engine.remembered.nbytes for engine in engines)
         return read + sum(patcher.loaded_size() for patcher in self.patchers)
 
     def free(self, device: torch.device | None = None, torch_free_too: bool = False):
@@ -208,7 +209,7 @@ def on_a_card(state: mm.VRAMState) -> dict[str, object]:
             mm.unload_all_models()
             taken, staying = set(), set()
             for _ in range(2):
-                read = engine.reader.nbytes
+                read = engine.remembered.nbytes
                 card.capacity = RESERVED + read + sizes.fixed + room * sizes.slot + sizes.slot // 2
                 pictures.add(draw(model))
                 taken.add(on_card(engine))
@@ -223,7 +224,7 @@ def larger_picture() -> list[int]:
     engine, sizes = model.engine, model.engine.memory.sizes
     with Card(mm.VRAMState.NORMAL_VRAM, model.patcher) as card:
         draw(model)
-        card.capacity = RESERVED + engine.reader.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
+        card.capacity = RESERVED + engine.remembered.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
         draw(model)
         before = on_card(engine)
         beside = RESERVED - mm.extra_reserved_memory() + 3 * sizes.slot
@@ -241,18 +242,18 @@ def beside_another(count: int | None) -> dict[str, object]:
         pictures = [draw(model)]
         before = on_card(engine)
         needed = model.patcher.loaded_size() if count is None else count * slot - slot // 2
-        card.capacity = card.used + RESERVED + int(1.1 * size) - engine.reader.nbytes - needed
+        card.capacity = card.used + RESERVED + int(1.1 * size) - engine.remembered.nbytes - needed
         mm.load_models_gpu([other])
         seen = {"lost": before - on_card(engine), "left": model.patcher.loaded_size() > 0}
         seen["fits"] = card.free() >= mm.minimum_inference_memory()
         seen["other"] = [other.loaded_size() == size]
         pictures.append(draw(model))
-        seen["fits again"] = card.free() >= mm.minimum_inference_memory() - engine.reader.nbytes
+        seen["fits again"] = card.free() >= mm.minimum_inference_memory() - engine.remembered.nbytes
         mm.load_models_gpu([other])
         seen["other"].append(other.loaded_size() == size)
         pictures.append(draw(model))
         mm.unload_all_models()
-        seen["unloaded"] = [model.patcher.loaded_size(), engine.reader.nbytes, buffers(engine)]
+        seen["unloaded"] = [model.patcher.loaded_size(), engine.remembered.nbytes, buffers(engine)]
         return seen | {"had": before, "pictures": sorted({*pictures})}
 
 
@@ -263,7 +264,7 @@ def taking_turns() -> dict[str, object]:
     with Card(mm.VRAMState.NORMAL_VRAM, model.patcher) as card:
         draw(model)
         sizes = engine.memory.sizes
-        card.capacity = RESERVED + engine.reader.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
+        card.capacity = RESERVED + engine.remembered.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
         pictures, seen = {"off": [], "on": []}, {"dropped": [], "within": []}
         for _ in range(3):
             for name, wire in (("off", model), ("on", other)):
@@ -271,7 +272,7 @@ def taking_turns() -> dict[str, object]:
                 seen["dropped"].append(engine.memory.weights.times_dropped)
                 seen["within"].append(card.free() >= 0 and model.patcher.loaded_size() <= model.patcher.model_size())
         mm.unload_all_models()
-        left = [model.patcher.loaded_size(), engine.reader.nbytes, buffers(engine)]
+        left = [model.patcher.loaded_size(), engine.remembered.nbytes, buffers(engine)]
     return seen | {"unloaded": left, "drawn": {name: sorted(set(drawn)) for name, drawn in pictures.items()}}
 
 

@@ -14,7 +14,7 @@ from sensenova_core.lora.merging import merge_scratch
 from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.forecast import explain
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.lora.telling import drawing, tell
 from tests.support.geometries import scaled_down, write_checkpoint
 from tests.support.loras import matrices, write_lora
@@ -78,11 +78,11 @@ def test_in_place_nothing_is_copied_but_a_layer(folders, lora, load):
     changed = weights.units[GENERATION]
     assert not any(part.stored in weights._owners for unit in changed if unit.apart for part in unit.parts)
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        peak.leave_out([*mapped, *engine.model.parameters(), weights._working.buffer])
-        for _ in engine.model.generation.decoder.source():
+        peak.leave_out([*mapped, *engine.model.parameters(), weights.slots.working.buffer])
+        for _ in weights.layers(GENERATION):
             pass
-    assert peak.most <= engine.memory.sizes.scratch < weights._working.buffer.nbytes
-    assert weights.nbytes == engine.weights.nbytes + weights._working.buffer.nbytes
+    assert peak.most <= engine.memory.sizes.scratch < weights.slots.working.buffer.nbytes
+    assert weights.nbytes == engine.weights.nbytes + weights.slots.working.buffer.nbytes
 
 
 def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):

@@ -158,5 +158,5 @@ def test_what_is_held_after_drawing_was_estimated_before(engine, images):
     conditioning = engine.encode("a red circle", images)
     task = engine.drawing_task(conditioning, SamplingSettings(width=64, height=64))
     last_of(engine.sample(conditioning, **SMALL, img_cfg=2.0))
-    assert engine.reader.prefixes.nbytes <= task.reading.working
+    assert engine.remembered.prefixes.nbytes <= task.reading.working
     assert task.drawing.working > 0

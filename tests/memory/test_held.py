@@ -15,7 +15,7 @@ from tests.support.watch import thought_through
 
 
 def test_the_prefixes_of_one_edit_stay_together_whatever_their_size(engine, monkeypatch):
-    engine.reader.prefixes.limit_bytes = 1
+    engine.remembered.prefixes.limit_bytes = 1
     conditioning = engine.encode("x", [picture(), picture(seed=1)])
     read = []
     open_all = engine.reader.open_all
@@ -24,7 +24,7 @@ def test_the_prefixes_of_one_edit_stay_together_whatever_their_size(engine, monk
         list(engine.sample(conditioning, width=64, height=64, steps=1, cfg=4, img_cfg=2, seed=seed))
     assert len(read) == 3
     list(engine.sample(engine.encode("y"), width=64, height=64, steps=1))
-    assert engine.reader.prefixes.get(conditioning.sequences["condition"].key) is None
+    assert engine.remembered.prefixes.get(conditioning.sequences["condition"].key) is None
 
 
 def test_a_document_lets_go_of_what_it_drew_with_before_it_reads_the_picture(engine, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_conversation_keeps_the_budget_of_each_image(engine):
 def test_a_short_conversation_does_not_hold_the_buffers_of_a_long_one(engine):
     list(engine.understand("long " * 2000, settings=DecodingSettings(1)))
     list(engine.understand("hi", settings=DecodingSettings(1)))
-    assert engine.reader.held[1].room < 2000
+    assert engine.remembered.conversation[1].room < 2000
 
 
 ODD = [("L", (1, 1)), ("P", (40, 30)), ("LA", (33, 65)), ("I;16", (20, 20)), ("RGB", (32, 6400)), ("RGBA", (64, 48))]

@@ -18,7 +18,7 @@ from sensenova_core.memory import (
 )
 from sensenova_core.memory.budget import HOST_RESERVE, in_words, parse_max_memory
 from sensenova_core.memory.plan import RING, STAGING
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from sensenova_core.settings import VRAM_MODES
 
 MIB, GIB = 2**20, 2**30

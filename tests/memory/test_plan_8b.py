@@ -13,16 +13,10 @@ from sensenova_core.lora import Lora
 from sensenova_core.lora.file import Factors
 from sensenova_core.memory import Limits, Plan, Sizes, activations, make_plan
 from sensenova_core.memory.budget import HOST_RESERVE, in_words
+from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.plan import STAGING, Phase
-from sensenova_core.memory.units import (
-    GENERATION,
-    UNDERSTANDING,
-    Fixed,
-    Units,
-    units_of,
-    with_changes,
-)
-from sensenova_core.model import SenseNovaU1
+from sensenova_core.memory.units import Units, units_of, with_changes
+from sensenova_core.model import GENERATION, UNDERSTANDING, SenseNovaU1
 from sensenova_core.settings import VRAM_MODES, DocumentSettings
 from tests.memory.test_activations import PREFIXES, config
 

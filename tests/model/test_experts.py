@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sensenova_core.memory.residency import Slot
+from sensenova_core.memory.slots import Slot
 from sensenova_core.memory.transfers import DirectTransfers
 from sensenova_core.memory.units import Part, Unit
 from sensenova_core.model import MixtureOfExperts, feed_forward

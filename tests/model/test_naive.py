@@ -126,7 +126,7 @@ def test_reading_in_two_parts(engines, name, cut):
     def read(part: slice, context):
         context.reserve(context.tokens + where[:, part].shape[1])
         reading = ReadingAttention(context, runs(where[0, part]), kernel)
-        hidden = decoder(embedded[:, part], model.rotation(where[None, :, part]), reading.attend_at)
+        hidden = decoder(embedded[:, part], model.rotation(where[None, :, part]), reading.attend_at, decoder.layers)
         context.advance(hidden.shape[1], int(where[0, part][-1]))
         return hidden, context.prefix()
 
@@ -151,7 +151,8 @@ def test_an_image_sees_itself_and_not_what_follows(engines):
         out = []
         for x in (embedded, embedded.index_fill(1, torch.tensor([token]), 0.5)):
             reading = ReadingAttention(reader.new_context(len(IDS)), runs(where[0]), reader.kernel)
-            out.append(model.understanding.decoder(x, model.rotation(where[None]), reading.attend_at)[0])
+            decoder = model.understanding.decoder
+            out.append(decoder(x, model.rotation(where[None]), reading.attend_at, decoder.layers)[0])
         return (out[0] != out[1]).any(-1).nonzero().flatten().tolist()
 
     assert moved(9) == list(range(4, 22))  # the last token of the first image, tokens 4 to 9

@@ -10,7 +10,7 @@ import torch
 
 from sensenova_core import DecodingSettings, DocumentSettings, Engine, SamplingSettings
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.units import GENERATION
+from sensenova_core.model import GENERATION
 from sensenova_core.settings import Guidance
 from sensenova_core.writing.document import Drawing
 from tests.support.geometries import short

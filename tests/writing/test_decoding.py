@@ -19,7 +19,7 @@ BYTES = {byte: chr(byte) for byte in PRINTED} | {byte: chr(256 + rank) for rank,
 
 
 def reply(engine, **settings) -> tuple[int, ...]:
-    engine.reader.forget()
+    engine.remembered.forget()
     *_, answer = engine.understand(QUESTION, settings=DecodingSettings(**{"max_tokens": 24} | settings))
     return answer.ids
 
@@ -93,7 +93,7 @@ def test_repetition_penalty(engines, penalty):
         seen.append((logits.clone(), list(chosen)))
         return choose(logits, chosen)
 
-    engine.reader.forget()
+    engine.remembered.forget()
     *_, answer = engine.understand(QUESTION, settings=settings, choose=recorded)
     for index, (logits, chosen) in enumerate(seen):
         assert chosen == list(answer.ids[:index])
@@ -111,8 +111,8 @@ def test_repetition_penalty_lowers_either_sign(logits, expected):
 def test_logits_are_of_the_last_token_alone(engines, monkeypatch):
     """The head is 622 million numbers at full size, and a long prompt has thousands of tokens."""
     engine, shapes = engines("tiny-u15"), []
-    logits = engine.model.understanding.logits
-    monkeypatch.setattr(engine.model.understanding, "logits", lambda x: shapes.append(tuple(x.shape)) or logits(x))
+    understanding, logits = engine.model.understanding, engine.model.understanding.logits
+    monkeypatch.setattr(understanding, "logits", lambda x, head: shapes.append(tuple(x.shape)) or logits(x, head))
     count = len(reply(engine))
     assert shapes == [(1, engine.config.decoder.hidden_size)] * count
 

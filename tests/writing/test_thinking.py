@@ -107,7 +107,7 @@ def test_reasoning_fed_back_is_the_same_picture(engine, images):
     with tokens_read(engine) as read:
         assert torch.equal(last_of(engine.sample(again, **SMALL)), expected)
     assert read == []  # found by content
-    engine.reader.forget()
+    engine.remembered.forget()
     anew = last_of(engine.sample(again, **SMALL))  # in one go, where thinking read it token by token
     torch.testing.assert_close(anew, expected, atol=1e-4, rtol=1e-4)
 
@@ -197,10 +197,10 @@ def test_stopping_in_the_middle_leaves_nothing_behind(engine):
         return engine.think(engine.encode("draw it"), DecodingSettings(max_tokens=6))
 
     expected = thought_through(begin()).think_text
-    engine.reader.forget()
+    engine.remembered.forget()
     for _ in begin():
         break
-    assert engine.reader.prefixes.nbytes == 0
+    assert engine.remembered.prefixes.nbytes == 0
     assert thought_through(begin()).think_text == expected
 
 

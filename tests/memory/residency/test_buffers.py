@@ -10,8 +10,8 @@ import torch
 import sensenova_core
 from sensenova_core import SamplingSettings
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.residency import Residency
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.memory.slots import Slots
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import scaled_down, short, write_checkpoint
 from tests.support.peak import PeakBytes
 from tests.support.streaming import draw_short, peaks_of_two_runs, phase, story, watch_attention
@@ -24,14 +24,14 @@ class Buffers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = self.most = 0
-        real = Residency._new_slot
+        real = Slots.new
 
-        def new_slot(residency, key):
-            slot = real(residency, key)
+        def new_slot(slots, size):
+            slot = real(slots, size)
             self._add(slot.buffer.untyped_storage())
             return slot
 
-        monkeypatch.setattr(Residency, "_new_slot", new_slot)
+        monkeypatch.setattr(Slots, "new", new_slot)
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         self.now += storage.nbytes()
@@ -50,10 +50,11 @@ def test_never_more_buffers_than_planned(load, monkeypatch, name, mode, slots):
     residency, planned = engine.memory.weights, []
 
     def look(causal: bool) -> None:
-        current = phase(engine, residency._active)
-        passing = [key for key in residency._slots if key[0] == residency._active and not residency._stays(key)]
-        assert len(passing) <= current.ring + (residency._active == UNDERSTANDING) * current.kept
-        assert len(residency._slots) + len(residency._free) <= current.slots
+        expert, slots = residency.passes.expert, residency.slots
+        current = phase(engine, expert)
+        passing = [key for key in slots.of if key[0] == expert and not residency._stays(key)]
+        assert len(passing) <= current.ring + (expert == UNDERSTANDING) * current.kept
+        assert len(slots.of) + len(slots.free) <= current.slots
         assert buffers.now <= current.buffer_bytes
         planned.append(current.buffer_bytes)
 
@@ -87,7 +88,7 @@ def test_release_gives_back_everything_and_the_next_run_works(load, settings):
         assert residency.nbytes > engine.memory.sizes.fixed
         assert (residency.store.nbytes > 0) == ("cpu=" in settings.get("max_memory", ""))
         engine.release()
-        assert (residency.nbytes, residency.store.nbytes, engine.reader.nbytes) == (0, 0, 0)
+        assert (residency.nbytes, residency.store.nbytes, engine.remembered.nbytes) == (0, 0, 0)
         assert {value.device.type for value in engine.model.parameters()} == {"meta"}
     assert torch.equal(draw_short(engine), first)
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from sensenova_core import DecodingSettings
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import short
 from tests.support.streaming import SIZE, copied, draw_short, phase, watch_attention
 from tests.support.watch import last_of

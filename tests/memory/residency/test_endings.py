@@ -202,7 +202,7 @@ def test_an_engine_that_nobody_holds_is_freed_without_the_collector(load, run, s
         watched = [weakref.ref(part) for part in parts]
         watched += [weakref.ref(layer) for layer in engine.model.modules()]
         if isinstance(engine.memory.weights, Residency):
-            watched += [weakref.ref(slot.buffer) for slot in engine.memory.weights._slots.values()]
+            watched += [weakref.ref(slot.buffer) for slot in engine.memory.weights.slots.of.values()]
         del engine, parts
         assert gone(*watched), [each() for each in watched if each() is not None][:3]
     finally:

@@ -6,7 +6,7 @@ import torch
 import sensenova_core
 from sensenova_core import DecodingSettings, DocumentSettings, SamplingSettings
 from sensenova_core.errors import SenseNovaError
-from sensenova_core.memory.units import UNDERSTANDING
+from sensenova_core.model import UNDERSTANDING
 from sensenova_core.settings import Guidance
 from sensenova_core.writing.document import Drawing
 from tests.support.geometries import short

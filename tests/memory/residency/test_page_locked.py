@@ -14,9 +14,10 @@ from sensenova_core import CheckpointError, Engine, SamplingSettings
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.budget import HOST_RESERVE
 from sensenova_core.memory.page_locked import PageLockedStore
-from sensenova_core.memory.residency import Slot
+from sensenova_core.memory.slots import Slot
 from sensenova_core.memory.transfers import DirectTransfers
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Part, Unit
+from sensenova_core.memory.units import Part, Unit
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import geometry, short, write_checkpoint
 from tests.support.streaming import draw_short, phase
 
