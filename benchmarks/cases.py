@@ -150,8 +150,8 @@ def _think(engine: sensenova_core.Engine, conditioning: Conditioning, tokens: in
         times.append(time.perf_counter())
         return LETTER
 
-    thought = engine.think(conditioning, settings, choose=choose)
-    return thought, (times[-1] - times[0]) / max(1, len(times) - 1)
+    *_, thought = engine.think(conditioning, settings, choose)
+    return thought.conditioning, (times[-1] - times[0]) / max(1, len(times) - 1)
 
 
 def _noise(side: int, seed: int) -> Image.Image:

@@ -32,6 +32,7 @@ _HOMES = {
     "Conditioning": ".reading.prompt",
     "Message": ".reading.prompt",
     "Answer": ".writing.conversation",
+    "Thought": ".writing.thinking",
     "DecodingSettings": ".settings",
     "DocumentSettings": ".settings",
     "Text": ".writing.document",

@@ -40,6 +40,7 @@ from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
 from .writing.document import Event, Writer, growing
+from .writing.thinking import Thought
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -223,30 +224,22 @@ class Engine:
         return self.prompts.picture(prompt, shown, think_text)
 
     def think(
-        self,
-        conditioning: Conditioning,
-        settings: DecodingSettings | None = None,
-        on_text: Callable[[str], None] = lambda piece: None,
-        choose: Choose | None = None,
-    ) -> Conditioning:
-        """Let the model reason about a picture before it draws: the same conditioning with the reasoning inside.
+        self, conditioning: Conditioning, settings: DecodingSettings | None = None, choose: Choose | None = None
+    ) -> Iterator[Thought]:
+        """Let the model reason about a picture before it draws. Yields Thoughts as they grow; the last one's
+        `conditioning` is the same with the reasoning inside.
 
-        settings: greedy and 1024 tokens at most, unless given. on_text gets the text piece by piece; raising from it
-        cancels. choose: a way to choose tokens in place of the settings' own.
+        settings: greedy and 1024 tokens at most, unless given. choose: a way to choose tokens in place of the settings'
+        own. Raises SettingsError at the call, before any work.
         """
         settings = settings or ReasoningSettings()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
-        with torch.inference_mode():
-            needed = [*map(self.reader.key, conditioning.sequences.values())]  # the picture will want them
-            self._start(self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"), needed)
-            begun = self._state()
-
-            def show(piece: str) -> None:
-                on_text(piece)
-                self._check_still(begun)
-
-            return thinking.think(self.reader, self.prompts, conditioning, settings, choose, show)
+        return self._running(
+            lambda: self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"),
+            lambda: thinking.think(self.reader, self.prompts, conditioning, settings, choose),
+            lambda: [*map(self.reader.key, conditioning.sequences.values())],  # the picture will want them
+        )
 
     def best_size(self, image: tuple[int, int] | None = None, document: bool = False) -> tuple[int, int]:
         """(width, height) that the model draws best: of a picture, or of those of a document.

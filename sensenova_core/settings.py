@@ -50,8 +50,8 @@ class Setting:
     name: in the API, in messages and on nodes. option: on the command line and in JSON lines. low, high: the range,
     both included; over: an end that is not. usual, step, digits: the range, the step and the decimal places that a
     widget offers; the whole range, unless told. choices: the only values. help: what it does, in a few sentences;
-    {name} stands for another setting. automatic: whether it may be left to the model. needs: a yes-or-no setting
-    without which it does nothing.
+    {name} stands for another setting. automatic: what it is where it is left to the model; "" where it may not be.
+    needs: a yes-or-no setting without which it does nothing.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Setting:
     digits: int | None = None
     choices: tuple[str, ...] = ()
     advanced: bool = False
-    automatic: bool = False
+    automatic: str = ""
     needs: str = ""
 
     def __post_init__(self):
@@ -102,11 +102,14 @@ def _setting(default: Any, help: str, *, name: str = "", option: str = "", **kno
 
 
 def _side(which: str) -> Any:
-    help = (
+    return _setting(
+        2048,
         f"{which} in pixels, a multiple of 32. The models were trained at some sizes; others work, with weaker "
-        "pictures. Left out, like its other half: what the model draws best, and of an edit its first image's ratio."
+        "pictures.",
+        usual=(32, 8192),
+        step=32,
+        automatic="what the model draws best, and of an edit its first image's ratio",
     )
-    return _setting(2048, help, usual=(32, 8192), step=32, automatic=True)
 
 
 def _name(of: Field) -> str:

@@ -148,7 +148,7 @@ def thought(engine, conditioning, settings: DecodingSettings, choose=None) -> tu
             piece = next(result)
         except StopIteration as end:
             return end.value if end.value is not None else piece.conditioning, pieces
-        pieces.append(piece if isinstance(piece, str) else piece.text)
+        pieces.append(piece if isinstance(piece, str) else piece.piece)
 
 
 def written(events) -> Results:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SettingsError
-from ..reading.tokenizer import THINK_END
 from ..settings import DecodingSettings, ReasoningSettings, SamplingSettings
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
@@ -133,21 +132,16 @@ def _thought(engine, conditioning, reasoning, shown: bool, profile):
     """The conditioning with reasoning by these settings inside; as it is for None."""
     if reasoning is None:
         return conditioning
-    pieces = []
-
-    def show(piece: str) -> None:
-        pieces.append(piece)
+    for thought in engine.think(conditioning, reasoning):
         profile.tick()
         if shown:
-            print(piece, end="", flush=True)
-
-    conditioning = engine.think(conditioning, reasoning, show)
-    profile.wrote(len(pieces) - 1)  # the last piece is what was left of the others, and no token
+            print(thought.piece, end="", flush=True)
+    profile.wrote(thought.tokens)
     if shown:
         print()
-    if not conditioning.think_text.endswith(THINK_END):
+    if not thought.closed:
         log.warning("the reasoning stopped without its end; raise --max-think-tokens for more")
-    return conditioning
+    return thought.conditioning
 
 
 def _drawn(engine, conditioning, job: Job, profile):

@@ -20,6 +20,7 @@ from sensenova_core.drawing.sampling import Denoiser
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.reading.prompt import PromptBuilder, system_message
 from sensenova_core.settings import CONDITION, UNCONDITIONAL, SamplingSettings
+from tests.support.watch import thought_through
 from tools.demo import texts
 from tools.demo.batches import batch_of, batches_of_step, collate
 from tools.demo.cells import kinds_in_cells
@@ -352,7 +353,7 @@ def test_the_exported_folder_loads_and_does_every_task(tiny, training):
     assert np.isfinite(last.image().numpy()).all()
     settings = sensenova_core.writing.decode.DecodingSettings(max_tokens=4)
     assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
-    assert engine.think(engine.encode("a red circle"), settings).think_text is not None
+    assert thought_through(engine.think(engine.encode("a red circle"), settings)).think_text is not None
     assert flow.noise_scale(engine.config.noise, 16) == 4.0
 
 

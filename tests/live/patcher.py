@@ -45,16 +45,16 @@ STATES = ("NORMAL_VRAM", "LOW_VRAM", "NO_VRAM", "HIGH_VRAM")
 ASKED = (1, 1.0, 1.5, 3.0, 1e6)  # to be freed: a byte, and buffers
 
 
-def load_host():
-    """nodes/host.py inside its package, as ComfyUI imports it."""
+def load_pack():
+    """nodes/loaded.py inside its package, as ComfyUI imports it."""
     spec = importlib.util.spec_from_file_location("pack", REPOSITORY / "__init__.py", submodule_search_locations=[])
     spec.submodule_search_locations.append(str(REPOSITORY))
     pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    return importlib.import_module("pack.nodes.runtime"), importlib.import_module("pack.sensenova_core")
+    return importlib.import_module("pack.nodes.loaded"), importlib.import_module("pack.sensenova_core")
 
 
-host, core = load_host()
+wire, core = load_pack()
 SETTINGS = core.SamplingSettings(512, 512, steps=2)  # drawing takes more than reading
 
 
@@ -65,7 +65,7 @@ def loaded(device: torch.device = CPU, vram_mode: str = "auto", max_memory: str 
         sizes = engine.memory.sizes
         needed = task(engine).most_working + sizes.fixed + (3 + STAYING) * sizes.slot
         max_memory = f"{needed / 1024 + 1:.0f}KiB"
-    return host.LoadedEngine(core.load(checkpoint, device, "auto", vram_mode, max_memory, place=False))
+    return wire.LoadedEngine(core.load(checkpoint, device, "auto", vram_mode, max_memory, place=False))
 
 
 def task(engine):
@@ -74,10 +74,8 @@ def task(engine):
 
 def draw(model, ready: bool = True) -> str:
     """The picture, as a digest."""
-    engine = model.engine
-    if ready:
-        model.make_ready(task(engine))
-    *_, last = engine.denoise(engine.encode("a cat"), SETTINGS)
+    sample = model.sample if ready else model.engine.denoise
+    *_, last = sample(model.engine.encode("a cat"), SETTINGS)
     return hashlib.sha1(last.image().numpy().tobytes()).hexdigest()
 
 
@@ -106,7 +104,7 @@ def contract(model) -> dict[str, object]:
     drawn = [draw(model)]
     seen["size"] = 0 < patcher.loaded_size() <= patcher.model_size()
     held = patcher.loaded_size()
-    model.make_ready(task(engine))
+    model.make_ready(lambda: task(engine))
     seen["kept when ready again"] = patcher.loaded_size() == held
     patcher.detach(unpatch_all=False)
     seen["kept by bookkeeping"] = patcher.loaded_size() == held
@@ -177,9 +175,8 @@ class Card:
 
     @property
     def used(self) -> int:
-        read = sum(
-            patcher.model.remembered.nbytes for patcher in self.patchers if isinstance(patcher, host.EnginePatcher)
-        )
+        engines = [patcher.model for patcher in self.patchers if isinstance(patcher, wire.EnginePatcher)]
+        read = sum(engine.remembered.nbytes for engine in engines)
         return read + sum(patcher.loaded_size() for patcher in self.patchers)
 
     def free(self, device: torch.device | None = None, torch_free_too: bool = False):
@@ -232,7 +229,7 @@ def larger_picture() -> list[int]:
         draw(model)
         before = on_card(engine)
         beside = RESERVED - mm.extra_reserved_memory() + 3 * sizes.slot
-        model.make_ready(core.memory.Task("large", core.memory.Work(int(beside / 1.15))))
+        model.make_ready(lambda: core.memory.Task("large", core.memory.Work(int(beside / 1.15))))
         return [before, on_card(engine)]
 
 

@@ -57,8 +57,8 @@ def text_encode(model, prompt, images=NO_IMAGES, thinking=None):
 
 
 def think(model, conditioning, max_tokens, **decoding):
-    thought = model.think(conditioning, written(max_tokens, **decoding))
-    return thought, thought.think_text
+    *_, thought = model.think(conditioning, written(max_tokens, **decoding))
+    return thought.conditioning, thought.text
 
 
 def resolution(size, **custom):

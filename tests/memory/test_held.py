@@ -11,6 +11,7 @@ from sensenova_core.errors import SenseNovaError
 from sensenova_core.settings import Guidance
 from tests.support.golden_set import checkpoint
 from tests.support.pictures import picture
+from tests.support.watch import thought_through
 
 
 def test_the_prefixes_of_one_edit_stay_together_whatever_their_size(engine, monkeypatch):
@@ -58,14 +59,15 @@ def test_a_conditioning_of_another_model_is_refused_by_thinking_too(engines):
 def test_reasoning_ends_when_the_memory_is_given_back(engine):
     conditioning = engine.encode("x")
     with pytest.raises(SenseNovaError, match="given back during this run"):
-        engine.think(conditioning, DecodingSettings(10), on_text=lambda piece: engine.release())
-    assert engine.think(conditioning, DecodingSettings(2)).think_text is not None
+        for _ in engine.think(conditioning, DecodingSettings(10)):
+            engine.release()
+    assert thought_through(engine.think(conditioning, DecodingSettings(2))).think_text is not None
 
 
 def test_a_model_that_writes_an_image_slot_reads_it_as_text_again_later(engine):
     slot = engine.tokenizer.ids["<IMG_CONTEXT>"]
     tokens = iter([slot, engine.tokenizer.ids["</think>"]])
-    thought = engine.think(engine.encode("x"), choose=lambda logits, chosen: next(tokens))
+    thought = thought_through(engine.think(engine.encode("x"), choose=lambda logits, chosen: next(tokens)))
     *_, first = engine.sample(thought, width=64, height=64, steps=1)
     engine.release()
     *_, again = engine.sample(thought, width=64, height=64, steps=1)

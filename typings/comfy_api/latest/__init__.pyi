@@ -1,4 +1,7 @@
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_Type = TypeVar("_Type")
 
 class ComfyExtension:
     async def on_load(self) -> None: ...
@@ -25,7 +28,11 @@ class io:
         unique_id: Any
 
     @staticmethod
-    def Custom(name: str) -> Any: ...
+    def comfytype(io_type: str) -> Callable[[_Type], _Type]: ...
+
+    class ComfyTypeIO:
+        class Input(io.Input): ...
+        class Output(io.Output): ...
 
     class Int:
         class Input(io.Input): ...
