@@ -240,11 +240,14 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
     budgets = parse_max_memory(max_memory, own=own)
     others = [name for name in budgets if name not in (own, "cpu")]
     if others and own not in budgets:
-        raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
+        problem = f"{max_memory!r} says nothing of device {own}, where the model runs"
+        raise SettingsError(problem, f"add {own}=", setting="max_memory", value=max_memory)
     if others:
         raise SettingsError(
-            f"max_memory {max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone; "
-            f"leave {others[0]}= out"
+            f"{max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone",
+            f"leave {others[0]}= out",
+            setting="max_memory",
+            value=max_memory,
         )
     return Limits(mode, device=budgets.get(own), page_locked=budgets.get("cpu"))
 
