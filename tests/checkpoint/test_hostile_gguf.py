@@ -12,8 +12,8 @@ from sensenova_core.checkpoint import open_checkpoint
 from sensenova_core.checkpoint.gguf_file import read_gguf
 from sensenova_core.checkpoint.safetensors_file import MAX_HEADER
 from tests.checkpoint.hostile import COUNTED_SEEDS, LOADED, SEEDS, opens_or_is_refused, refused
+from tests.support.each import each
 from tests.support.geometries import geometry
-from tests.support.naming import naming
 
 
 def string(text: str | bytes) -> bytes:
@@ -115,11 +115,10 @@ def test_gguf_tensors_in_one_another(written):
     assert "'b' begins within 'a'" in refused(written(bytes(content), "damaged.gguf"))
 
 
-def test_random_damage(packed, written):
-    for seed in range(SEEDS):
-        content = _damaged(packed, random.Random(seed))
-        with naming(seed):
-            opens_or_is_refused(written(content, "damaged.gguf"), seed % COUNTED_SEEDS == 0, seed < LOADED)
+@each("seed", range(SEEDS))
+def test_random_damage(packed, written, seed):
+    content = _damaged(packed, random.Random(seed))
+    opens_or_is_refused(written(content, "damaged.gguf"), seed % COUNTED_SEEDS == 0, seed < LOADED)
 
 
 def _damaged(packed: bytes, draw: random.Random) -> bytes:

@@ -15,7 +15,7 @@ from tests.checkpoint.hostile import (
     opens_or_is_refused,
     refused,
 )
-from tests.support.naming import naming
+from tests.support.each import each
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +128,12 @@ def test_overlaps_and_gaps(whole, written):
     assert "begins at" in refused(written(with_header(whole, lambda content: content.pop(NORM) and None)))
 
 
-def test_random_damage(whole, written):
+@each("seed", range(SEEDS))
+def test_random_damage(whole, written, seed):
     """Bytes changed, cut out or put in, mostly in the header; what opens all the same has damaged weights only."""
-    for seed in range(SEEDS):
-        content = _damaged(whole, random.Random(seed))
-        with naming(seed):
-            if opens_or_is_refused(written(content), seed % COUNTED_SEEDS == 0, seed < LOADED):
-                assert len(content) == len(whole)
+    content = _damaged(whole, random.Random(seed))
+    if opens_or_is_refused(written(content), seed % COUNTED_SEEDS == 0, seed < LOADED):
+        assert len(content) == len(whole)
 
 
 def _damaged(whole: bytes, draw: random.Random) -> bytes:

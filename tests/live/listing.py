@@ -27,12 +27,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def load_pack():
-    """nodes/host.py, folders.py and load.py inside their package, as ComfyUI imports them."""
+    """nodes/runtime.py, folders.py and load.py inside their package, as ComfyUI imports them."""
     spec = importlib.util.spec_from_file_location("pack", REPOSITORY / "__init__.py", submodule_search_locations=[])
     spec.submodule_search_locations.append(str(REPOSITORY))
     pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    return [importlib.import_module(f"pack.nodes.{name}") for name in ("host", "folders", "load")]
+    return [importlib.import_module(f"pack.nodes.{name}") for name in ("runtime", "folders", "load")]
 
 
 def gguf(names: list[str]) -> bytes:
