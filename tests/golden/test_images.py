@@ -21,7 +21,6 @@ from tests.support.golden_set import GOLDEN, case_named, manifest, relative_erro
 CASE = case_named("images_load_image_native")
 SIZES = manifest()["tables"]["smart_resize"]
 RESIZED = sorted(path.name for path in (GOLDEN / "images" / "resized").iterdir())
-ROWS = [pytest.param(row, id=f"{row['image']}-{row['setting']}") for row in CASE["rows"]]
 
 
 def loaded(row) -> ReferenceImage:
@@ -37,7 +36,7 @@ def patches(pixels: torch.Tensor, patch: int) -> torch.Tensor:
     return grid.permute(1, 3, 0, 2, 4).reshape(-1, channels * patch * patch)
 
 
-@each("row", ROWS)
+@each("row", CASE["rows"])
 def test_pixels(row):
     image, golden = loaded(row), tensors(CASE)
     assert [2 * image.rows, 2 * image.columns] == row["grid_hw"] and image.original == tuple(row["size_wh"])

@@ -24,8 +24,8 @@ PACK = "sensenova-u1"
 DEFAULT_FOLDER = Path("~/comfy/ComfyUI")  # where comfy-cli puts it
 START_SECONDS = 180
 LOG_TAIL = 4000
-# What a Python says that lacks a package, or has another release of it than is wanted.
-LACKING = re.compile(r"^(?:ModuleNotFoundError|ImportError): (.+)$", re.MULTILINE)
+# What Python says where a package or the right release of it is missing, and ComfyUI of its own packages.
+LACKING = re.compile(r"^(?:ModuleNotFoundError|ImportError): (.+)$|^(\S+ is not installed)\.$", re.MULTILINE)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tiny models gain nothing from more, and lose much on a busy machine
 NOT_FOUND = (
     "no ComfyUI found: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its interpreter if that is elsewhere)"
@@ -79,7 +79,7 @@ def what_it_lacks(installation: Installation) -> str | None:
     lacking = LACKING.findall(done.stdout)
     if not done.returncode or not lacking:
         return None
-    return f"the ComfyUI in {installation.folder} does not start, with this pack or without: {lacking[-1]}"
+    return f"the ComfyUI in {installation.folder} does not start, with this pack or without: {''.join(lacking[-1])}"
 
 
 def shown_alone(installation: Installation, base: Path, workflows: dict[str, dict[str, Any]]) -> dict[str, dict]:
