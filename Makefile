@@ -21,10 +21,10 @@ demo: $(VENV)/.runtime
 demo-eval: $(VENV)/.runtime
 	PYTHONPATH=. $(PY) -m tools.demo.evaluate sensenova_core/demo --pictures build/demo-eval
 
-# Two processes take one file of tests after the other; each starts a server and a browser, and computes with one thread,
-# for torch's own would wait for those of the other.
+# Of two processes one begins with what needs a running ComfyUI, the other with the files after it (tests/conftest.py).
+# Each computes with one thread, for torch's own would wait for those of the other.
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 live: $(VENV)/.test
 	$(PY) -m pytest -q tests/live -rs

@@ -55,7 +55,7 @@ def load_pack():
 
 
 wire, core = load_pack()
-SETTINGS = core.SamplingSettings(512, 512, steps=2)  # drawing takes more than reading
+SETTINGS = core.SamplingSettings(512, 512, steps=2, guidance=core.Guidance(1.0))  # drawing takes more than reading
 
 
 def loaded(device: torch.device = CPU, vram_mode: str = "auto", max_memory: str = "auto"):

@@ -15,6 +15,7 @@ from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
 from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.lora.telling import drawing, tell
+from tests.support.each import each
 from tests.support.geometries import scaled_down, write_checkpoint
 from tests.support.loras import matrices, write_lora
 from tests.support.peak import PeakBytes
@@ -105,8 +106,8 @@ def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):
     assert runs == 40 and not over, over
 
 
-@pytest.mark.parametrize("shape", [(300, 200), (64, 16, 3, 3), (1, 7)])
-@pytest.mark.parametrize("piece", [1, 5000, 2**20])
+@each("shape", [(300, 200), (64, 16, 3, 3), (1, 7)])
+@each("piece", [1, 5000, 2**20])
 def test_rows_are_added_piece_by_piece(monkeypatch, shape, piece):
     for module in ("checkpoint.formats.PIECE_CPU", "lora.merging.PIECE"):
         monkeypatch.setattr(f"sensenova_core.{module}", piece)

@@ -16,6 +16,7 @@ from sensenova_core.reading.reader import Reader
 from sensenova_core.settings import DocumentSettings, Guidance
 from sensenova_core.writing.document import growing
 from tests.model.test_full_size import DENSE, SPARSE, config_json
+from tests.support.each import each
 from tests.support.mixtures import in_one_buffer
 from tests.support.peak import PeakBytes
 from tests.support.pictures import picture
@@ -65,8 +66,8 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
     return peak.most
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
-@pytest.mark.parametrize(
+@each("dtype", [torch.bfloat16, torch.float32])
+@each(
     "change, prefixes",
     [
         ({}, PREFIXES),
@@ -75,7 +76,6 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
         ({"batch_size": 2}, PREFIXES),
         ({}, {"condition": 8700, "unconditional": 8300}),
     ],
-    ids=["2048", "unguided", "1024", "batch", "two references"],
 )
 def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, prefixes):
     settings = replace(SamplingSettings(steps=2), **change)

@@ -19,6 +19,7 @@ from sensenova_core.checkpoint.checkpoint import read_config_json
 from sensenova_core.memory import Limits, Plan, Task, Work, make_plan
 from sensenova_core.model import GENERATION
 from sensenova_core.model.config import ModelConfig
+from tests.support.each import each
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
@@ -120,7 +121,7 @@ def test_what_system_memory_does_not_hold_takes_bytes_over_reading(bench, reside
     assert drawn.step.seconds == pytest.approx(LAYERS * read / read_rate, rel=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each("seed", range(40))
 def test_nothing_is_faster_than_its_bounds_or_larger_than_its_plan(bench, residency_on, seed):
     choose = random.Random(seed)
     residency = residency_on(10 ** choose.uniform(5, 9), 10 ** choose.uniform(5, 9))

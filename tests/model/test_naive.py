@@ -10,6 +10,7 @@ from sensenova_core.drawing import flow
 from sensenova_core.model.grid import Grid
 from sensenova_core.reading.prefix import ReadingAttention
 from sensenova_core.reading.prompt import positions, runs
+from tests.support.each import each
 from tests.support.golden_set import checkpoint, relative_error
 from tests.support.naive import Naive
 
@@ -95,9 +96,9 @@ def kernel(request):
     return sensenova_core.load(checkpoint("tiny-u15"), attention=request.param, place=False).reader.kernel
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("new, seen", [(1, 1), (1, 9), (5, 5), (5, 9)])
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@each("causal", [True, False])
+@each("new, seen", [(1, 1), (1, 9), (5, 5), (5, 9)])
+@each("kv_heads", [4, 2, 1])
 def test_attention(kernel, causal, new, seen, kv_heads):
     random = torch.Generator().manual_seed(0)
     query = torch.randn(2, new, 4, 16, generator=random)
@@ -114,8 +115,8 @@ IDS = torch.tensor([39, 72, 220, 510, *[509] * 6, 511, 277, 220, 510, *[509] * 4
 GRIDS = (Grid(2, 3, 32), Grid(2, 2, 32))
 
 
-@pytest.mark.parametrize("name", ["tiny-u15", "tiny-a3b"])
-@pytest.mark.parametrize("cut", [1, 3, 10, 11, 13, 18, 21])
+@each("name", ["tiny-u15", "tiny-a3b"])
+@each("cut", [1, 3, 10, 11, 13, 18, 21])
 def test_reading_in_two_parts(engines, name, cut):
     """Cut anywhere but inside an image, the second part on the first one's prefix."""
     model, reader = engines(name).model, engines(name).reader

@@ -9,6 +9,7 @@ import torch
 from sensenova_core import SettingsError
 from sensenova_core.settings import DecodingSettings
 from sensenova_core.writing.decode import TextStream, chooser
+from tests.support.each import each
 
 QUESTION = "what is 2+2?"
 LOGITS = torch.tensor([2.0, -0.5, 2.5, 0.5, 1.0, -1.0])
@@ -185,7 +186,7 @@ def test_bytes_that_are_no_character_are_shown_in_time(tokenizer):
     assert "".join(out) == "\ufffd" * 20
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_pieces_make_the_whole_text(tokenizer, seed):
     chance = random.Random(seed)
     ids = [chance.randrange(512) for _ in range(60)]

@@ -7,6 +7,7 @@ import sensenova_core
 from sensenova_core import PromptError
 from sensenova_core.reading.prompt import THINKING
 from sensenova_core.settings import DecodingSettings
+from tests.support.each import each
 from tests.support.pictures import picture
 from tests.support.watch import SMALL, images_embedded, last_of, saying, thought_through, tokens_read
 
@@ -147,8 +148,8 @@ def test_empty_reasoning_differs_from_none(engines):
     assert len(condition(engine.encode("draw it"))) == len(empty) + 1  # "\n\n" between the two
 
 
-@pytest.mark.parametrize("spelled", ["<img>", "<|im_end|>", "<|im_start|>", "</img>", "<IMG_CONTEXT>", "<image>"])
-@pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
+@each("spelled", ["<img>", "<|im_end|>", "<|im_start|>", "</img>", "<IMG_CONTEXT>", "<image>"])
+@each("images", [(), (picture(),)])
 def test_edited_reasoning_that_spells_a_special_is_plain_text(engines, spelled, images):
     engine = engines("tiny-u15")
     plain, spelling = (

@@ -8,13 +8,14 @@ import pytest
 from sensenova_core import DecodingSettings
 from sensenova_core.memory.plan_text import explained
 from sensenova_core.model import GENERATION, UNDERSTANDING
+from tests.support.each import each
 from tests.support.geometries import short
 from tests.support.streaming import SIZE, copied, draw_short, phase, watch_attention
 from tests.support.watch import last_of
 
 
-@pytest.mark.parametrize("mode, slots", [("balanced", None), ("low", None), ("auto", 4), ("auto", 6), ("full", 20)])
-@pytest.mark.parametrize("host", [None, 5])
+@each("mode, slots", [("balanced", None), ("low", None), ("auto", 4), ("auto", 6), ("full", 20)])
+@each("host", [None, 5])
 @pytest.mark.parametrize("name", ["dense", "experts"])
 def test_a_step_copies_what_streams_of_one_expert_and_nothing_else(load, name, mode, slots, host):
     engine = load(name, mode, slots, max_memory="64GiB")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sensenova_core import DecodingSettings
+from tests.support.each import each
 from tests.support.geometries import short
 from tests.support.streaming import (
     DEEP,
@@ -35,7 +36,7 @@ def test_results_are_the_same_bit_for_bit(load, expected, name, way):
     assert sum(engine.memory.residency.copies.values()) > 0
 
 
-@pytest.mark.parametrize("slots", range(1, 12))
+@each("slots", range(1, 12))
 def test_any_number_of_buffers_draws_the_same(load, expected, slots):
     engine = load("dense", "auto", slots, max_memory="64GiB")
     check_same(
