@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..sensenova_core.errors import SettingsError
 from ..sensenova_core.reading.images import check_ratio
-from ..sensenova_core.settings import EDIT_PIXELS_OF_ALL, MAX_IMAGES, MAX_THINK_TOKENS
-from . import pictures
-from .decoding import decoding_input, decoding_settings, max_tokens_input
+from ..sensenova_core.settings import EDIT_PIXELS_OF_ALL, MAX_IMAGES, ReasoningSettings
+from . import pictures, widgets
+from .decoding import decoding_input, decoding_settings
 from .progress import TextProgress, warn
 from .sockets import (
     CATEGORY,
@@ -156,7 +156,7 @@ class Think(io.ComfyNode):
             inputs=[
                 Model.Input("model", tooltip="From the Loader."),
                 Conditioning.Input("conditioning", tooltip="From Text Encode, without reasoning."),
-                max_tokens_input(default=MAX_THINK_TOKENS),
+                widgets.widget(widgets.offered(ReasoningSettings)["max_think_tokens"], name="max_tokens"),
                 decoding_input(),
             ],
             outputs=[

@@ -82,10 +82,10 @@ class LoadedEngine:
         events = self.engine.interleave(prompt, images, settings, max_pixels)
         return Run(self, lambda: self.engine.document_task(settings, len(images)), events)
 
-    def explain(self, settings: SamplingSettings, **forecast: Any) -> str:
-        """What a task would take, in words. forecast: as `forecast.explain` takes it."""
+    def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
+        """What a task would take, in words. asked: as Engine.forecast takes it."""
         self.use_loras()
-        return self.engine.forecast(settings, **forecast)
+        return self.engine.forecast(settings, **asked)
 
     def use_loras(self) -> None:
         """Set the engine to this wire's LoRAs."""

@@ -50,6 +50,6 @@ class MemoryPlan(io.ComfyNode):
         width, height = size_or_best(model, width, height, document=forecast.get("task") == "interleave")
         guidance = {} if guided else {"cfg": 1.0}
         settings = SamplingSettings.of(width=width, height=height, batch_size=batch_size, **guidance)
-        text = model.explain(settings, **forecast)
+        text = model.forecast(settings, **forecast)
         show_text(text)  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(text, ui=ui.PreviewText(text))

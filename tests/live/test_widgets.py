@@ -9,8 +9,8 @@ from tests.live import comfyui
 
 # What a copy of the pack gains: before which line of settings.py -> the lines.
 GAINED = {
-    "    norm: str = _setting(": '    look: float = _setting(float, 0.5, "How.", usual=(0.0, 1.0), step=0.1)\n',
-    "    shift: float = _setting(": '    swing: int = _setting(int, 3, "How far.", low=0, usual=(0, 9))\n',
+    "    norm: str = _setting(": '    look: float = _setting(0.5, "How.", usual=(0.0, 1.0), step=0.1)\n',
+    "    shift: float = _setting(": '    swing: int = _setting(3, "How far.", low=0, usual=(0, 9))\n',
 }
 
 
