@@ -1,5 +1,7 @@
 """The public API: load a checkpoint, encode a prompt, sample an image."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,7 @@ from .writing.decode import Choose, chooser
 from .writing.document import Event, Writer, growing
 
 Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -62,10 +65,12 @@ def load(
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
+    began = time.perf_counter()
     engine = Engine(path, device, dtype, attention, vram_mode, max_memory)
     engine.use_loras(loras)
     if place:
         engine.place()
+    log.info("loaded %s in %.1f seconds", engine.name, time.perf_counter() - began)
     return engine
 
 

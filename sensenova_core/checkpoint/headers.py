@@ -1,5 +1,6 @@
 """Which tensors a checkpoint holds and where they lie, from file headers alone."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from .safetensors_file import BITS, read_header
 from .scales import with_scales
 from .tensors import TensorHeader
 
+log = logging.getLogger(__name__)
+
 
 def read_headers(path: str | Path) -> dict[str, TensorHeader]:
     """Name -> header of every tensor of a checkpoint, by the names in its files. No weight is read.
@@ -27,6 +30,7 @@ def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
     """Name -> header of every tensor as it lies in the files, and the files' metadata. Raises CheckpointError."""
     headers: dict[str, TensorHeader] = {}
     metadata: dict[str, Any] = {}
+    log.info("reading the headers of %s", ", ".join(map(str, files.weights)))
     for file in files.weights:
         inside, about = _read_file(file)
         metadata |= about

@@ -24,9 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without the letters of an answer must not end it
     logging.basicConfig(format="sensenova: %(levelname)s: %(message)s", level=logging.WARNING)
-    for name in ("sensenova_core.memory", "sensenova_core.cli"):
+    for name in ("sensenova_core.memory.placement", "sensenova_core.cli"):
         logging.getLogger(name).setLevel(logging.INFO)  # which say what was found, and what "auto" has picked
     options = _parsed(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("sensenova_core").setLevel(logging.INFO if options.verbose else logging.NOTSET)
     try:
         return options.run(options)
     except SettingsError as error:
@@ -67,6 +68,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (generate, chat, interleave, inspect, plan, download):
         command.add_parser(commands)
+    for command in commands.choices.values():
+        command.add_argument("--verbose", action="store_true", help="say more: files, loading, first copies")
     flags = {flag for command in commands.choices.values() for flag in command.flags}
     return parser.parse_args([_dashed(argument, flags) for argument in arguments])
 

@@ -13,30 +13,32 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WITHIN = "lora_adapter_metadata"  # diffusers' key for the same settings in a file's metadata
 DORA = "DoRA (its magnitudes would be lost)"
 REFUSED = {"use_dora": DORA, "fan_in_fan_out": "of transposed weights"}
-MAX_PATTERNS = 2**12
-_SIMPLE = re.compile(r"[\w.^$|\\-]{1,200}", re.ASCII)  # without repetition or groups a search cannot take long
+_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)  # of a parameter, or its end after a dot
 
 
 @dataclass(frozen=True)
 class Settings:
     """What PEFT says of alpha where the file has no tensor for it.
 
-    patterns: alphas of some parameters. stabilised: "rslora", by the root of the rank. refused: kind of problem -> what
+    alphas: of some parameters, by the ends of their names: (place in the order that they were told in, alpha).
+    stabilised: "rslora", by the root of the rank. refused: kind of problem -> what
     cannot be done here.
     """
 
     metadata: dict[str, str]
     alpha: float | None
-    patterns: list[tuple[re.Pattern, float]]
+    alphas: dict[str, tuple[int, float]]
     stabilised: bool
     refused: dict[str, list[str]]
 
     def factor(self, place: str, rank: int) -> float | None:
         """What up @ down is multiplied by for a parameter without .weight; None where nothing is said of it.
 
-        Like PEFT: the first pattern that matches the name, or its end after a dot, decides.
+        Like PEFT: of the keys that are the name, or its end after a dot, the first that was told decides.
         """
-        alpha = next((alpha for pattern, alpha in self.patterns if pattern.match(place)), self.alpha)
+        parts = place.split(".")
+        ends = (".".join(parts[first:]) for first in range(len(parts)))
+        _, alpha = min((self.alphas[end] for end in ends if end in self.alphas), default=(0, self.alpha))
         if alpha is None:
             return None
         return alpha / (math.sqrt(rank) if self.stabilised else rank)
@@ -61,28 +63,21 @@ def read_settings(file: Path, metadata: dict[str, str]) -> Settings:
         source = beside or file
         raise CheckpointError(f"LoRA {source}: its settings are no JSON object ({error}); fetch it again") from error
     refused = {kind: [name] for name, kind in REFUSED.items() if _yes(raw.get(name))}
-    patterns = _patterns(raw.get("alpha_pattern"), refused)
+    alphas = _alphas(raw.get("alpha_pattern"), refused)
     told = {name: value for name, value in raw.items() if isinstance(value, str)}
-    return Settings(told, _number(raw.get("lora_alpha")), patterns, _yes(raw.get("use_rslora")), refused)
+    return Settings(told, _number(raw.get("lora_alpha")), alphas, _yes(raw.get("use_rslora")), refused)
 
 
-def _patterns(said: object, refused: dict[str, list[str]]) -> list[tuple[re.Pattern, float]]:
-    """PEFT takes the keys of alpha_pattern as regular expressions, of which a stranger's may never end."""
-    alphas = said if isinstance(said, dict) else {}
-    if len(alphas) > MAX_PATTERNS:
-        refused["settings beyond measure"] = [f"{len(alphas)} entries in alpha_pattern, at most {MAX_PATTERNS}"]
-        return []
-    patterns = []
-    for key, value in alphas.items():
-        if (number := _number(value)) is None:
-            continue
-        try:
-            if not _SIMPLE.fullmatch(key):
-                raise ValueError
-            patterns.append((re.compile(rf"(.*\.)?({key})$"), number))
-        except (ValueError, re.error):
-            refused.setdefault("patterns that are not simple names", []).append(f"alpha_pattern {key[:60]!r}")
-    return patterns
+def _alphas(said: object, refused: dict[str, list[str]]) -> dict[str, tuple[int, float]]:
+    """PEFT takes keys as regular expressions, of which a stranger's may never end; LoRAs hold plain names."""
+    alphas = {}
+    for key, value in said.items() if isinstance(said, dict) else ():
+        alpha = _number(value)
+        if alpha is None or not _NAME.fullmatch(key):
+            refused.setdefault("alphas of no plain name", []).append(f"alpha_pattern {key[:60]!r}")
+        else:
+            alphas[key] = len(alphas), alpha
+    return alphas
 
 
 def _yes(value: object) -> bool:

@@ -44,7 +44,13 @@ def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -
         raise SettingsError(f"{name} is {text!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB")
     if text is None or text.strip().lower() in ("", "auto"):
         return {}
-    from accelerate.utils.modeling import convert_file_size_to_int
+    try:
+        from accelerate.utils.modeling import convert_file_size_to_int
+    except ImportError as error:
+        raise SettingsError(
+            f"{name} {text!r} is read by the package accelerate, which is missing; run pip install accelerate, "
+            "or leave it out"
+        ) from error
 
     budgets: dict[str | int, int] = {}
     for part in text.split(","):

@@ -1,5 +1,6 @@
 """Carries out a plan: brings units to the device before they are needed, and hands them out pass by pass."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..checkpoint import StoredWeights
 from ..model import SenseNovaU1
+from .budget import in_words
 from .page_locked import Key, PageLockedStore
 from .plan import Phase, Plan, Sizes
 from .transfers import Clock, Mark, Transfers
@@ -24,6 +26,8 @@ from .units import (
     Units,
     fill,
 )
+
+log = logging.getLogger(__name__)
 
 
 class Slot:
@@ -114,6 +118,7 @@ class Residency:
         """Bring the small tensors that every pass needs, unless they are there; the units come when they are used."""
         if self.placed:
             return
+        log.info("copying to %s begins: %s that every pass needs, then layers", self.device, in_words(self.sizes.fixed))
         try:
             self.fixed.place(self.weights, self.device)
         except BaseException:

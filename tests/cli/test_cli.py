@@ -288,3 +288,20 @@ def test_the_readme_lists_the_keys_of_a_jsonl_line():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = readme.split("A line of `--jsonl`")[1].split("Every line")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == {*OTHER_KEYS, *PICTURE_OPTIONS}
+
+
+def test_verbose_says_more_of_files_loading_plan_and_copies(model, tmp_path, caplog):
+    arguments = ["generate", "--model", model, *SMALL, "--vram-mode", "low", "--output", str(tmp_path / "x.png")]
+    assert main(arguments) == 0
+    more = ("reading the headers of", "loaded tiny-u15 in", "copying to cpu begins")
+    assert "memory low; " in caplog.text and not any(line in caplog.text for line in more)
+    caplog.clear()
+    assert main([*arguments, "--verbose"]) == 0
+    assert "memory low; " in caplog.text and all(line in caplog.text for line in more)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "interleave", "inspect", "plan", "download"])
+def test_every_command_has_verbose(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "--verbose" in capsys.readouterr().out

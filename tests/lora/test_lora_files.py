@@ -1,6 +1,7 @@
 """LoRA files: names and settings as they are published, what does not fit, and what is replaced while it is used."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 
@@ -60,9 +61,10 @@ def test_names_as_they_are_published(tmp_path, shapes, spelling, alpha):
         ({"lora_alpha": 8, "use_rslora": False, "r": 4}, 2.0),
         ({"r": 4}, 1.0),
         ({"lora_alpha": 8, "alpha_pattern": {"q_proj": 1}}, 0.25),
-        ({"lora_alpha": 8, "alpha_pattern": {"proj": 1, "k_proj|q_proj": 2, "q_proj": 4}}, 0.5),
-        ({"lora_alpha": 8, "alpha_pattern": {r"^language_model.model.layers.\d.self_attn.q_proj": 1}}, 0.25),
-        ({"lora_alpha": 8, "alpha_pattern": {"^layers.1.self_attn.q_proj": 1, "other.*": None}}, 2.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"proj": 1, "self_attn.q_proj": 2, "q_proj": 4}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {"q_proj": 4, "self_attn.q_proj": 2}}, 1.0),
+        ({"lora_alpha": 8, "alpha_pattern": {Q_PROJ.removesuffix(".weight"): 1}}, 0.25),
+        ({"lora_alpha": 8, "alpha_pattern": {"layers.2.self_attn.q_proj": 1}, "rank_pattern": {"q.*": 4}}, 2.0),
     ],
     ids=str,
 )
@@ -151,20 +153,19 @@ def test_an_alpha_that_nobody_says_is_told(tmp_path, alpha):
     assert read_lora(tmp_path / "y.safetensors", places).notes == []
 
 
-@pytest.mark.parametrize("key", ["(a+)+$", "q_proj.*", "a" * 201, "", "[", "q_proj\\", "(a|a)(a|a)", "{9}"])
-def test_patterns_that_may_never_end_are_refused(tmp_path, key):
+@pytest.mark.parametrize("key", ["(a+)+$", "q_proj.*", "^q_proj", "k_proj|q_proj", "", "[", "q_proj\\", "layers.{9}"])
+def test_alphas_of_anything_but_plain_names_are_refused(tmp_path, key):
     write_lora(tmp_path / "adapter_model.safetensors", {Q_PROJ: (256, 256)}, alpha=None)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "alpha_pattern": {key: 1}}))
-    with pytest.raises(CheckpointError, match="patterns that are not simple names: alpha_pattern"):
+    with pytest.raises(CheckpointError, match=f"alphas of no plain name: alpha_pattern {re.escape(repr(key))}"):
         read_lora(tmp_path, {Q_PROJ: (256, 256)})
 
 
-def test_more_patterns_than_any_model_has_parameters(tmp_path):
+def test_more_alphas_than_any_model_has_parameters_take_no_time(tmp_path):
     write_lora(tmp_path / "adapter_model.safetensors", {Q_PROJ: (256, 256)}, alpha=None)
-    patterns = {f"a{number}": 1 for number in range(5000)}
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha_pattern": patterns}))
-    with pytest.raises(CheckpointError, match="5000 entries in alpha_pattern, at most 4096"):
-        read_lora(tmp_path, {Q_PROJ: (256, 256)})
+    alphas = {f"a{number}": 1 for number in range(100_000)} | {"q_proj": 2}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha_pattern": alphas}))
+    assert read_lora(tmp_path, {Q_PROJ: (256, 256)}).factors[Q_PROJ].factor == 0.5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")

@@ -1,5 +1,6 @@
 """Budgets as users write them: how max_memory is spelled, and which device's memory it limits."""
 
+import sys
 from math import ceil
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_size_in_small_letters_is_of_bytes():
 def test_max_memory_names_a_device_once(text, device):
     with pytest.raises(SettingsError, match=f"gives device {device} two sizes; leave one out"):
         parse_max_memory(text)
+
+
+def test_without_accelerate_a_size_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate.utils.modeling", None)
+    assert parse_max_memory("auto") == {}
+    with pytest.raises(SettingsError, match=r"max_memory '13GiB'.*missing; run pip install accelerate"):
+        parse_max_memory("13GiB")
 
 
 def test_help_lists_the_units_of_sizes(capsys):
