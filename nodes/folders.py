@@ -21,6 +21,7 @@ from ..sensenova_core.checkpoint.files import (
     is_shard,
     snapshot_of,
 )
+from ..sensenova_core.checkpoint.weights import State, file_state
 from ..sensenova_core.hub.download import check_name, downloading
 from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
@@ -178,9 +179,9 @@ def _states(path: Path) -> tuple | None:
         return None
 
 
-def fingerprint(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Changes when one of these files is replaced: (path, size, time of change) of each."""
-    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files))
+def fingerprint(files: Iterable[Path]) -> tuple[tuple, ...]:
+    """Changes when one of these files is replaced, also by an older one: its path, and what tells it from others."""
+    return tuple((str(path), file_state(path)) for path in sorted(files))
 
 
 def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:
@@ -225,16 +226,13 @@ def _names_family(config: Path) -> bool:
 
 
 def _holds_family(file: Path) -> bool:
-    try:
-        state = file.stat()
-    except OSError:
-        return False
-    return _looked_at(file, state.st_size, state.st_mtime_ns)
+    state = file_state(file)
+    return state is not None and _looked_at(file, state)
 
 
 @lru_cache(maxsize=4096)
-def _looked_at(file: Path, size: int, time_ns: int) -> bool:
-    """`is_of_family`, once for a file as long as its size and time of change stay."""
+def _looked_at(file: Path, state: State) -> bool:
+    """`is_of_family`, once for a file as long as it is the same."""
     return is_of_family(file)
 
 

@@ -10,6 +10,7 @@ from .. import DEMO
 from ..errors import CheckpointError, PromptError, SettingsError
 from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
+from ..paths import path_of
 
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
@@ -76,7 +77,7 @@ def resolve_model(model: str) -> Path:
 
     Never downloads; raises CheckpointError.
     """
-    path = Path(model).expanduser()
+    path = path_of(model)
     if model == BUILT_IN and not path.exists():
         return DEMO
     if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):

@@ -173,7 +173,7 @@ def _with_changes(unit: Unit, loras: Sequence[tuple[Lora, float]]) -> Unit:
             if (factors := lora.factors.get(part.stored)) is None:
                 continue
             names, rank = lora.names(part.stored), factors.down.shape[0]
-            dtypes = factors.up.format.dtype, factors.down.format.dtype
+            dtypes = factors.dtypes
             up = Part(part.leaf, names[0], dtypes[0], (part.shape[0], rank), start, 0, part.first_row)
             down = Part(part.leaf, names[1], dtypes[1], factors.down.shape, _aligned(start + up.nbytes), 0)
             start = _aligned(down.start + down.nbytes)

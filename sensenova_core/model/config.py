@@ -231,8 +231,10 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no config.json in it; give the checkpoint's own folder, not one above it")
     try:
         raw = read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; give yourself the right to read it") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); fetch the file again") from error
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")
     return raw
