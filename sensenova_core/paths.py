@@ -6,14 +6,19 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 from urllib.request import url2pathname
 
+from .errors import SenseNovaError
+
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "`": "`"}
 _URL = re.compile(r"file:(?://)?(?P<host>[^/\\]*)(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
+_LONGEST = 255  # of a name in a folder, on all systems in use: bytes, or letters on Windows
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)  # as shells and terminals write a space of a file that is dropped on them
 
 
 def path_of(given: str | bytes | os.PathLike) -> Path:
-    """The path that is meant. A name that is there as it was written is taken so; nothing else is asked of the disk
-    but whether a reading is there. One that is nowhere stays as written, for a message to name."""
+    """The path that is meant. What is there as it was written means itself; what is nowhere stays so, to be named.
+
+    Asks the disk for nothing but which reading is there. Raises SenseNovaError for what no path can be.
+    """
     text = os.fsdecode(given)
     if _there(text):
         return Path(text)
@@ -26,7 +31,10 @@ def path_of(given: str | bytes | os.PathLike) -> Path:
     if os.name != "nt" and "\\" in text:
         readings += [_ESCAPED.sub(r"\1", text), text.replace("\\", "/")]
     expanded = [_expanded(reading) for reading in readings]
-    return next((path for path in expanded if _there(str(path))), expanded[0])
+    path = next((path for path in expanded if _there(str(path))), expanded[0])
+    if any(_length(part) > _LONGEST for part in path.parts):
+        raise SenseNovaError(f"{str(path)[:100]!r} and more is no path: no file has so long a name; give a shorter one")
+    return path
 
 
 def _of_url(host: str, path: str) -> Path:
@@ -42,6 +50,10 @@ def _expanded(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:  # of a user that this machine does not have
         return Path(text)
+
+
+def _length(name: str) -> int:
+    return len(name if os.name == "nt" else name.encode("utf-8", "replace"))
 
 
 def _there(text: str) -> bool:

@@ -90,10 +90,17 @@ def refuse_quantised(
     kind = next((kind for kind, tells in _TELLS if tells(found)), None)
     said = _said(metadata, config)
     if kind is not None:
-        raise _refused(where, kind if said is None or said in kind or kind in said else f"{said}, {kind}")
+        raise _refused(where, _both(kind, said))
     packed = [each for each in headers.values() if each.dtype in _WHOLE and each.numel > 2**12]
     if said is not None and packed:
         raise _refused(where, said)
+
+
+def _both(kind: str, said: str | None) -> str:
+    """What tensors tell and what is said of them, as one name."""
+    if said is None or kind in said:
+        return said or kind
+    return (said if " or " in kind else kind) if said in kind else f"{said}, {kind}"
 
 
 def _refused(where: str, kind: str) -> CheckpointError:
