@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PROMPT := a big yellow star to the left of a small red circle on a blue background
 
-.PHONY: demo demo-eval test live bench lint clean
+.PHONY: demo demo-eval test live nightly bench lint clean
 
 demo: $(VENV)/.runtime
 	$(VENV)/bin/sensenova generate --model demo --prompt "$(PROMPT)" --output outputs/demo.png
@@ -21,6 +21,10 @@ test: lint
 
 live: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -q tests/live -rs
+
+# What takes too long for every change: 100,000 damaged files.
+nightly: $(VENV)/.test
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV)/bin/python -m tests.support.mutations --cases 100000
 
 bench: $(VENV)/.runtime
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable ".[bench]"

@@ -212,7 +212,8 @@ def files_of(
     weights = _weights(repo, list(there)) if file is None else [file]
     if file is not None and file not in there:
         raise CheckpointError(f"{repo}: no file {file} in it; there are {', '.join(there)}")
-    others = [name for name in there if name.endswith(".json") and name not in tokenizer]
+    # hidden ones are nobody's to load, and our record of the folder is one
+    others = [name for name in there if name.endswith(".json") and name not in tokenizer and not name.startswith(".")]
     if file is not None:  # an index names files that are not fetched
         others = [name for name in others if not name.endswith(INDEX)]
     _check_plain(repo, (*weights, *others))

@@ -203,7 +203,6 @@ def test_a_checksum_is_of_its_kind(tmp_path):
         "con.json",
         "x.json\n",
         "-rf.json",
-        ".a.json",
     ],
 )
 def test_names_that_are_no_plain_ones_are_refused(hub, monkeypatch, name):
