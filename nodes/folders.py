@@ -180,8 +180,11 @@ def _states(path: Path) -> tuple | None:
 
 
 def fingerprint(files: Iterable[Path]) -> tuple[tuple, ...]:
-    """Changes when one of these files is replaced, also by an older one: its path, and what tells it from others."""
-    return tuple((str(path), file_state(path)) for path in sorted(files))
+    """Changes when one of these files is replaced or written over, also by an older one with its old time.
+
+    Of each its path, what tells it from others, and when the system last wrote anything of it, which nobody can set.
+    """
+    return tuple((str(path), file_state(path), path.stat().st_ctime_ns) for path in sorted(files))
 
 
 def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:

@@ -1,5 +1,6 @@
 """What people write for a file, as a path: the one place for quotes, ~, file://, escapes and Windows' backslashes."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,6 @@ from .errors import SenseNovaError
 
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "`": "`"}
 _URL = re.compile(r"file:(?://)?(?P<host>[^/\\]*)(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
-_LONGEST = 255  # of a name in a folder, on all systems in use: bytes, or letters on Windows
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)  # as shells and terminals write a space of a file that is dropped on them
 
 
@@ -20,7 +20,7 @@ def path_of(given: str | bytes | os.PathLike) -> Path:
     Asks the disk for nothing but which reading is there. Raises SenseNovaError for what no path can be.
     """
     text = os.fsdecode(given)
-    if _there(text):
+    if is_there(text):
         return Path(text)
     text = text.strip()
     while len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
@@ -31,9 +31,16 @@ def path_of(given: str | bytes | os.PathLike) -> Path:
     if os.name != "nt" and "\\" in text:
         readings += [_ESCAPED.sub(r"\1", text), text.replace("\\", "/")]
     expanded = [_expanded(reading) for reading in readings]
-    path = next((path for path in expanded if _there(str(path))), expanded[0])
-    if any(_length(part) > _LONGEST for part in path.parts):
-        raise SenseNovaError(f"{str(path)[:100]!r} and more is no path: no file has so long a name; give a shorter one")
+    path = next((path for path in expanded if is_there(str(path))), expanded[0])
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SenseNovaError(
+                f"{str(path)[:100]!r}... is no path: no file has so long a name; give a shorter one"
+            ) from None
+    except ValueError:  # letters that no name has
+        pass
     return path
 
 
@@ -52,11 +59,7 @@ def _expanded(text: str) -> Path:
         return Path(text)
 
 
-def _length(name: str) -> int:
-    return len(name if os.name == "nt" else name.encode("utf-8", "replace"))
-
-
-def _there(text: str) -> bool:
+def is_there(text: str) -> bool:
     try:
         return bool(text) and os.path.lexists(text)
     except (OSError, ValueError):  # what no file can be called

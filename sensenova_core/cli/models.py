@@ -10,7 +10,7 @@ from .. import DEMO
 from ..errors import CheckpointError, PromptError, SettingsError
 from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
-from ..paths import path_of
+from ..paths import is_there, path_of
 
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
@@ -173,12 +173,12 @@ def parse_lora(text: str) -> tuple[str, float]:
     if not text:
         raise SettingsError("--lora is empty; give PATH or PATH:STRENGTH")
     path, _, strength = text.rpartition(":")
-    if len(path) < 2 or Path(text).exists():
+    if len(path) < 2 or is_there(str(path_of(text))):
         return text, 1.0
     try:
         return path, float(strength)
     except ValueError as error:
-        if Path(path).is_file():
+        if path_of(path).is_file():
             raise SettingsError(f"--lora {text}: {strength!r} is no strength; give a number, such as 0.5") from error
         return text, 1.0
 
