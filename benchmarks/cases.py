@@ -14,6 +14,7 @@ from text_to_image import matmul_rate, synchronize
 import sensenova_core
 from sensenova_core.drawing import flow
 from sensenova_core.memory import Plan, limits_of
+from sensenova_core.memory.plan_text import explained
 from sensenova_core.memory.residency import Residency
 from sensenova_core.reading.prompt import Conditioning
 from sensenova_core.settings import VRAM_MODES, DecodingSettings, SamplingSettings
@@ -85,7 +86,7 @@ def measure(case: Case, folder: Path, device: torch.device, dtype: str, job: Job
 def _run(case: Case, folder: Path, device: torch.device, dtype: str, job: Job) -> dict:
     begun = time.perf_counter()
     engine = sensenova_core.load(folder, device, dtype, case.mode, case.max_memory)
-    weights = engine.memory.weights
+    weights = engine.memory.residency
     streams = isinstance(weights, Residency)
     loaded = time.perf_counter()
     first = _draw(engine, case, job, 0)
@@ -98,12 +99,12 @@ def _run(case: Case, folder: Path, device: torch.device, dtype: str, job: Job) -
     row |= {"copied_gib": (_copied(weights) - before) / GIB if streams else 0.0}
     return row | {
         "weights_gib": (weights.most_bytes if streams else weights.nbytes) / GIB,
-        "model_gib": engine.weights.nbytes / GIB,
+        "model_gib": engine.stored.nbytes / GIB,
         "kept_gib": weights.store.nbytes / GIB if streams else 0.0,
         "prefixes": following["prefixes"],
         "limit_flops": job.sampling.steps * _step_flops(engine, job.sampling, following["prefixes"]),
         "token_gib": following["token_bytes"] / GIB,
-        "plan": "\n".join(plan.explain() for plan in following["plans"]) or "in place, mapped from the files",
+        "plan": "\n".join(explained(plan) for plan in following["plans"]) or "in place, mapped from the files",
     }
 
 
@@ -149,8 +150,8 @@ def _think(engine: sensenova_core.Engine, conditioning: Conditioning, tokens: in
         times.append(time.perf_counter())
         return LETTER
 
-    thought = engine.think(conditioning, settings, choose=choose)
-    return thought, (times[-1] - times[0]) / max(1, len(times) - 1)
+    *_, thought = engine.think(conditioning, settings, choose)
+    return thought.conditioning, (times[-1] - times[0]) / max(1, len(times) - 1)
 
 
 def _noise(side: int, seed: int) -> Image.Image:

@@ -26,6 +26,7 @@ from machine import machine
 from plot import plot
 from targets import NEWEST, REFERENCE, TARGETS, Check, bases_of, checks
 
+from sensenova_core.checkpoint.checkpoint import read_config_json
 from sensenova_core.errors import SenseNovaError
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.settings import Guidance, SamplingSettings
@@ -38,7 +39,7 @@ CASES = (
 
 def is_reference_task(options, device: torch.device) -> bool:
     """Whether others' figures and the targets are for what is measured."""
-    config = ModelConfig.from_folder(options.checkpoint)
+    config = ModelConfig.from_dict(read_config_json(options.checkpoint))
     size = (config.decoder.num_layers, config.decoder.hidden_size, options.width, options.height, options.steps)
     return device.type == "cuda" and size == (42, 4096, 2048, 2048, 50)
 

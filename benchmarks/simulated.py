@@ -18,10 +18,11 @@ import torch
 
 from sensenova_core.checkpoint import StoredWeights, TensorHeader, checkpoint_name
 from sensenova_core.memory import Plan, Sizes
+from sensenova_core.memory.clock import Clock
+from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.residency import Residency
-from sensenova_core.memory.transfers import Clock
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Fixed, units_of
-from sensenova_core.model import SenseNovaU1
+from sensenova_core.memory.units import units_of
+from sensenova_core.model import GENERATION, UNDERSTANDING, SenseNovaU1
 from sensenova_core.model.config import ModelConfig
 
 Seconds = float  # since the clocks began; also what a mark is here
@@ -146,7 +147,7 @@ class SimulatedResidency(Residency):
         units, fixed = units_of(model, weights), Fixed(model, weights)
         sizes = Sizes.of(units, config.decoder.num_layers, fixed.nbytes, weights.nbytes)
         lane = SimulatedLane(self.clocks, copy_rate)
-        super().__init__(model, weights, units, fixed, sizes, torch.device("meta"), lane, Clock(lane))
+        super().__init__(weights, units, fixed, sizes, torch.device("meta"), lane, Clock(lane))
         self.model = model
         self._worker = Worker(self.clocks)
 
@@ -195,7 +196,7 @@ def draw(residency: SimulatedResidency, plan: Plan, reading: Sequence[float], dr
     residency.begin(plan)
     for expert, seconds in [(UNDERSTANDING, seconds) for seconds in reading] + [(GENERATION, drawing)] * steps:
         start, busy, copied = max(clocks.computing, begun), clocks.busy, clocks.copied
-        for _ in residency.layers(expert, residency.model.config.decoder.num_layers):
+        for _ in residency.layers(expert):
             residency.lane.compute(seconds)
             most = max(most, residency.nbytes + plan.phases[expert].working_bytes)
         waited = residency.clock.drain().get("waiting", 0.0)

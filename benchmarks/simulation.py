@@ -35,20 +35,20 @@ READ_RATE = 10e9  # out of the page cache, several threads reading
 @dataclass(frozen=True)
 class Card:
     """copy_rate: bytes a second from page-locked memory. flops: a second, in matrix products. budget_gib: its
-    max_memory, or None for all settings of a card that holds everything. host_free: bytes of system memory. read_rate:
-    bytes a second out of files: the page cache where it holds them, else the disk."""
+    max_memory, or None for all settings of a card that has room for everything. system_free: bytes of system memory.
+    read_rate: bytes a second out of files: the page cache where they are in it, else the disk."""
 
     name: str
     copy_rate: float
     flops: float
     budget_gib: int | None
-    host_free: int = 28 * GIB  # of a machine with 32 GB
+    system_free: int = 28 * GIB  # of a machine with 32 GB
     read_rate: float = READ_RATE
 
 
 CARDS = (
     Card("RTX 4060 8 GB", 13e9, 30e12, 7),
-    Card("RTX 4060 8 GB, 16 GB of system memory", 13e9, 30e12, 7, host_free=12 * GIB, read_rate=3e9),
+    Card("RTX 4060 8 GB, 16 GB of system memory", 13e9, 30e12, 7, system_free=12 * GIB, read_rate=3e9),
     Card("RTX 4070 12 GB", 25e9, 58e12, 9),
     Card("RTX 4080 16 GB", 25e9, 97e12, 13),
     Card("RTX 4090 24 GB", 25e9, 165e12, 20),
@@ -117,7 +117,7 @@ def two_pictures(config: ModelConfig, picture: Picture, limits: Limits, card: Ca
     drawing = picture.drawing_flops(residency.model) / card.flops
     predictions = []
     for prefixes in (reading, reading[:1]):
-        plan = picture.plan(config, residency, limits, card.host_free, len(prefixes))
+        plan = picture.plan(config, residency, limits, card.system_free, len(prefixes))
         predictions.append(draw(residency, plan, prefixes, drawing, picture.sampling.steps))
     return plan, predictions
 
@@ -215,7 +215,7 @@ def main() -> None:
     rows = []
     for card in CARDS if own is None else (own,):
         if options.host_gib is not None:
-            card = replace(card, host_free=int(options.host_gib * GIB))
+            card = replace(card, system_free=int(options.host_gib * GIB))
         if options.read_gb is not None:
             card = replace(card, read_rate=options.read_gb * 1e9)
         rows += [simulate(config, picture, card, *setting) for setting in settings_of(card)]

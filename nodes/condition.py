@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..sensenova_core.errors import SettingsError
 from ..sensenova_core.reading.images import check_ratio
-from ..sensenova_core.reading.tokenizer import THINK_END
-from . import runtime
-from .decoding import decoding_input, decoding_settings
+from ..sensenova_core.settings import EDIT_PIXELS_OF_ALL, MAX_IMAGES, MAX_THINK_TOKENS
+from . import pictures
+from .decoding import decoding_input, decoding_settings, max_tokens_input
+from .progress import TextProgress, warn
 from .sockets import (
     CATEGORY,
     Conditioning,
@@ -17,11 +20,11 @@ from .sockets import (
     profile_output,
 )
 
-MAX_IMAGES = 10
 THOUGHT_ALREADY = (
     "the conditioning has reasoning already, which new reasoning replaces; leave Text Encode's thinking unconnected, "
     "or take this node out"
 )
+STOPPED = "\n[the reasoning stopped without its end]"
 
 
 class ImageCondition(io.ComfyNode):
@@ -53,7 +56,7 @@ class ImageCondition(io.ComfyNode):
                     "max_pixels",
                     default=0,
                     min=0,
-                    max=4096 * 4096,
+                    max=EDIT_PIXELS_OF_ALL,
                     step=1024,
                     tooltip="Pixels that each image is scaled down to, for speed and memory: one token per 32 x 32. "
                     "0 is the model's own limit (4194304, less with more than four images).",
@@ -64,32 +67,37 @@ class ImageCondition(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, masks=None, max_pixels=0, **unknown) -> io.NodeOutput:
-        masks, pictures = masks or {}, []
+    def execute(
+        cls, images: dict[str, Tensor], masks: dict[str, Tensor] | None = None, max_pixels: int = 0, **unknown: object
+    ) -> io.NodeOutput:
+        masks, read = masks or {}, []
         _check_names(images, masks, unknown)
         for name, batch in images.items():
-            metadata = runtime.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
-            for picture in runtime.to_pictures(batch, masks.get(_mask_of(name))):
-                check_ratio(*picture.size, f"Image-{len(pictures) + 1}, from {name},")
+            metadata = pictures.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
+            for picture in pictures.to_pictures(batch, masks.get(_mask_of(name))):
+                check_ratio(*picture.size, f"Image-{len(read) + 1}, from {name},")
                 picture.info |= metadata
-                pictures.append(picture)
-        if len(pictures) > MAX_IMAGES:
-            raise ValueError(f"{len(pictures)} images are connected, batches counted; give at most {MAX_IMAGES}")
-        return io.NodeOutput(References(tuple(pictures), max_pixels or None))
+                read.append(picture)
+        if len(read) > MAX_IMAGES:
+            raise SettingsError(f"{len(read)} images are connected, batches counted", f"give at most {MAX_IMAGES}")
+        return io.NodeOutput(References(tuple(read), max_pixels or None))
 
 
 def _check_names(images: Iterable[str], masks: Iterable[str], unknown: Iterable[str]) -> None:
-    """Raise ValueError for a link to an input that is not there, which only a graph over the API can have, and for a
+    """Raise SettingsError for a link to an input that is not there, which only a graph over the API can have, and for a
     mask without its image."""
     if unknown:
         last = MAX_IMAGES - 1
-        raise ValueError(
+        raise SettingsError(
             f"{', '.join(unknown)} is connected, but the inputs are images.image0 to images.image{last} and "
-            f"masks.mask0 to masks.mask{last}; give at most {MAX_IMAGES} images"
+            f"masks.mask0 to masks.mask{last}",
+            f"give at most {MAX_IMAGES} images",
         )
     if alone := sorted(set(masks) - {_mask_of(name) for name in images}):
         needed = ", ".join(name.replace("mask", "image") for name in alone)
-        raise ValueError(f"{', '.join(alone)} is connected without {needed}; connect the image, or remove the mask")
+        raise SettingsError(
+            f"{', '.join(alone)} is connected without {needed}", "connect the image, or remove the mask"
+        )
 
 
 def _mask_of(image: str) -> str:
@@ -127,7 +135,9 @@ class TextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, prompt, images=None, thinking=None) -> io.NodeOutput:
+    def execute(
+        cls, model: Model.Type, prompt: str, images: Images.Type | None = None, thinking: str | None = None
+    ) -> io.NodeOutput:
         images = images or References()
         thinking = thinking if thinking and thinking.strip() else None
         return io.NodeOutput(model.engine.encode(prompt, images.images, thinking, images.max_pixels))
@@ -146,9 +156,7 @@ class Think(io.ComfyNode):
             inputs=[
                 Model.Input("model", tooltip="From the Loader."),
                 Conditioning.Input("conditioning", tooltip="From Text Encode, without reasoning."),
-                io.Int.Input(
-                    "max_tokens", default=1024, min=1, max=32768, tooltip="Where the reasoning is cut, in tokens."
-                ),
+                max_tokens_input(default=MAX_THINK_TOKENS),
                 decoding_input(),
             ],
             outputs=[
@@ -159,23 +167,16 @@ class Think(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, conditioning, max_tokens, decoding=None) -> io.NodeOutput:
-        settings = decoding_settings(decoding, max_tokens)
-        progress, text, warning = runtime.TextProgress(max_tokens), "", ""
+    def execute(
+        cls, model: Model.Type, conditioning: Conditioning.Type, max_tokens: int, decoding: dict | None = None
+    ) -> io.NodeOutput:
+        thoughts = model.think(conditioning, decoding_settings(decoding, max_tokens=max_tokens))
+        progress, warning = TextProgress(max_tokens), ""
         if conditioning.think_text is not None:
-            runtime.warn(THOUGHT_ALREADY)
+            warn(THOUGHT_ALREADY)
             warning = f"Warning: {THOUGHT_ALREADY}\n"
-
-        def show(piece: str) -> None:
-            nonlocal text
-            text += piece
-            progress.report(warning + text)
-
-        profile = model.make_ready(model.engine.writing_task(conditioning.tokens, max_tokens))
-        with profile.generating(model.engine):
-            thought = model.engine.think(conditioning, settings, show)
-        profile.wrote(progress.tokens - 1)  # the last piece is what was left of the others, and no token
-        closed = thought.think_text.endswith(THINK_END)
-        stopped = "" if closed else "\n[the reasoning stopped without its end]"
-        progress.finish(warning + thought.think_text + stopped)
-        return io.NodeOutput(thought, thought.think_text, profile.summary(model.engine))
+        for thought in thoughts:
+            progress.report(warning + thought.text, thought.tokens)
+        thought = thoughts.last
+        progress.finish(warning + thought.text + ("" if thought.closed else STOPPED))
+        return io.NodeOutput(thought.conditioning, thought.text, thoughts.summary())

@@ -1,4 +1,5 @@
-"""Where ComfyUI keeps models: the lists of checkpoints and LoRAs, what a name in them means, and downloads."""
+"""Where ComfyUI keeps models and output: the lists of checkpoints and LoRAs, what a name in them means, downloads, and
+folders for documents."""
 
 import logging
 import os
@@ -27,7 +28,7 @@ from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
 from ..sensenova_core.lora import lora_states
 from ..sensenova_core.model.config import FAMILY
-from . import runtime
+from . import progress
 
 FOLDER_KEY = "sensenova"
 OTHER_FOLDER_KEYS = ("diffusion_models", "checkpoints")  # where others keep theirs, and what ComfyUI itself saves
@@ -84,18 +85,27 @@ def checkpoint_meant(choice: str) -> str:
 
 
 def checkpoint_path(name: str) -> Path:
-    """The folder or file of a checkpoint. Raises FileNotFoundError that says where checkpoints belong."""
+    """The folder or file of a checkpoint. Raises CheckpointError that says where checkpoints belong."""
     if name == BUILT_IN:
         return DEMO
     found = checkpoints()
     if name not in found:
-        raise FileNotFoundError(
+        raise CheckpointError(
             f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
             f"files) or a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and "
             f"press R to refresh the list, or turn download on; found now: {', '.join(found) or 'none'}. "
             f"{BUILT_IN!r} needs no files"
         )
     return found[name]
+
+
+def chosen(choice: str, repo: str) -> tuple[str, Path]:
+    """A choice's name, and its folder or file; downloaded from `repo` where it is not there, unless that is empty."""
+    if repo and not is_there(choice):
+        path = downloaded(choice, repo)
+        return (path.name if choice == AUTOMATIC else choice), path
+    name = checkpoint_meant(choice)
+    return name, checkpoint_path(name)
 
 
 def is_there(name: str) -> bool:
@@ -132,11 +142,11 @@ def download(repo: str) -> Path:
     bar = None
     with closing(downloading(repo, folder)) as steps:
         for done, total in steps:
-            runtime.stop_if_interrupted()
+            progress.stop_if_interrupted()
             bar = bar or comfy.utils.ProgressBar(total)
             bar.update_absolute(done, total)
             doing = "Checking" if done == total else "Downloading"
-            runtime.show_text(f"{doing} {repo}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
+            progress.show_text(f"{doing} {repo}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
     return folder
 
 
@@ -157,7 +167,7 @@ def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
         if not repo or is_there(choice):
             return _states(checkpoint_path(checkpoint_meant(choice)))
         folder = _folder_of(repo)
-    except (FileNotFoundError, CheckpointError):
+    except CheckpointError:
         return None
     if is_whole(folder, repo.strip()):
         return _states(folder)
@@ -246,11 +256,11 @@ def lora_choices() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """The file of a LoRA. Raises FileNotFoundError that says where they belong."""
+    """The file of a LoRA. Raises CheckpointError that says where they belong."""
     for key in LORA_KEYS:
         if path := folder_paths.get_full_path(key, name):
             return Path(path)
-    raise FileNotFoundError(
+    raise CheckpointError(
         f"LoRA {name!r} is not there. Put a .safetensors file into {folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or "
         f"ComfyUI's models/loras and press R to refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
     )
@@ -262,5 +272,11 @@ def lora_fingerprint(name: str | None) -> tuple | None:
         return tuple(map(lora_fingerprint, lora_choices()))
     try:
         return fingerprint(lora_states(lora_path(name)))
-    except OSError:
+    except (OSError, CheckpointError):
         return None
+
+
+def next_output_folder(prefix: str) -> Path:
+    """A folder below ComfyUI's output folder that does not exist yet: prefix_00001, prefix_00002, ..."""
+    folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return next(path for n in range(1, 10**6) if not (path := Path(folder) / f"{name}_{n:05d}").exists())

@@ -6,8 +6,9 @@ from comfy_api.latest import io, ui
 
 from ..sensenova_core.report import inspect as core
 from ..sensenova_core.report.inspect_picture import picture
-from . import folders, runtime
+from . import folders
 from .load import checkpoint_input
+from .pictures import picture_to_wire
 from .sockets import CATEGORY
 
 
@@ -44,9 +45,9 @@ class Inspect(io.ComfyNode):
         return folders.fingerprint_of(checkpoint)
 
     @classmethod
-    def execute(cls, checkpoint, dtype, show_groups) -> io.NodeOutput:
+    def execute(cls, checkpoint: str, dtype: str, show_groups: str) -> io.NodeOutput:
         name = folders.checkpoint_meant(checkpoint)
         inspection = replace(core.inspect(folders.checkpoint_path(name)), model=name)
         report = core.report(inspection, dtype, tuple(show_groups.replace(",", " ").split()))
-        image = runtime.picture_to_wire(picture(inspection))
+        image = picture_to_wire(picture(inspection))
         return io.NodeOutput(report, image, ui=ui.PreviewImage(image, cls=cls))

@@ -1,29 +1,40 @@
 """Documents of text and pictures."""
 
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io, ui
 
 from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_document
-from ..sensenova_core.report.pages import Document as Pages
-from ..sensenova_core.settings import INTERLEAVE_SIZES, DocumentSettings, Guidance, SamplingSettings
+from ..sensenova_core.settings import (
+    CFG_NORMS,
+    INTERLEAVE_SIZES,
+    MAX_DOCUMENT_TOKENS,
+    DocumentSettings,
+    SamplingSettings,
+)
 from ..sensenova_core.writing.document import Drawing, Event, Text
-from . import runtime
-from .decoding import decoding_input, decoding_settings
-from .sample import preset_or, sampling_inputs, time_floor_input
+from . import folders, widgets
+from .decoding import decoding_input, decoding_settings, max_tokens_input
+from .pictures import NOTHING, picture_to_wire
+from .progress import Progress, TextProgress, show_picture, show_text
+from .sample import DRAWING, INTERVAL, sampling_settings
 from .size import size_input, size_of
 from .sockets import (
     CATEGORY,
     Document,
     Images,
     Model,
+    Preset,
     References,
     preset_input,
     profile_output,
 )
 
-NORMS = ("none", "global", "channel")
+NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
+# As in sample.py; one picture at a time, of the model's own sizes.
+SAMPLING, WITHOUT = (*DRAWING, "t_eps"), ("width", "height", "batch_size", "crop")
+MAX_TOKENS = 65_536
 
 
 class Interleave(io.ComfyNode):
@@ -42,19 +53,12 @@ class Interleave(io.ComfyNode):
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What the document is about."),
                 Images.Input("images", optional=True, tooltip="From Image Condition: pictures to start from."),
                 size_input(INTERLEAVE_SIZES),
-                io.Boolean.Input("think", default=False, tooltip="Reason first, drawing in between."),
-                io.Int.Input("max_images", default=10, min=0, max=100, tooltip="A further picture ends the document."),
-                io.Int.Input("max_tokens", default=8192, min=1, max=65536, tooltip="Text tokens at most."),
+                *widgets.inputs(DocumentSettings, ("think", "max_images")),
+                max_tokens_input(default=MAX_DOCUMENT_TOKENS, max=MAX_TOKENS),
                 decoding_input(),
-                *sampling_inputs(NORMS),
-                time_floor_input(),
-                io.String.Input(
-                    "system_message",
-                    default="",
-                    multiline=True,
-                    advanced=True,
-                    tooltip="Replaces the system message that the model was trained with; empty keeps it.",
-                ),
+                *widgets.inputs(SamplingSettings, SAMPLING, cfg_norm={"options": NORMS}),
+                *widgets.inputs(DocumentSettings, ["system_message"], system_message={"multiline": True}),
+                *widgets.further_inputs(SamplingSettings, (*WITHOUT, *SAMPLING)),
                 preset_input(),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -67,39 +71,35 @@ class Interleave(io.ComfyNode):
         )
 
     @classmethod
+    @widgets.called(**INTERVAL, crop=None)
     def execute(
-        cls, model, prompt, think, max_images, max_tokens, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end,
-        shift, seed, size=None, decoding=None, images=None, t_eps=0.02, system_message="", preset=None,
+        cls, model: Model.Type, prompt: str, think: bool, max_images: int, max_tokens: int, size: dict | None = None,
+        decoding: dict | None = None, images: Images.Type | None = None, system_message: str = "",
+        preset: Preset.Type | None = None, **drawing: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        steps, cfg, shift = preset_or(preset, steps, cfg, shift)
         images = images or References()
         first = images.images[0].size if images.images else None
         width, height = size_of(size, cls.hidden, INTERLEAVE_SIZES) or model.engine.best_size(first, document=True)
-        guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
         settings = DocumentSettings(
-            SamplingSettings(width, height, steps, guidance, shift, t_eps, seed),
+            sampling_settings(preset, width=width, height=height, **drawing),
             sizes=((width, height),),
-            decoding=decoding_settings(decoding, max_tokens),
+            decoding=decoding_settings(decoding, max_tokens=max_tokens),
             max_images=max_images,
             think=think,
             system=system_message or None,
         )
-        events = model.engine.interleave(prompt, images.images, settings, images.max_pixels)
-        profile = model.make_ready(model.engine.document_task(settings, len(images.images)))
-        with profile.generating(model.engine):
-            document = collect(events, steps)
-        profile.drew(len(document.images), model.engine.config.grid(width=width, height=height).tokens)
-        profile.wrote(document.tokens)
+        events = model.interleave(prompt, images.images, settings, images.max_pixels)
+        document = collect(events)
         picture = page(document)
-        runtime.show_picture(picture)
-        shown = ui.PreviewImage(runtime.picture_to_wire(picture), cls=cls)
-        pictures = [runtime.picture_to_wire(picture) for picture in document.images] or [runtime.NOTHING]
-        return io.NodeOutput(pictures, document.text, document, profile.summary(model.engine), ui=shown)
+        show_picture(picture)
+        shown = ui.PreviewImage(picture_to_wire(picture), cls=cls)
+        pictures = [picture_to_wire(picture) for picture in document.images] or [NOTHING]
+        return io.NodeOutput(pictures, document.text, document, events.summary(), ui=shown)
 
 
-def collect(events: Iterable[Event], steps: int) -> Pages:
+def collect(events: Iterable[Event]) -> Document.Type:
     """Gather events into a document, showing text and drawing steps on the node as they come."""
-    builder, text, drawing = DocumentBuilder(), runtime.TextProgress(None), None
+    builder, text, drawing = DocumentBuilder(), TextProgress(None), None
     for event in events:
         builder.add(event)
         if isinstance(event, Text):
@@ -108,8 +108,8 @@ def collect(events: Iterable[Event], steps: int) -> Pages:
                 drawing = None
             text.report(builder.document().text)
         elif isinstance(event, Drawing):
-            if event.step.index == 0:
-                drawing = runtime.Progress(steps)
+            if drawing is None or event.step.index == 0:
+                drawing = Progress(event.step.total)
             drawing.report(event.step.index + 1, event.step.image() if drawing.previews else None)
     document = builder.document()
     text.finish(document.text + ("" if document.ended == "end" else f"\n[ended by {document.ended}]"))
@@ -141,7 +141,7 @@ class SaveDocument(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, document, filename_prefix, format) -> io.NodeOutput:
-        path = save_document(document, Path(runtime.next_output_folder(filename_prefix)), format)
-        runtime.show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
+    def execute(cls, document: Document.Type, filename_prefix: str, format: str) -> io.NodeOutput:
+        path = save_document(document, folders.next_output_folder(filename_prefix), format)
+        show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

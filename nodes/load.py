@@ -2,12 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core import load
 from ..sensenova_core.hub.download import DEFAULT_MODEL
-from ..sensenova_core.model.devices import DTYPES
-from ..sensenova_core.report.profile import Profile
-from ..sensenova_core.settings import BACKENDS, SIZE_UNITS, VRAM_MODES
-from . import folders, runtime
+from ..sensenova_core.settings import LoadSettings
+from . import folders, widgets
+from .loaded import LoadedEngine
+from .progress import tell
 from .sockets import CATEGORY, Model
 
 
@@ -36,37 +35,7 @@ class Loader(io.ComfyNode):
             search_aliases=["sensenova", "u1", "u1.5", "neo"],
             inputs=[
                 checkpoint_input(),
-                io.Combo.Input(
-                    "dtype",
-                    options=["auto", *DTYPES],
-                    default="auto",
-                    tooltip="What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or "
-                    "bfloat16 where they are packed, as in GGUF and FP8 files; float32 on a device without bfloat16. "
-                    "float32 is exact and takes twice the memory.",
-                ),
-                io.Combo.Input(
-                    "vram_mode",
-                    options=list(VRAM_MODES),
-                    default="auto",
-                    tooltip="Where weights live; pictures are the same in every mode. auto: as many layers stay on "
-                    "the card as ComfyUI has memory for, the others stream while it computes. full: the expert in use "
-                    "stays (17 GB for the 8B models). balanced: all layers stream through three buffers (3 GB in all). "
-                    "low: through two.",
-                ),
-                io.String.Input(
-                    "max_memory",
-                    default="auto",
-                    tooltip="What all of it may take of the card, such as 13GiB; with cpu=24GiB also of page-locked "
-                    f"system memory: 0=13GiB,cpu=24GiB. In {SIZE_UNITS}. auto: what ComfyUI has free.",
-                ),
-                io.Combo.Input(
-                    "attention",
-                    options=list(BACKENDS),
-                    default="auto",
-                    advanced=True,
-                    tooltip="auto and sdpa: torch's own attention. flash: the flash-attn package, which must be "
-                    "installed; float16 or bfloat16 on NVIDIA cards only.",
-                ),
+                *widgets.inputs(LoadSettings, ("dtype", "vram_mode", "max_memory", "attention")),
                 io.Boolean.Input(
                     "download",
                     default=False,
@@ -102,24 +71,9 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, checkpoint, dtype, vram_mode, max_memory, attention, download=False, repo=DEFAULT_MODEL
+        cls, checkpoint: str, download: bool = False, repo: str = DEFAULT_MODEL, **settings: str
     ) -> io.NodeOutput:
-        name = folders.checkpoint_meant(checkpoint)
-        if download and not folders.is_there(checkpoint):
-            path = folders.downloaded(checkpoint, repo)
-            name = path.name if checkpoint == folders.AUTOMATIC else name
-        else:
-            path = folders.checkpoint_path(name)
-        loading = Profile(runtime.torch_device())
-        with loading.loading():
-            engine = load(
-                path,
-                device=runtime.torch_device(),
-                dtype=runtime.weight_dtype(dtype),
-                vram_mode=vram_mode,
-                max_memory=max_memory,
-                attention=attention,
-                place=False,
-            )
-        runtime.tell(f"Model: {name}\n{engine.checkpoint.found()}")
-        return io.NodeOutput(runtime.LoadedEngine(engine, loading))
+        name, path = folders.chosen(checkpoint, repo if download else "")
+        model = LoadedEngine.load(path, **settings)
+        tell(f"Model: {name}\n{model.engine.checkpoint.found()}")
+        return io.NodeOutput(model)

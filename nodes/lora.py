@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 
 from ..sensenova_core.lora.presets import mismatch, preset_of
-from . import folders, runtime
+from . import folders
+from .progress import show_text, warn
 from .sockets import CATEGORY, Model, Preset
 
 
@@ -50,7 +51,7 @@ class Lora(io.ComfyNode):
         return folders.lora_fingerprint(lora_name)
 
     @classmethod
-    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
+    def execute(cls, model: Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
         engine, file = model.engine, folders.lora_path(lora_name)
         lora = engine.read_lora(file)
         changed = model.with_lora(file, strength)
@@ -58,7 +59,7 @@ class Lora(io.ComfyNode):
         about = [f"Preset: {preset}"] if preset else []  # first: of a small node's text, only the beginning is seen
         about += [f"changes {len(lora.factors)} weights", *lora.notes]
         if warning := mismatch(lora, engine.config, engine.name):
-            runtime.warn(warning)
+            warn(warning)
             about.insert(0, f"Warning: {warning}")
-        runtime.show_text("\n".join(about))
+        show_text("\n".join(about))
         return io.NodeOutput(changed, preset)

@@ -1,13 +1,16 @@
 """What a task will take, before it is run."""
 
+from typing import Any
+
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.memory.forecast import explain
-from ..sensenova_core.settings import TASKS, USUAL_PROMPT, Guidance, SamplingSettings
-from . import runtime
-from .condition import MAX_IMAGES
-from .size import side_input, size_or_best
+from ..sensenova_core.settings import ForecastSettings, SamplingSettings
+from . import widgets
+from .progress import show_text
+from .size import side_inputs, size_or_best
 from .sockets import CATEGORY, Model
+
+LATER = {"optional": True}  # than the first workflows, which do not have them
 
 
 class MemoryPlan(io.ComfyNode):
@@ -24,58 +27,29 @@ class MemoryPlan(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 Model.Input("model", tooltip="From the Loader, with its vram_mode and max_memory."),
-                side_input("width", automatic=True),
-                side_input("height", automatic=True),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Images drawn at once."),
+                *side_inputs(automatic=True),
+                *widgets.inputs(SamplingSettings, ["batch_size"]),
                 io.Boolean.Input("guided", default=True, tooltip="Whether cfg is over 1, which needs a second pass."),
-                io.Int.Input("images", default=0, min=0, max=MAX_IMAGES, tooltip="Images to edit, or to read."),
-                io.Int.Input(
-                    "think_tokens", default=0, min=0, max=32768, tooltip="Tokens of reasoning before a picture."
-                ),
-                io.String.Input(
-                    "card",
-                    default="",
-                    tooltip="Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.",
-                ),
-                io.Combo.Input(
-                    "task",
-                    options=list(TASKS),
-                    default="draw",
-                    optional=True,
-                    tooltip="draw: a picture, or with images an edit. understand: an answer, which width, height and "
-                    "batch_size do not change. interleave: a document as far as its first picture.",
-                ),
-                io.Int.Input(
-                    "max_tokens",
-                    default=512,
-                    min=1,
-                    max=32768,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Of an answer, with understand.",
-                ),
-                io.Int.Input(
-                    "prompt_tokens",
-                    default=USUAL_PROMPT,
-                    min=1,
-                    max=262144,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Of the prompt or the conversation so far, with the system message, without images.",
+                *widgets.inputs(ForecastSettings, ("images", "think_tokens", "card")),
+                *widgets.inputs(
+                    ForecastSettings,
+                    ("task", "max_tokens", "prompt_tokens"),
+                    task=LATER,
+                    max_tokens=LATER,
+                    prompt_tokens=LATER,
                 ),
             ],
             outputs=[io.String.Output(display_name="plan")],
         )
 
     @classmethod
+    @widgets.called(crop=None)
     def execute(
-        cls, model, width, height, batch_size, guided, images, think_tokens, card,
-        task="draw", max_tokens=512, prompt_tokens=USUAL_PROMPT,
-    ) -> io.NodeOutput:  # fmt: skip
-        model.use_loras()
-        width, height = size_or_best(model, width, height, document=task == "interleave")
-        settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-        planned = {"task": task, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens}
-        text = explain(model.engine, settings, images, think_tokens, card, **planned)
-        runtime.show_text(text)  # the graph editor draws PreviewText for its own nodes only
+        cls, model: Model.Type, width: int, height: int, batch_size: int, guided: bool, **forecast: Any
+    ) -> io.NodeOutput:
+        width, height = size_or_best(model, width, height, document=forecast.get("task") == "interleave")
+        guidance = {} if guided else {"cfg": 1.0}
+        settings = SamplingSettings.of(width=width, height=height, batch_size=batch_size, **guidance)
+        text = model.explain(settings, **forecast)
+        show_text(text)  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -4,38 +4,29 @@ from comfy_api.latest import io
 
 from ..sensenova_core.drawing.sizes import edit_size
 from ..sensenova_core.errors import SettingsError
-from ..sensenova_core.settings import TRAINED_SIZES, TRAINED_SIZES_U15
-from .sockets import CATEGORY, Images
+from ..sensenova_core.settings import TRAINED_SIZES, TRAINED_SIZES_U15, SamplingSettings
+from . import widgets
+from .sockets import CATEGORY, Images, Model
 
 CUSTOM, AUTOMATIC = "custom", "automatic"
-MAX_SIDE = 8192
 FULL_RESOLUTION, SAME = "its ratio, at full resolution", "the same as the image"
 
 
-def side_input(name: str, automatic: bool = False) -> io.Int.Input:
-    """automatic: whether 0 is allowed, which leaves the size to `size_or_best`."""
-    return io.Int.Input(
-        name,
-        default=0 if automatic else 2048,
-        min=0 if automatic else 32,
-        max=MAX_SIDE,
-        step=32,
-        tooltip=f"{name.capitalize()} in pixels, a multiple of 32. The models were trained at the sizes that the "
-        "Resolution node lists; others work, with weaker pictures."
-        + automatic
-        * " 0, for both: what the model draws best, and of an edit its first image's ratio.",
-    )
+def side_inputs(automatic: bool = False) -> list[io.Input]:
+    """Width and height. automatic: whether 0 is allowed, which leaves them to `size_or_best`."""
+    sides = [widgets.offered(SamplingSettings)[name] for name in ("width", "height")]
+    return [widgets.automatic(side) if automatic else widgets.widget(side) for side in sides]
 
 
 def size_or_best(
-    model, width: int, height: int, image: tuple[int, int] | None = None, document: bool = False
+    model: Model.Type, width: int, height: int, image: tuple[int, int] | None = None, document: bool = False
 ) -> tuple[int, int]:
     """(width, height) as they are; for 0 and 0 what the model draws best, in the ratio of `image` if there is one.
 
     document: whether it is for the pictures of a document. Raises SettingsError where one of the two is 0.
     """
     if bool(width) != bool(height):
-        raise SettingsError(f"width is {width} and height is {height}; give both, or 0 for both")
+        raise SettingsError(f"width is {width} and height is {height}", "give both, or 0 for both")
     return (width, height) if width else model.engine.best_size(image, document)
 
 
@@ -44,7 +35,7 @@ def size_input(sizes: dict[str, tuple[int, int]]) -> io.DynamicCombo.Input:
     named = [io.DynamicCombo.Option(label, []) for label in (AUTOMATIC, *sizes)]
     return io.DynamicCombo.Input(
         "size",
-        options=[*named, io.DynamicCombo.Option(CUSTOM, [side_input("width"), side_input("height")])],
+        options=[*named, io.DynamicCombo.Option(CUSTOM, side_inputs())],
         tooltip="Ratio and width x height in pixels. automatic: what the model draws best, in the first image's "
         "ratio if there is one. custom: any multiples of 32, outside training.",
     )
@@ -53,12 +44,12 @@ def size_input(sizes: dict[str, tuple[int, int]]) -> io.DynamicCombo.Input:
 def size_of(size: dict | None, hidden, sizes: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
     """The (width, height) that a `size_input` of these sizes says, None for the automatic one.
 
-    hidden: the node's, with its graph. Raises ValueError for an unknown choice.
+    hidden: the node's, with its graph. Raises SettingsError for an unknown choice.
     """
     if size is None:  # ComfyUI leaves an unknown choice out
         given = (hidden.prompt or {}).get(hidden.unique_id, {}).get("inputs", {}).get("size")
         choices = ", ".join(map(repr, (AUTOMATIC, CUSTOM, *sizes)))
-        raise ValueError(f"size {given!r} is unknown; choose one of {choices}")
+        raise SettingsError(f"{given!r} is unknown", f"choose one of {choices}", setting="size", value=given)
     if size["size"] == AUTOMATIC:
         return None
     return (size["width"], size["height"]) if size["size"] == CUSTOM else sizes[size["size"]]
@@ -82,7 +73,7 @@ class Resolution(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, size=None) -> io.NodeOutput:
+    def execute(cls, size: dict | None = None) -> io.NodeOutput:
         return io.NodeOutput(*(size_of(size, cls.hidden, cls.SIZES) or (0, 0)))
 
 
@@ -111,6 +102,6 @@ class EditSize(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, mode) -> io.NodeOutput:
+    def execute(cls, images: Images.Type, mode: str) -> io.NodeOutput:
         width, height = images.images[0].size
         return io.NodeOutput(*((width, height) if mode == SAME else edit_size(width, height)))

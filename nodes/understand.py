@@ -5,8 +5,8 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..sensenova_core.reading.prompt import IMAGE_PLACEHOLDER, Message
-from . import runtime
-from .decoding import decoding_input, decoding_settings, penalty_input
+from .decoding import decoding_input, decoding_settings, max_tokens_input, penalty_input
+from .progress import TextProgress
 from .sockets import (
     CATEGORY,
     Chat,
@@ -43,9 +43,7 @@ class Understand(io.ComfyNode):
                 ),
                 Images.Input("images", optional=True, tooltip="From Image Condition: images new to the conversation."),
                 History.Input("history", optional=True, tooltip="From an earlier Understand node."),
-                io.Int.Input(
-                    "max_tokens", default=512, min=1, max=32768, tooltip="Where the answer is cut, in tokens."
-                ),
+                max_tokens_input(),
                 decoding_input(),
                 io.String.Input(
                     "system_message",
@@ -61,29 +59,20 @@ class Understand(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        model,
-        question,
-        max_tokens,
-        decoding=None,
-        images=None,
-        history=None,
-        system_message="",
-        repetition_penalty=1.0,
-    ) -> io.NodeOutput:
-        images = images or References()
-        chat = asked(history or Chat(), question, images, system_message)
-        settings = decoding_settings(decoding, max_tokens, repetition_penalty)
+        cls, model: Model.Type, question: str, max_tokens: int, decoding: dict | None = None,
+        images: Images.Type | None = None, history: History.Type | None = None, system_message: str = "",
+        **further: float,
+    ) -> io.NodeOutput:  # fmt: skip
+        chat = asked(history or Chat(), question, images or References(), system_message)
+        settings = decoding_settings(decoding, max_tokens=max_tokens, **further)
         conversation = model.engine.conversation(chat.messages, chat.images, chat.max_pixels)
-        progress = runtime.TextProgress(max_tokens)
-        profile = model.make_ready(model.engine.writing_task(len(conversation.ids), max_tokens))
-        with profile.generating(model.engine):
-            for answer in model.engine.understand(conversation, settings=settings):
-                progress.report(answer.text)
-        profile.wrote(len(answer.ids))
-        progress.finish(answer.text + ENDINGS.get(answer.ended, ""))
+        answers, progress = model.understand(conversation, settings), TextProgress(max_tokens)
+        for answer in answers:
+            progress.report(answer.text, len(answer.ids))
+        answer = answers.last
+        progress.finish(answer.text + ENDINGS.get(answer.ended or "", ""))
         messages = (*chat.messages, Message("assistant", answer.text))
-        return io.NodeOutput(answer.text, replace(chat, messages=messages), profile.summary(model.engine))
+        return io.NodeOutput(answer.text, replace(chat, messages=messages), answers.summary())
 
 
 def asked(chat: Chat, question: str, images: References, system_message: str) -> Chat:

@@ -11,6 +11,17 @@ Importing this package is cheap; torch is imported when a name is first used.
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
+    from .drawing.sampling import Step
+    from .engine import Engine, load
+    from .errors import CheckpointError, PromptError, SenseNovaError, SettingsError
+    from .model.config import ModelConfig
+    from .reading.prompt import Conditioning, Message
+    from .settings import DecodingSettings, DocumentSettings, Guidance, SamplingSettings
+    from .writing.conversation import Answer
+    from .writing.document import Drawing, End, Text
 
 __version__ = "0.1.0"
 DEMO = Path(__file__).with_name("demo")  # a checkpoint folder: a tiny model that draws simple shapes
@@ -21,6 +32,7 @@ _HOMES = {
     "Conditioning": ".reading.prompt",
     "Message": ".reading.prompt",
     "Answer": ".writing.conversation",
+    "Thought": ".writing.thinking",
     "DecodingSettings": ".settings",
     "DocumentSettings": ".settings",
     "Text": ".writing.document",
@@ -35,10 +47,31 @@ _HOMES = {
     "PromptError": ".errors",
     "SettingsError": ".errors",
 }
-__all__ = [*_HOMES, "DEMO", "__version__"]
+__all__ = [
+    "DEMO",
+    "Answer",
+    "CheckpointError",
+    "Conditioning",
+    "DecodingSettings",
+    "DocumentSettings",
+    "Drawing",
+    "End",
+    "Engine",
+    "Guidance",
+    "Message",
+    "ModelConfig",
+    "PromptError",
+    "SamplingSettings",
+    "SenseNovaError",
+    "SettingsError",
+    "Step",
+    "Text",
+    "__version__",
+    "load",
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __name__), name)

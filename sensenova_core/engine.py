@@ -3,10 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from weakref import WeakMethod
 
 import torch
 from PIL import Image
@@ -15,22 +13,25 @@ from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_nam
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
-from .errors import SenseNovaError, SettingsError
+from .errors import SenseNovaError, SettingsError, check_count
 from .lora import Lora
 from .lora.in_use import LorasInUse
-from .memory import Placement, Plan, Task, activations, limits_of
-from .model import SenseNovaU1, attention_kernel
-from .model.devices import device_named, dtype_named
+from .memory import Placement, Plan, Task, activations, forecast, limits_of
+from .model import SenseNovaU1, Weights, attention_kernel
+from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import references
-from .reading.prefix import PREFIX_CACHE_BYTES, Context
+from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder
 from .reading.prompt import TokenSequence as Tokens
 from .reading.reader import Reader
+from .reading.remembered import PREFIX_CACHE_BYTES, Remembered
 from .reading.tokenizer import Tokenizer
 from .settings import (
-    MAX_THINK_TOKENS,
     DecodingSettings,
     DocumentSettings,
+    ForecastSettings,
+    LoadSettings,
+    ReasoningSettings,
     SamplingSettings,
     edit_pixel_limits,
     understanding_pixel_limits,
@@ -39,6 +40,7 @@ from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
 from .writing.document import Event, Writer, growing
+from .writing.thinking import Thought
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -47,10 +49,10 @@ log = logging.getLogger(__name__)
 def load(
     path: str | Path,
     device: str | torch.device = "cpu",
-    dtype: str | torch.dtype = "auto",
-    vram_mode: str = "auto",
-    max_memory: str = "auto",
-    attention: str = "auto",
+    dtype: str | torch.dtype = LoadSettings.dtype,
+    vram_mode: str = LoadSettings.vram_mode,
+    max_memory: str | None = LoadSettings.max_memory,
+    attention: str = LoadSettings.attention,
     place: bool = True,
     loras: Sequence[tuple[str | Path, float]] = (),
 ) -> "Engine":
@@ -65,31 +67,23 @@ def load(
     Everything about the files is checked before a weight is read: raises CheckpointError or SettingsError, and loads
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
-    began = time.perf_counter()
-    engine = Engine(path, device, dtype, attention, vram_mode, max_memory)
+    dtype = str(dtype).removeprefix("torch.")
+    settings = LoadSettings(device=device, dtype=dtype, vram_mode=vram_mode, max_memory=max_memory, attention=attention)
+    engine = Engine(path, settings)
     engine.use_loras(loras)
     if place:
         engine.place()
-    log.info("loaded %s in %.1f seconds", engine.name, time.perf_counter() - began)
     return engine
 
 
 class Engine:
     """One checkpoint and what it has read. Make it with `load`."""
 
-    def __init__(
-        self,
-        path: str | Path,
-        device: str | torch.device,
-        dtype: str | torch.dtype,
-        attention: str,
-        vram_mode: str = "auto",
-        max_memory: str = "auto",
-    ):
+    def __init__(self, path: str | Path, settings: LoadSettings):
         """Check files and settings; the weights stay on disk until `place`."""
-        self.device = device_named(device)
-        limits = limits_of(vram_mode, max_memory, self.device)
-        dtype = dtype_named(dtype)
+        began = time.perf_counter()
+        self.device = device_named(settings.device)
+        limits = limits_of(settings.vram_mode, settings.max_memory, self.device)
         self.path = Path(path)
         self.checkpoint: Checkpoint = open_checkpoint(self.path)
         self.name, self.config = self.checkpoint.name, self.checkpoint.config
@@ -97,25 +91,25 @@ class Engine:
         # First, for building a model of many experts takes seconds.
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
-        self.weights = StoredWeights(self.model, self.checkpoint.headers, dtype)
-        self.memory = Placement(self.model, self.weights, self.device, limits)
-        self.attention = attention
-        self._kernel = attention_kernel(attention, self.device, self.weights.compute_dtype)
+        self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
+        self.remembered = Remembered()
+        self.memory = Placement(self.model, self.stored, self.device, limits, self.remembered.forget)
+        self.attention = settings.attention
+        self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
-        self.reader = Reader(self.model, self._kernel, self.memory.attempt)
-        forget = WeakMethod(self.reader.forget)  # the reader holds the memory already: no circle
-        self.memory.forget = lambda: (forget() or int)()
+        self.reader = Reader(self.model, self._kernel, self.memory.run, self.remembered)
         self._loras = LorasInUse(shapes)
+        log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
 
     @property
     def _itemsize(self) -> int:
-        return self.weights.compute_dtype.itemsize
+        return self.stored.compute_dtype.itemsize
 
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
         used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
-        unread = any(self.reader.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
+        unread = any(self.remembered.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         name = activations.picture_name(len(conditioning.images))
         return activations.drawing(self.config, settings, tokens, self._itemsize, unread, name)
@@ -126,13 +120,34 @@ class Engine:
 
     def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
-        written = dict.fromkeys(growing(settings), activations.usual_tokens(self.config, images))
-        return activations.document(self.config, settings, written, 0, self._itemsize)
+        return self._document_task(settings, activations.usual_tokens(self.config, images))
 
-    def plan(self, task: Task, card: int | None = None, host_free: int | None = None) -> Plan:
-        """What a task will take, and where the weights will be. card, host_free: bytes to plan for in place of what is
-        free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
-        return self.memory.plan(task, self.reader.nbytes, card, host_free)
+    def _document_task(self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0) -> Task:
+        """As far as the picture of that index. tokens: written so far, by growing branch, or of each."""
+        written = dict.fromkeys(growing(settings), tokens) if isinstance(tokens, int) else tokens
+        unconditional = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
+        return activations.document(self.config, settings, written, index, self._itemsize, unconditional=unconditional)
+
+    def plan(self, task: Task, card: int | None = None, system_free: int | None = None) -> Plan:
+        """What a task will take, and where the weights will be. card, system_free: bytes to plan for in place of what
+        is free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
+        return self.memory.plan(task, self.remembered.nbytes, card, system_free)
+
+    def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
+        """`plan` in words, before there is a prompt. asked: see ForecastSettings; where weights run in place, ram
+        changes nothing. Raises SettingsError where it cannot fit."""
+        run = ForecastSettings.of(**asked)
+        settings.check_size(self.config.token_pixels)
+        check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)
+        return forecast.explain(
+            self.memory,
+            self.config,
+            settings,
+            run,
+            branches=flow.branches_needed(settings, edit=run.images > 0 or run.task == "interleave"),
+            itemsize=self._itemsize,
+            remembered=self.remembered.nbytes,
+        )
 
     @property
     def loras(self) -> tuple[tuple[Path, float], ...]:
@@ -164,31 +179,31 @@ class Engine:
 
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""
-        self.memory.weights.place()
+        self.memory.residency.place()
 
     def allow(self, weights: int | None) -> None:
         """Let weights take so many bytes of the device, and give back at once what they have beyond; None for all that
         is free. For a host that shares the device among several models."""
         self.memory.allow(weights)
-        if weights is not None and (beyond := self.memory.weights.nbytes - weights) > 0:
-            self.memory.weights.shrink(beyond)
+        if weights is not None and (beyond := self.memory.residency.nbytes - weights) > 0:
+            self.memory.residency.shrink(beyond)
 
     def give_back(self, size: int) -> int:
         """Free at least `size` bytes on the device, layer by layer, or all there are; returns how many it was.
 
         What was read goes first: reading it again costs less than bringing layers back.
         """
-        read = self.reader.nbytes
-        self.reader.forget()
-        return read + (self.memory.weights.shrink(size - read) if size > read else 0)
+        read = self.remembered.nbytes
+        self.remembered.forget()
+        return read + (self.memory.residency.shrink(size - read) if size > read else 0)
 
     def release(self) -> None:
         """Give back all device memory: weights, and all that was read. `place` reads the weights again.
 
         A run in progress ends with a SenseNovaError at its next step.
         """
-        self.reader.forget()
-        self.memory.weights.drop()
+        self.remembered.forget()
+        self.memory.residency.drop()
 
     def encode(
         self,
@@ -209,30 +224,22 @@ class Engine:
         return self.prompts.picture(prompt, shown, think_text)
 
     def think(
-        self,
-        conditioning: Conditioning,
-        settings: DecodingSettings | None = None,
-        on_text: Callable[[str], None] = lambda piece: None,
-        choose: Choose | None = None,
-    ) -> Conditioning:
-        """Let the model reason about a picture before it draws: the same conditioning with the reasoning inside.
+        self, conditioning: Conditioning, settings: DecodingSettings | None = None, choose: Choose | None = None
+    ) -> Iterator[Thought]:
+        """Let the model reason about a picture before it draws. Yields Thoughts as they grow; the last one's
+        `conditioning` is the same with the reasoning inside.
 
-        settings: greedy and 1024 tokens at most, unless given. on_text gets the text piece by piece; raising from it
-        cancels. choose: a way to choose tokens in place of the settings' own.
+        settings: greedy and 1024 tokens at most, unless given. choose: a way to choose tokens in place of the settings'
+        own. Raises SettingsError at the call, before any work.
         """
-        settings = settings or DecodingSettings(max_tokens=MAX_THINK_TOKENS)
+        settings = settings or ReasoningSettings()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
-        with torch.inference_mode():
-            needed = [*map(self.reader.key, conditioning.sequences.values())]  # the picture will want them
-            self._start(self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"), needed)
-            begun = self._state()
-
-            def show(piece: str) -> None:
-                on_text(piece)
-                self._check_still(begun)
-
-            return thinking.think(self.reader, self.prompts, conditioning, settings, choose, show)
+        return self._running(
+            lambda: self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"),
+            lambda: thinking.think(self.reader, self.prompts, conditioning, settings, choose),
+            lambda: [*map(self.reader.key, conditioning.sequences.values())],  # the picture will want them
+        )
 
     def best_size(self, image: tuple[int, int] | None = None, document: bool = False) -> tuple[int, int]:
         """(width, height) that the model draws best: of a picture, or of those of a document.
@@ -262,16 +269,21 @@ class Engine:
         settings.check_size(self.config.token_pixels)
         if conditioning.is_edit and settings.guidance.norm == "cfg_zero_star":
             raise SettingsError(
-                "cfg_norm cfg_zero_star is for text to image only, where there is one unconditional branch to rescale; "
-                "choose none, global or channel for an edit"
+                "cfg_zero_star is for text to image only, where there is one unconditional branch to rescale",
+                "choose none, global or channel for an edit",
+                setting="cfg_norm",
+                value="cfg_zero_star",
             )
         self._check_vocabulary(conditioning)
         used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
 
         def steps() -> Iterator[Step]:
-            prefixes, edit, attempt = self.reader.prefixes_of(used), conditioning.is_edit, self.memory.attempt
-            make = partial(Denoiser, self.model, prefixes, settings, self._kernel, edit, attempt=attempt)
-            return attempt("drawing", make).steps()
+            prefixes = self.reader.prefixes_of(used)
+
+            def ready(weights: Weights) -> Denoiser:
+                return Denoiser(self.model, prefixes, settings, self._kernel, conditioning.is_edit, run=self.memory.run)
+
+            return self.memory.run("drawing", ready).steps()
 
         def needed() -> list[str]:
             return [*map(self.reader.key, used.values())]
@@ -339,16 +351,16 @@ class Engine:
         )
         sequences = self.prompts.document(prompt, shown, settings.system, settings.think)
         unconditional = self.prompts.unconditional()
-        begun = dict.fromkeys(growing(settings), len(sequences[0].ids))
+        begun = len(sequences[0].ids)
 
         def prepare(index: int, contexts: dict[str, Context]) -> None:
             """Plan anew before a picture: all that was written has grown."""
             written = {name: context.tokens for name, context in contexts.items()}
-            held = sum(context.nbytes for context in contexts.values())
-            self._start(activations.document(self.config, settings, written, index, self._itemsize), held=held)
+            grown = sum(context.nbytes for context in contexts.values())
+            self._start(self._document_task(settings, written, index), growing=grown)
 
         return self._running(
-            lambda: activations.document(self.config, settings, begun, 0, self._itemsize),
+            lambda: self._document_task(settings, begun),
             lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose, prepare).events(),
         )
 
@@ -362,7 +374,7 @@ class Engine:
     ) -> Iterator[Result]:
         """What `start` yields, once the run is planned and prepared; an error if weights are taken away in between.
 
-        needed, conversation: what the run goes on from, see Reader.keep_within.
+        needed, conversation: what the run goes on from, see Remembered.trim.
         """
         self._start(task(), needed(), conversation)
         begun = self._state()
@@ -370,26 +382,26 @@ class Engine:
             yield result
             self._check_still(begun)
 
-    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, held: int = 0) -> None:
-        """held: bytes that the run has on the device already, beside what the reader holds."""
-        plan = self.memory.start(task, self.reader.nbytes + held)
+    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, growing: int = 0) -> None:
+        """growing: bytes that the run itself has on the device already, beside what is remembered."""
+        plan = self.memory.start(task, self.remembered.nbytes + growing)
         if plan is not None:
             device = plan.limits.device
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes
-            self.reader.keep_within(max(0, spare), needed, conversation)
+            self.remembered.trim(max(0, spare), needed, conversation)
 
     def _state(self) -> tuple[int, tuple]:
         """What must not change during a run: how often weights were dropped, and the LoRAs."""
-        return self.memory.weights.times_dropped, self.loras
+        return self.memory.residency.times_dropped, self.loras
 
     def _check_still(self, begun: tuple[int, tuple]) -> None:
         """begun: the state when the run began."""
         dropped, loras = begun
         if self.loras != loras:
             raise SenseNovaError("the model's LoRAs were changed during this run; start it again")
-        if self.memory.weights.times_dropped != dropped:
+        if self.memory.residency.times_dropped != dropped:
             raise SenseNovaError("the model's memory was given back during this run; start it again")
 
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
         if conditioning.vocabulary != self.prompts.vocabulary:
-            raise SettingsError("the prompt was encoded for another model; encode it with the model that draws")
+            raise SettingsError("the prompt was encoded for another model", "encode it with the model that draws")

@@ -53,9 +53,9 @@ class SettingsError(SenseNovaError, ValueError):
         """The message, with settings called as `named` calls them; None for one that its reader does not have."""
         problem = self.problem or f"is {self.value!r}"
         if self.setting:
-            problem = f"{self.subject.format(named(self.setting) or self.setting)} {problem}"
-        hints = [text.format(name) for setting, text in self.hints.items() if (name := named(setting)) is not None]
-        return "; ".join(part for part in (problem, self.remedy, *hints) if part)
+            problem = f"{self.subject.replace('{}', named(self.setting) or self.setting)} {problem}"
+        hints = [text.replace("{}", name) for setting, text in self.hints.items() if (name := named(setting))]
+        return "; ".join(filter(None, (problem, self.remedy, *hints)))
 
     def __str__(self) -> str:
         return printable(self.in_words())
@@ -79,8 +79,8 @@ def check_number(
 
     low, high: its ends, included; over: a lower end that is not. subject: see SettingsError.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high or value <= over:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or not low <= number <= high or number <= over:
         raise SettingsError(setting=name, subject=subject, value=value, remedy=f"give {expected}")
 
 
@@ -94,8 +94,8 @@ def check_count(name: str, value: object, least: int, most: int | None = None) -
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise SettingsError unless `value` is one of the choices."""
     if value not in choices:
-        said = f"{value!r} is unknown"
-        raise SettingsError(said, f"choose one of {', '.join(choices)}", setting=name, value=value)
+        remedy = f"choose one of {', '.join(choices)}"
+        raise SettingsError(f"{value!r} is unknown", remedy, setting=name, value=value)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -7,11 +7,14 @@ are made and raise SettingsError. `settings_of(SamplingSettings)` tells what is 
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import SettingsError, check_choice, check_count, check_number
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SEED = 2**64 - 1
 MAX_SIDE = 16_384  # pixels; far over what a model draws well, and a few more only run out of memory
@@ -34,6 +37,11 @@ MAX_THINK_TOKENS = 1024  # of reasoning, unless told otherwise
 MAX_DOCUMENT_TOKENS = 8192
 USUAL_PROMPT = 400  # tokens, with the system message
 
+# The branches of guidance. All denoise the same image and differ in what they have read before it.
+CONDITION, IMAGES_ONLY, UNCONDITIONAL = "condition", "images_only", "unconditional"
+
+Made = TypeVar("Made", bound="Settings")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -41,8 +49,9 @@ class Setting:
 
     name: in the API, in messages and on nodes. option: on the command line and in JSON lines. low, high: the range,
     both included; over: an end that is not. usual, step, digits: the range, the step and the decimal places that a
-    widget offers. choices: the only values. help: what it does, in a few sentences; {name} stands for another setting.
-    automatic: whether it may be left to the model.
+    widget offers; the whole range, unless told. choices: the only values. help: what it does, in a few sentences;
+    {name} stands for another setting. automatic: what it is where it is left to the model; "" where it may not be.
+    needs: a yes-or-no setting without which it does nothing.
     """
 
     name: str
@@ -53,12 +62,16 @@ class Setting:
     low: float = -math.inf
     high: float = math.inf
     over: float = -math.inf
-    usual: tuple[float, float] = (-math.inf, math.inf)
+    usual: tuple[float, ...] = ()
     step: float = 1
     digits: int | None = None
     choices: tuple[str, ...] = ()
     advanced: bool = False
-    automatic: bool = False
+    automatic: str = ""
+    needs: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "usual", self.usual or (self.low, self.high))
 
     def check(self, value: object) -> None:
         """Raise SettingsError unless `value` is in range or among the choices."""
@@ -82,18 +95,26 @@ class Setting:
         return f"a finite number, such as {self.default:g}"
 
 
-def _setting(kind: type, default: Any, help: str, *, name: str = "", option: str = "", **known: Any) -> Any:
+def _setting(default: Any, help: str, *, name: str = "", option: str = "", **known: Any) -> Any:
     """A field of a dataclass of settings. name, option: where they differ from the field's name and from `name`."""
-    told = {"kind": kind, "name": name, "option": option, "help": help, **known}
+    told = {"kind": type(default), "name": name, "option": option, "help": help, **known}
     return field(default=default, metadata={"setting": told})
 
 
 def _side(which: str) -> Any:
-    help = (
+    return _setting(
+        2048,
         f"{which} in pixels, a multiple of 32. The models were trained at some sizes; others work, with weaker "
-        "pictures. Left out, like its other half: what the model draws best, and of an edit its first image's ratio."
+        "pictures.",
+        usual=(32, 8192),
+        step=32,
+        automatic="what the model draws best, and of an edit its first image's ratio",
     )
-    return _setting(int, 2048, help, usual=(32, 8192), step=32, automatic=True)
+
+
+def _name(of: Field) -> str:
+    """What a field is called where settings of several dataclasses stand together."""
+    return of.metadata.get("setting", {}).get("name") or of.name
 
 
 @cache
@@ -104,23 +125,40 @@ def settings_of(cls: type) -> dict[str, Setting]:
         if "within" in each.metadata:
             found |= settings_of(each.metadata["within"])
         elif "setting" in each.metadata:
-            told = dict(each.metadata["setting"])
-            name = told.pop("name") or each.name
-            option = told.pop("option") or name
-            found[name] = Setting(name=name, option=option, default=each.default, **told)
+            told: dict[str, Any] = {**each.metadata["setting"], "name": _name(each), "default": each.default}
+            told["option"] = told["option"] or told["name"]
+            found[told["name"]] = Setting(**told)
     return found
 
 
-def _check(settings: Any) -> None:
-    """Check every setting of a dataclass."""
-    for each in fields(settings):
-        if "setting" in each.metadata:
-            name = each.metadata["setting"]["name"] or each.name
-            settings_of(type(settings))[name].check(getattr(settings, each.name))
+@dataclass(frozen=True)
+class Settings:
+    """What all dataclasses of settings share: values are checked when one is made."""
+
+    def __post_init__(self):
+        known = settings_of(type(self))
+        for each in fields(self):
+            if "setting" in each.metadata:
+                known[_name(each)].check(getattr(self, each.name))
+
+    @classmethod
+    def of(cls: type[Made], **values: Any) -> Made:
+        """From flat values, by their names in `settings_of`; those left out have their defaults.
+
+        Raises SettingsError, and TypeError for a name that is no setting.
+        """
+        own = {}
+        for each in fields(cls):
+            if within := each.metadata.get("within"):
+                own[each.name] = within.of(**{name: values.pop(name) for name in settings_of(within) if name in values})
+            elif _name(each) in values:
+                value = values.pop(_name(each))
+                own[each.name] = tuple(value) if isinstance(value, list) else value
+        return cls(**own, **values)
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(Settings):
     """How the branches' velocities are combined.
 
     cfg: weight of the prompt; img_cfg: weight of the reference images (only an edit has any).
@@ -128,7 +166,6 @@ class Guidance:
     """
 
     cfg: float = _setting(
-        float,
         4.0,
         "Guidance by the prompt. 4 for the full models; 1 is off, half the work, and what the distilled 8-step models "
         "need.",
@@ -138,7 +175,6 @@ class Guidance:
         digits=2,
     )
     img_cfg: float = _setting(
-        float,
         1.0,
         "Guidance by images. 1 is off; equal to {cfg}: ordinary guidance against nothing at all; else both are weighed "
         "separately, at three passes' cost. Does nothing where a picture is drawn from text alone.",
@@ -148,7 +184,6 @@ class Guidance:
         digits=2,
     )
     norm: str = _setting(
-        str,
         "none",
         "Tames strong guidance. global: never longer than the unguided step, over the whole image; channel: the same "
         "token by token; cfg_zero_star: rescales the unconditional branch, skips step 1 (text to image only).",
@@ -156,18 +191,18 @@ class Guidance:
         choices=CFG_NORMS,
     )
     interval: tuple[float, float] = _setting(
-        tuple,
         (0.0, 1.0),
         "First and last time with guidance, after the shift; 0 is noise, 1 the finished image. Steps outside need only "
         "one pass.",
         name="cfg_interval",
-        usual=(0.0, 1.0),
+        low=0.0,
+        high=1.0,
         step=0.01,
         advanced=True,
     )
 
     def __post_init__(self):
-        _check(self)
+        super().__post_init__()
         if not isinstance(self.interval, tuple) or len(self.interval) != 2:
             raise SettingsError(
                 setting="cfg_interval", value=self.interval, remedy="give two numbers, its start and its end"
@@ -185,7 +220,7 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingSettings(Settings):
     """Everything that decides a picture besides model and conditioning. Checked when made; raises SettingsError.
 
     width, height: pixels. steps: 1 or more. shift: over 0; 1 is an even schedule. t_eps: over 0, the smallest
@@ -196,7 +231,6 @@ class SamplingSettings:
     width: int = _side("Width")
     height: int = _side("Height")
     steps: int = _setting(
-        int,
         50,
         "Denoising steps: 50 for the full models, 8 for the distilled ones.",
         option="num_steps",
@@ -206,7 +240,6 @@ class SamplingSettings:
     )
     guidance: Guidance = field(default_factory=Guidance, metadata={"within": Guidance})
     shift: float = _setting(
-        float,
         3.0,
         "Over 1 spends more steps near the noise, where the composition is decided. 3 as trained.",
         option="timestep_shift",
@@ -215,7 +248,6 @@ class SamplingSettings:
         step=0.1,
     )
     t_eps: float = _setting(
-        float,
         0.02,
         "Smallest distance to the end that a velocity is divided by.",
         over=0,
@@ -225,38 +257,17 @@ class SamplingSettings:
         advanced=True,
     )
     seed: int = _setting(
-        int,
-        42,
-        "The noise to start from; the same seed draws the same picture on every device.",
-        low=0,
-        high=MAX_SEED,
-        usual=(0, MAX_SEED),
+        42, "The noise to start from; the same seed draws the same picture on every device.", low=0, high=MAX_SEED
     )
     batch_size: int = _setting(
-        int, 1, "Images drawn at once; the prompt is read once for all.", low=1, high=4096, usual=(1, 64)
+        1, "Images drawn at once; the prompt is read once for all.", low=1, high=4096, usual=(1, 64)
     )
     crop: bool = _setting(
-        bool,
         False,
         "Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly its "
         "image's size.",
         advanced=True,
     )
-
-    def __post_init__(self):
-        _check(self)
-
-    @classmethod
-    def of(cls, **values: Any) -> "SamplingSettings":
-        """From flat values by the names of `settings_of`, such as cfg and cfg_norm; those left out have their defaults.
-
-        Raises TypeError for a name that is no setting.
-        """
-        guidance = {"cfg": "cfg", "img_cfg": "img_cfg", "cfg_norm": "norm", "cfg_interval": "interval"}
-        guided = {guidance[name]: values.pop(name) for name in list(values) if name in guidance}
-        if isinstance(guided.get("interval"), list):
-            guided["interval"] = tuple(guided["interval"])
-        return cls(guidance=Guidance(**guided), **values)
 
     def check_size(self, side: int) -> None:
         """Raise SettingsError unless both sides are multiples of `side`, what one token of the model covers, or
@@ -276,47 +287,41 @@ class SamplingSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, by the names that nodes and messages use; what is kept in a picture's metadata."""
-        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        guidance: Guidance = values.pop("guidance")
-        return values | {
-            "cfg": guidance.cfg,
-            "img_cfg": guidance.img_cfg,
-            "cfg_norm": guidance.norm,
-            "cfg_interval": list(guidance.interval),
-        }
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "guidance"}
+        values |= {_name(each): getattr(self.guidance, each.name) for each in fields(self.guidance)}
+        return values | {"cfg_interval": list(self.guidance.interval)}
 
 
 @dataclass(frozen=True)
-class DecodingSettings:
+class DecodingSettings(Settings):
     """How text is written. Checked when made; raises SettingsError.
 
     sample: False takes the likeliest token each time, and nothing below matters but max_tokens and repetition_penalty.
     temperature: 0.0001 to 10000. top_k: 0 is off. top_p: over 0 to 1; 1 is off. repetition_penalty: 1 is off.
     """
 
-    max_tokens: int = _setting(int, 512, "Where the text is cut, in tokens.", low=1, usual=(1, 32_768))
-    sample: bool = _setting(bool, False, "Draw tokens at random instead of the likeliest ones.", option="do_sample")
+    max_tokens: int = _setting(512, "Where the text is cut, in tokens.", low=1, usual=(1, 32_768))
+    sample: bool = _setting(False, "Draw tokens at random instead of the likeliest ones.", option="do_sample")
     temperature: float = _setting(
-        float,
         0.7,
         "Higher is more varied.",
+        needs="sample",
         low=1e-4,  # beyond, float32 logits would overflow
         high=1e4,
         usual=(0.01, 5.0),
         step=0.05,
     )
-    top_k: int = _setting(int, 0, "Only the likeliest so many tokens; 0 is off.", low=0, usual=(0, 1000))
+    top_k: int = _setting(0, "Only the likeliest so many tokens; 0 is off.", needs="sample", low=0, usual=(0, 1000))
     top_p: float = _setting(
-        float,
         1.0,
         "Only the likeliest tokens that together reach this likelihood; 1 is off.",
+        needs="sample",
         over=0,
         high=1,
         usual=(0.01, 1.0),
         step=0.01,
     )
     repetition_penalty: float = _setting(
-        float,
         1.0,
         "Over 1 discourages tokens that were written already; 1 is off.",
         low=1e-4,
@@ -325,16 +330,24 @@ class DecodingSettings:
         step=0.05,
         advanced=True,
     )
-    seed: int = _setting(
-        int, 42, "The same seed writes the same text.", name="seed", low=0, high=MAX_SEED, usual=(0, MAX_SEED)
-    )
-
-    def __post_init__(self):
-        _check(self)
+    seed: int = _setting(42, "The same seed writes the same text.", low=0, high=MAX_SEED)
 
 
 @dataclass(frozen=True)
-class DocumentSettings:
+class ReasoningSettings(DecodingSettings):
+    """How reasoning before a picture is written."""
+
+    max_tokens: int = _setting(
+        MAX_THINK_TOKENS,
+        "Where the reasoning is cut, in tokens.",
+        name="max_think_tokens",
+        low=1,
+        usual=(1, 32_768),
+    )
+
+
+@dataclass(frozen=True)
+class DocumentSettings(Settings):
     """How a document is made. Checked when made; raises SettingsError.
 
     sizes: (width, height) of each image in order; a single one serves all, and none is the size of `sampling`.
@@ -345,18 +358,18 @@ class DocumentSettings:
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(1536, 1536))
     sizes: tuple[tuple[int, int], ...] = ()
     decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=MAX_DOCUMENT_TOKENS))
-    max_images: int = _setting(int, 10, "A further picture ends the document.", low=0, usual=(0, 100))
-    think: bool = _setting(bool, False, "Reason first, drawing in between.")
+    max_images: int = _setting(10, "A further picture ends the document.", low=0, usual=(0, 100))
+    think: bool = _setting(False, "Reason first, drawing in between.")
     system: str | None = _setting(
-        str,
         None,
         "Replaces the system message that the model was trained with.",
+        kind=str,
         name="system_message",
         advanced=True,
     )
 
     def __post_init__(self):
-        check_count("max_images", self.max_images, 0)
+        super().__post_init__()
         if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
             raise SettingsError(
                 setting="sizes",
@@ -390,12 +403,11 @@ class DocumentSettings:
 
 
 @dataclass(frozen=True)
-class LoadSettings:
+class LoadSettings(Settings):
     """How a checkpoint is run. device: as torch spells it. See `sensenova_core.load`."""
 
-    device: object = "cpu"
+    device: "str | torch.device" = "cpu"
     dtype: str = _setting(
-        str,
         "auto",
         "What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or bfloat16 where they are "
         "packed, as in GGUF and FP8 files; float32 on a device without bfloat16. float32 is exact and takes twice the "
@@ -403,7 +415,6 @@ class LoadSettings:
         choices=("auto", *DTYPES),
     )
     vram_mode: str = _setting(
-        str,
         "auto",
         "Where weights live; pictures are the same in every mode. auto: as many layers stay on the card as there is "
         "memory for, the others stream while it computes. full: the expert in use stays (17 GB for the 8B models). "
@@ -411,13 +422,11 @@ class LoadSettings:
         choices=VRAM_MODES,
     )
     max_memory: str | None = _setting(
-        str,
         "auto",
         "What all of it may take of the card, such as 13GiB; with cpu=24GiB also of page-locked system memory: "
         f"0=13GiB,cpu=24GiB. In {SIZE_UNITS}. auto: what is free.",
     )
     attention: str = _setting(
-        str,
         "auto",
         "auto and sdpa: torch's own attention. flash: the flash-attn package, which must be installed; float16 or "
         "bfloat16 on NVIDIA cards only.",
@@ -428,7 +437,7 @@ class LoadSettings:
 
 
 @dataclass(frozen=True)
-class ForecastSettings:
+class ForecastSettings(Settings):
     """What is to be planned before there is a prompt for it. Checked when made; raises SettingsError.
 
     task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
@@ -437,47 +446,28 @@ class ForecastSettings:
     """
 
     task: str = _setting(
-        str,
         "draw",
-        "draw: a picture, or with images an edit. understand: an answer, which width, height and batch_size do not "
-        "change. interleave: a document as far as its first picture.",
+        "draw: a picture, or with images an edit. understand: an answer, which {width}, {height} and "
+        "{batch_size} do not change. interleave: a document as far as its first picture.",
         choices=TASKS,
     )
-    images: int = _setting(
-        int,
-        0,
-        "Images to edit, or to read.",
-        option="num_images",
-        low=0,
-        high=MAX_IMAGES,
-        usual=(0, MAX_IMAGES),
-    )
+    images: int = _setting(0, "Images to edit, or to read.", option="num_images", low=0, high=MAX_IMAGES)
     think_tokens: int = _setting(
-        int,
-        0,
-        "Tokens of reasoning before a picture.",
-        option="max_think_tokens",
-        low=0,
-        usual=(0, 32_768),
+        0, "Tokens of reasoning before a picture.", option="max_think_tokens", low=0, usual=(0, 32_768)
     )
-    max_tokens: int = _setting(int, 512, "Of an answer.", low=1, usual=(1, 32_768), advanced=True)
+    max_tokens: int = _setting(DecodingSettings.max_tokens, "Of an answer.", low=1, usual=(1, 32_768), advanced=True)
     prompt_tokens: int = _setting(
-        int,
         USUAL_PROMPT,
         "Of the prompt or the conversation so far, with the system message, without images.",
         low=1,
         usual=(1, 262_144),
         advanced=True,
     )
-    card: str = _setting(
-        str,
-        "",
-        "Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.",
-    )
-    ram: str = _setting(str, "", "Plan for so much free system memory, such as 24GiB. Empty: what is free here.")
+    card: str = _setting("", "Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.")
+    ram: str = _setting("", "Plan for so much free system memory, such as 24GiB. Empty: what is free here.")
 
-    def __post_init__(self):
-        _check(self)
+
+ALL_KINDS = (SamplingSettings, DecodingSettings, ReasoningSettings, DocumentSettings, LoadSettings, ForecastSettings)
 
 
 def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:
@@ -495,38 +485,21 @@ def understanding_pixel_limits(best_area: int = BEST_AREA) -> tuple[int, int]:
     return min(UNDERSTAND_MIN_PIXELS, best_area), min(UNDERSTAND_MAX_PIXELS, best_area)
 
 
+def _sizes(labels: str) -> dict[str, tuple[int, int]]:
+    """Label -> (width, height), of labels that end in it."""
+    sizes = {label: label.split()[-1].split("x") for label in labels.split(" | ")}
+    return {label: (int(width), int(height)) for label, (width, height) in sizes.items()}
+
+
 # The sizes the published models were trained at, in pixels. Other multiples of a token work, but worse.
-# label -> (width, height), for text to image and edits
-TRAINED_SIZES = {
-    "1:1 2048x2048": (2048, 2048),
-    "16:9 2720x1536": (2720, 1536),
-    "9:16 1536x2720": (1536, 2720),
-    "3:2 2496x1664": (2496, 1664),
-    "2:3 1664x2496": (1664, 2496),
-    "4:3 2368x1760": (2368, 1760),
-    "3:4 1760x2368": (1760, 2368),
-    "2:1 2880x1440": (2880, 1440),
-    "1:2 1440x2880": (1440, 2880),
-    "3:1 3456x1152": (3456, 1152),
-    "1:3 1152x3456": (1152, 3456),
-}
+TRAINED_SIZES = _sizes(
+    "1:1 2048x2048 | 16:9 2720x1536 | 9:16 1536x2720 | 3:2 2496x1664 | 2:3 1664x2496 | 4:3 2368x1760 | 3:4 1760x2368 "
+    "| 2:1 2880x1440 | 1:2 1440x2880 | 3:1 3456x1152 | 1:3 1152x3456"
+)
 # U1.5 alone was trained up to areas of 4096 x 4096.
-TRAINED_SIZES_U15 = {
-    "U1.5 only, 1:1 4096x4096": (4096, 4096),
-    "U1.5 only, 16:9 3840x2176": (3840, 2176),
-    "U1.5 only, 9:16 2176x3840": (2176, 3840),
-}
+TRAINED_SIZES_U15 = _sizes("U1.5 only, 1:1 4096x4096 | U1.5 only, 16:9 3840x2176 | U1.5 only, 9:16 2176x3840")
 # For documents of text and pictures.
-INTERLEAVE_SIZES = {
-    "1:1 1536x1536": (1536, 1536),
-    "16:9 2048x1152": (2048, 1152),
-    "9:16 1152x2048": (1152, 2048),
-    "3:2 1888x1248": (1888, 1248),
-    "2:3 1248x1888": (1248, 1888),
-    "4:3 1760x1312": (1760, 1312),
-    "3:4 1312x1760": (1312, 1760),
-    "2:1 2144x1088": (2144, 1088),
-    "1:2 1088x2144": (1088, 2144),
-    "3:1 2592x864": (2592, 864),
-    "1:3 864x2592": (864, 2592),
-}
+INTERLEAVE_SIZES = _sizes(
+    "1:1 1536x1536 | 16:9 2048x1152 | 9:16 1152x2048 | 3:2 1888x1248 | 2:3 1248x1888 | 4:3 1760x1312 | 3:4 1312x1760 "
+    "| 2:1 2144x1088 | 1:2 1088x2144 | 3:1 2592x864 | 1:3 864x2592"
+)

@@ -23,6 +23,15 @@ class RepositoryIsAFolder:
         return pytest.Dir.from_parent(parent, path=path) if path == REPOSITORY else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """How several processes share the tests: what needs the running ComfyUI goes to one of them, which starts it, and
+    first, as it takes longest; the other files go to whoever is free."""
+    live = {item.path for item in items if "server" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in live)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ComfyUI" if item.path in live else str(item.path)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RepositoryIsAFolder())
 

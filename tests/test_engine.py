@@ -127,10 +127,10 @@ def test_one_guided_step_is_enough_to_read_a_branch(engine):
 def test_nothing_happens_before_the_first_step_is_asked_for(engine):
     engine.release()
     steps = engine.sample(engine.encode("a"), **SMALL)
-    assert engine.reader.prefixes.nbytes == 0 and engine.model.device.type == "meta"
+    assert engine.remembered.prefixes.nbytes == 0 and engine.model.device.type == "meta"
     with calls(engine.model.generation.decoder) as drawn:
         next(steps)
-    assert len(drawn) == 1 and engine.reader.prefixes.nbytes > 0
+    assert len(drawn) == 1 and engine.remembered.prefixes.nbytes > 0
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_release_gives_everything_back_and_the_picture_returns(engine):
     expected = last_of(engine.sample(conditioning, **SMALL))
     engine.release()
     assert {value.device.type for value in engine.model.parameters()} == {"meta"}
-    assert engine.reader.prefixes.nbytes == 0
+    assert engine.remembered.prefixes.nbytes == 0
     assert torch.equal(last_of(engine.sample(conditioning, **SMALL)), expected)
 
 
 def test_the_oldest_prefix_goes_first(engine):
     draw(engine, "one", cfg=1.0)
-    held = engine.reader.prefixes
+    held = engine.remembered.prefixes
     held.limit_bytes = int(2.5 * held.nbytes)  # room for two prompts of about this length
     with calls(engine.model.understanding.decoder.layers[0]) as reads:
         for prompt in ("two", "one", "six", "one", "two"):  # "two" makes room for "six"

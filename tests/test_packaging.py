@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import sensenova_core
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,6 +26,18 @@ def test_requirements_are_the_dependencies_without_torch():
     dependencies = _pyproject_dependencies()
     assert requirements == {name for name in dependencies if not name.startswith("torch")}
     assert any(name.startswith("torch>=2.5") for name in dependencies)
+
+
+def test_the_version_is_the_same_wherever_it_is_read():
+    """ComfyUI's Manager reads pyproject.toml as it stands; inside ComfyUI the package runs without being installed."""
+    version = re.search(r'^version = "(\d+\.\d+\.\d+)"$', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
+    released = re.findall(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert sensenova_core.__version__ == version == released[0]
+
+
+def test_types_of_the_package_are_for_those_who_install_it():
+    assert (ROOT / "sensenova_core/py.typed").is_file()
+    assert '"py.typed"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("module", ["sensenova_core", "sensenova_core.cli"])

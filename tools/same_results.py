@@ -35,6 +35,10 @@ PLACES = {
         ("sensenova_core.memory.forecast", "explain"),
         ("sensenova_core.outlook", "explain"),
     ],
+    "plan in words": [
+        ("sensenova_core.memory.plan_text", "explained"),
+        ("sensenova_core.memory.plan", "Plan.explain"),
+    ],
     "free memory": [
         ("sensenova_core.memory.system_memory", "available_bytes"),
         ("sensenova_core.memory.host", "available_bytes"),
@@ -144,7 +148,7 @@ def thought(engine, conditioning, settings: DecodingSettings, choose=None) -> tu
             piece = next(result)
         except StopIteration as end:
             return end.value if end.value is not None else piece.conditioning, pieces
-        pieces.append(piece if isinstance(piece, str) else piece.text)
+        pieces.append(piece if isinstance(piece, str) else piece.piece)
 
 
 def written(events) -> Results:
@@ -354,7 +358,7 @@ def said(explain: Callable, *arguments, **options) -> str:
         result = explain(*arguments, **options)
     except sensenova_core.SettingsError as error:
         return f"refused: {error}"
-    return result if isinstance(result, str) else result.explain()
+    return result if isinstance(result, str) else moved("plan in words")(result)
 
 
 def unread_checkpoint(folder: Path, source: Path, shapes: dict[str, list[int]], config: dict) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..hub.repository import CONFIG_JSON, read_json
-from ..model.config import FAMILY, ModelConfig, read_config_json
+from ..model.config import FAMILY, ModelConfig
 from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
 from .headers import Stored, read_files, stored_types
@@ -125,6 +125,25 @@ def _config(
     if (beside := _config_beside(files, _is_ours)) and _same_shapes(parsed(beside), config):
         return parsed(beside), CONFIG_JSON, {}
     return config, "the tensors' shapes", assumed
+
+
+def read_config_json(folder: str | Path) -> dict[str, Any]:
+    """The content of `folder/config.json`, or a CheckpointError that says what is missing."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give the folder that holds config.json and *.safetensors")
+    path = folder / CONFIG_JSON
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no config.json in it; give the checkpoint's own folder, not one above it")
+    try:
+        raw = read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; give yourself the right to read it") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")
+    return raw
 
 
 def _config_within(metadata: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -72,12 +72,12 @@ class TensorHeader:
         rows, columns = self.tile
         return plain and self.scale_shape == (-(-self.rows // rows), -(-self.width // columns))
 
-    def held_bytes(self, shape: tuple[int, ...]) -> int:
+    def packed_bytes(self, shape: tuple[int, ...]) -> int:
         """What it takes in memory, or as many rows of it as `shape` has: packed, with the whole scale behind them."""
         return self._scale_start(_rows(shape)) + (0 if self.scale is None else 4 * self.scale.numel)
 
-    def held_in(self, buffer: Tensor, shape: tuple[int, ...], first_row: int = 0) -> "Packed":
-        """It, or its rows from the first one on, in a uint8 buffer of `held_bytes`."""
+    def packed_in(self, buffer: Tensor, shape: tuple[int, ...], first_row: int = 0) -> "Packed":
+        """It, or its rows from the first one on, in a uint8 buffer of `packed_bytes`."""
         rows = _rows(shape)
         raw = buffer[: self.format.nbytes(rows * self.width)].view(rows, -1)
         if self.scale is None:

@@ -15,7 +15,7 @@ from . import (
     interleave,
     plan,
 )
-from .errors import in_user_s_words, smaller
+from .errors import message, smaller
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except SettingsError as error:
-        return _failed(in_user_s_words(error, options))
+        return _failed(message(error, options))
     except (SenseNovaError, OSError) as error:  # a full disk, say
         return _failed(str(error))
     except (RuntimeError, MemoryError) as error:

@@ -3,11 +3,12 @@
 import re
 import sys
 
-from ..errors import PromptError, SettingsError, check_count
-from .errors import in_user_s_words
+from ..errors import PromptError, SettingsError
+from ..settings import DecodingSettings
+from .errors import message
 from .jobs import DEFAULT_PROMPT
 from .models import add_running_options, open_engine, open_images, pick_device
-from .options import add_text_options, decoding_settings
+from .options import add_image_options, add_settings, check_max_pixels, decoding_settings
 
 IMAGE_PLACEHOLDER = "<image>"
 HELP = """Ask something. Ctrl-C ends an answer.
@@ -26,11 +27,9 @@ def add_parser(commands) -> None:
     parser = commands.add_parser("chat", help="ask about images, or talk")
     add_running_options(parser)
     parser.add_argument("--prompt", help="the question; without one, a conversation is held")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to ask about")
-    parser.add_argument("--max-pixels", type=int, help="scale each image down to so many pixels before it is read")
+    add_image_options(parser, "images to ask about")
     parser.add_argument("--system-message", default="", help="tells the model how to answer")
-    add_text_options(parser, max_tokens=512)
-    parser.add_argument("--seed", type=int, default=42, help="with --do-sample: the same seed writes the same text")
+    add_settings(parser, DecodingSettings)
     parser.set_defaults(run=run, default=parser.get_default)
 
 
@@ -47,7 +46,7 @@ def run(options) -> int:
                 break
             _obey(conversation, line)
         except SettingsError as error:
-            print(f"sensenova: {in_user_s_words(error, options)}", file=sys.stderr)
+            print(f"sensenova: {message(error, options)}", file=sys.stderr)
         except PromptError as error:  # a mistyped line does not end the conversation
             print(f"sensenova: {error}", file=sys.stderr)
     conversation.finish()
@@ -126,14 +125,13 @@ class Conversation:
 
 def _opened(options) -> Conversation:
     """A conversation as the options describe it, its model loaded."""
-    if options.max_pixels is not None:
-        check_count("max_pixels", options.max_pixels, 1)
+    check_max_pixels(options)
     settings, images = decoding_settings(options), open_images(options.image)
     from ..report.profile import Profile
 
     profile = Profile(pick_device(options.device))
     with profile.loading():
-        engine = open_engine(options, place=False)
+        engine = open_engine(options)
     conversation = Conversation(engine, settings, options, profile)
     conversation.show(images)
     return conversation

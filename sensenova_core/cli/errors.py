@@ -1,15 +1,10 @@
 """What went wrong, in the words of who typed the command."""
 
-import re
 from collections.abc import Container
 
 from ..errors import SettingsError
-from .options import flag
+from .options import flag, option_of
 
-# A setting's name in the engine -> the option's.
-ENGINE_NAMES = {"steps": "num_steps", "cfg": "cfg_scale", "img_cfg": "img_cfg_scale", "shift": "timestep_shift"}
-ENGINE_NAMES |= {"images": "num_images", "think_tokens": "max_think_tokens"}  # of a plan
-CROP_HINT = re.compile("; with crop (.*)")
 # Options that memory goes by: of `generate` as it draws and as it answers, and of the other commands.
 TAKE_MEMORY = {
     "pictures": ("width", "height", "batch_size", "max_pixels"),
@@ -18,18 +13,19 @@ TAKE_MEMORY = {
 }
 
 
-def in_user_s_words(error: SettingsError, options, keys: Container[str] = ()) -> str:
-    """The message, with the setting that it begins with named as the user did: by its flag, or by a JSON line's key.
+def message(error: SettingsError, options, keys: Container[str] = ()) -> str:
+    """What an error says, with settings named as the user did: by flags, or by the keys of a JSON line.
 
     options: what the command was given. keys: the options that the line has set in their place.
     """
-    text = str(error)
-    if begins := re.match(r"(an end of )?(\w+)", text):
-        name = ENGINE_NAMES.get(begins[2], begins[2])
-        if hasattr(options, name):
-            named = name if name in keys else flag(name)
-            text = (begins[1] or "") + named + text[begins.end() :]
-    return CROP_HINT.sub(r"; with --crop \1" if hasattr(options, "crop") else "", text)
+
+    def named(setting: str) -> str | None:
+        option = option_of(setting)
+        if option in keys:
+            return option
+        return flag(option) if hasattr(options, option) else None
+
+    return error.in_words(named)
 
 
 def smaller(options) -> str:

@@ -17,7 +17,7 @@ def collect(events: Iterable[Event], tick: Callable[[], None]) -> Document:
         if isinstance(event, Text):
             print(event.text, end="", flush=True)
         elif isinstance(event, Drawing):
-            if event.step.index == 0:
+            if event.step.index == 0 or bar is None:
                 print(flush=True)
                 bar = tqdm(total=event.step.total, unit="step", desc=f"image {event.index + 1}")
             bar.update()

@@ -5,33 +5,29 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import SettingsError, check_count
-from ..reading.tokenizer import THINK_END
+from ..errors import SettingsError
+from ..settings import DecodingSettings, ReasoningSettings, SamplingSettings
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
 from .models import add_running_options, open_engine, pick_device
 from .options import (
-    PICTURE_OPTIONS,
-    TEXT_OPTIONS,
-    add_interval_option,
-    add_options,
+    add_image_options,
     add_reference_options,
-    add_text_options,
+    add_settings,
     check_folder,
+    check_max_pixels,
     check_reference_options,
     decoding_settings,
+    options_of,
     warn_without_effect,
 )
 
 TEXT_MODALITIES = ("img2text", "text2text")
 MODALITIES = ("auto", "text2img", "img2img", *TEXT_MODALITIES)
-THINKING = ("max_think_tokens", "do_sample", *TEXT_OPTIONS)
+THINKING = options_of(ReasoningSettings, "seed")
 EDITING = ("img_cfg_scale", "max_pixels", "same_size")
 # Options that a text modality has no use for; its answers have a seed too.
-DRAWING = (
-    *(name for name in PICTURE_OPTIONS if name != "seed"),
-    *("cfg_interval", "batch_size", "same_size", "crop", "think", "max_think_tokens", "output"),
-)
+DRAWING = (*options_of(SamplingSettings, "seed"), "same_size", "think", "max_think_tokens", "output")
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
 
@@ -43,19 +39,13 @@ def add_parser(commands) -> None:
         "--modality", choices=MODALITIES, default="auto", help="auto: edits with --image, draws without (default: auto)"
     )
     parser.add_argument("--prompt", help=f"what to draw or change (default: {DEFAULT_PROMPT})")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to edit or to ask about")
-    add_options(parser, PICTURE_OPTIONS)
-    add_interval_option(parser)
-    parser.add_argument("--batch-size", type=int, default=1, help="images of each prompt (default: 1)")
+    add_image_options(parser, "images to edit or to ask about")
+    add_settings(parser, SamplingSettings)
     parser.add_argument("--same-size", action="store_true", help="draw an edit at exactly its first image's size")
-    parser.add_argument(
-        "--crop", action="store_true", help="allow any size: draw at the next multiples of 32, cut back"
-    )
-    parser.add_argument("--max-pixels", type=int, help="scale each image down to so many pixels before it is read")
     parser.add_argument("--think", action="store_true", help="let the model reason before it draws")
     parser.add_argument("--print-think", action="store_true", help="print the reasoning")
-    parser.add_argument("--max-think-tokens", type=int, default=1024, help="of the reasoning (default: 1024)")
-    add_text_options(parser, max_tokens=512)
+    add_settings(parser, ReasoningSettings, "max_think_tokens")
+    add_settings(parser, DecodingSettings, but=("seed",))
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
     )
@@ -72,12 +62,12 @@ def run(options) -> int:
     jobs, output = read_jobs(options), Path(options.output)
     _warn_of_the_useless(options, any(job.paths for job in jobs))
     check_output(output, jobs)
-    reasoning = decoding_settings(options, "max_think_tokens") if options.think else None
+    reasoning = decoding_settings(options, ReasoningSettings) if options.think else None
     from ..report.profile import Profile
 
     profile = Profile(pick_device(options.device))
     with profile.loading():
-        engine = open_engine(options, place=False)
+        engine = open_engine(options)
         for job in jobs:
             with job.source.named():
                 job.check(engine)
@@ -99,8 +89,7 @@ def _check_options(options) -> None:
         raise SettingsError("--jsonl and --prompt exclude each other; every line has a prompt of its own")
     if options.print_think and not options.think:
         raise SettingsError("--print-think needs --think; without it nothing is thought")
-    if options.max_pixels is not None:
-        check_count("max_pixels", options.max_pixels, 1)
+    check_max_pixels(options)
 
 
 def _warn_of_the_useless(options, editing: bool) -> None:
@@ -143,21 +132,16 @@ def _thought(engine, conditioning, reasoning, shown: bool, profile):
     """The conditioning with reasoning by these settings inside; as it is for None."""
     if reasoning is None:
         return conditioning
-    pieces = []
-
-    def show(piece: str) -> None:
-        pieces.append(piece)
+    for thought in engine.think(conditioning, reasoning):
         profile.tick()
         if shown:
-            print(piece, end="", flush=True)
-
-    conditioning = engine.think(conditioning, reasoning, show)
-    profile.wrote(len(pieces) - 1)  # the last piece is what was left of the others, and no token
+            print(thought.piece, end="", flush=True)
+    profile.wrote(thought.tokens)
     if shown:
         print()
-    if not conditioning.think_text.endswith(THINK_END):
+    if not thought.closed:
         log.warning("the reasoning stopped without its end; raise --max-think-tokens for more")
-    return conditioning
+    return thought.conditioning
 
 
 def _drawn(engine, conditioning, job: Job, profile):

@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 from ..errors import SettingsError
+from ..settings import INTERLEAVE_SIZES, MAX_DOCUMENT_TOKENS, DecodingSettings, DocumentSettings, SamplingSettings
 from .models import add_running_options, best_area, open_engine, open_images, pick_device
 from .options import (
-    PICTURE_OPTIONS,
-    add_interval_option,
-    add_options,
-    add_text_options,
+    add_image_options,
+    add_settings,
     check_folder,
     decoding_settings,
+    given,
     named_size,
     sampling_settings,
 )
@@ -28,17 +28,13 @@ def add_parser(commands) -> None:
     parser = commands.add_parser("interleave", help="write an illustrated document")
     add_running_options(parser)
     parser.add_argument("--prompt", required=True, help="what the document is about")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures to start from")
+    add_image_options(parser, "pictures to start from")
     parser.add_argument(
         "--resolution", help="ratio of a trained size, such as 16:9 (default: 1:1, or from the first image)"
     )
-    add_options(parser, PICTURE_OPTIONS)
-    add_interval_option(parser)
-    parser.add_argument("--max-images", type=int, default=10, help="a further picture ends the document (default: 10)")
-    parser.add_argument("--max-pixels", type=int, help="scale each image down to so many pixels before it is read")
-    parser.add_argument("--think", action="store_true", help="reason first, drawing in between")
-    parser.add_argument("--system-message", help="replaces the one that the model was trained with")
-    add_text_options(parser, max_tokens=8192)
+    add_settings(parser, SamplingSettings, but=("batch_size", "crop"))
+    add_settings(parser, DocumentSettings)
+    add_settings(parser, DecodingSettings, but=("seed",), max_tokens=MAX_DOCUMENT_TOKENS)
     parser.add_argument("--format", choices=("markdown", "html"), default="markdown", help="(default: markdown)")
     parser.add_argument("--output", "--output-dir", default=".", help="where the document's folder goes (default: .)")
     parser.add_argument("--stem", default="document", help="the folder's name, numbered (default: document)")
@@ -55,7 +51,7 @@ def run(options) -> int:
 
     profile = Profile(pick_device(options.device))
     with profile.loading():
-        engine = open_engine(options, place=False)
+        engine = open_engine(options)
     with profile.generating(engine):
         document = collect(engine.interleave(options.prompt, images, settings, options.max_pixels), profile.tick)
     sampling = settings.of_image(0)
@@ -71,26 +67,23 @@ def run(options) -> int:
     return 0
 
 
-def _settings(options, images: list):
+def _settings(options, images: list) -> DocumentSettings:
     from ..drawing.sizes import best_size
-    from ..settings import INTERLEAVE_SIZES, DocumentSettings
 
     if options.resolution and (options.width is not None or options.height is not None):
         raise SettingsError("--resolution and --width, --height exclude each other; give one of the two")
-    if (options.width is None) != (options.height is None):
+    width, height = options.width, options.height
+    if (width is None) != (height is None):
         raise SettingsError("--width and --height go together; give both or neither")
-    if options.width is not None:
-        size = options.width, options.height
+    if width is not None and height is not None:
+        size = width, height
     elif options.resolution:
         size = named_size(options.resolution, INTERLEAVE_SIZES)
     else:
         size = best_size(best_area(options.model), images[0].size if images else None, document=True)
-    values = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, "cfg_interval")}
-    return DocumentSettings(
-        sampling_settings(values, size),
+    return DocumentSettings.of(
+        sampling=sampling_settings(given(options, SamplingSettings), size),
         sizes=(size,),
         decoding=decoding_settings(options),
-        max_images=options.max_images,
-        think=options.think,
-        system=options.system_message,
+        **given(options, DocumentSettings),
     )

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SenseNovaError, SettingsError
-from .errors import in_user_s_words
+from ..settings import MAX_IMAGES, SamplingSettings, edit_pixel_limits, settings_of
+from .errors import message
 from .models import best_area, open_images
-from .options import PICTURE_OPTIONS, sampling_settings
+from .options import given, sampling_settings
 
 DEFAULT_PROMPT = "A cute cat"
-# Further keys of a line: name -> what it must be.
-OTHER_KEYS = {
-    "prompt": "text",
-    "image": "a path or a list of paths",
-    "cfg_interval": "two numbers",
-    "batch_size": "int",
-}
+# What a picture's settings are called in a line, and what they are in the engine.
+SETTINGS = {setting.option: setting for name, setting in settings_of(SamplingSettings).items() if name != "crop"}
+# The keys of a line: name -> what it must be.
+KEYS = {"prompt": "text", "image": "a path or a list of paths"}
+KEYS |= {option: {tuple: "two numbers"}.get(each.kind, each.kind.__name__) for option, each in SETTINGS.items()}
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Source:
             if self.line is None:
                 raise
             known = isinstance(error, SettingsError)
-            text = in_user_s_words(error, self.options, self.values) if known else str(error)
+            text = message(error, self.options, self.values) if known else str(error)
             raise type(error)(f"--jsonl {self.options.jsonl}, line {self.line}: {text}") from error
 
 
@@ -51,7 +50,7 @@ class Job:
     prompt: str
     paths: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
-    settings: Any
+    settings: SamplingSettings
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,7 +78,7 @@ def read_jobs(options) -> list[Job]:
     jobs = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            with Source(options, number, OTHER_KEYS | PICTURE_OPTIONS).named():
+            with Source(options, number, KEYS).named():
                 values = _overrides(line)
             with Source(options, number, values).named():
                 jobs.append(_job(Source(options, number, values), sizes))
@@ -91,9 +90,10 @@ def read_jobs(options) -> list[Job]:
 def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
     """measured: the sizes of images that were opened before; gets those of this job."""
     options = source.options
-    values = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, *OTHER_KEYS)} | source.values
-    images = values["image"] or []
-    paths = (images,) if isinstance(images, str) else tuple(images)
+    line = {"prompt": options.prompt, "image": options.image} | source.values
+    values = given(options, SamplingSettings)
+    values |= {SETTINGS[key].name: value for key, value in source.values.items() if key in SETTINGS}
+    paths = (line["image"],) if isinstance(line["image"], str) else tuple(line["image"])
     _check_images(len(paths), options.modality)
     for path in paths:
         if path not in measured:
@@ -101,14 +101,12 @@ def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
             measured[path] = image.size
     sizes = tuple(measured[path] for path in paths)
     size = _size(values["width"], values["height"], sizes, options)
-    crop = options.crop or (options.same_size and bool(paths))
-    prompt = DEFAULT_PROMPT if values["prompt"] is None else values["prompt"]
-    return Job(source, prompt, paths, sizes, sampling_settings(values, size, values["batch_size"], crop))
+    values["crop"] |= options.same_size and bool(paths)
+    prompt = DEFAULT_PROMPT if line["prompt"] is None else line["prompt"]
+    return Job(source, prompt, paths, sizes, sampling_settings(values, size))
 
 
 def _check_images(images: int, modality: str) -> None:
-    from ..settings import MAX_IMAGES
-
     if images and modality == "text2img":
         raise SettingsError("--modality text2img takes no --image; leave one of the two out")
     if not images and modality == "img2img":
@@ -138,7 +136,6 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
     import torch
 
     from ..reading.images import ReferenceImage, grid_read
-    from ..settings import edit_pixel_limits
 
     side = engine.config.token_pixels
     grid = grid_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
@@ -154,15 +151,11 @@ def _overrides(line: str) -> dict[str, Any]:
         raise SettingsError('expected an object with a "prompt"')
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in values.items():
-        if name in OTHER_KEYS:
-            kind = OTHER_KEYS[name]
-        elif name in PICTURE_OPTIONS:
-            kind = PICTURE_OPTIONS[name][0].__name__
-        else:
-            raise SettingsError(f"{name!r} is unknown; the keys are {', '.join((*OTHER_KEYS, *PICTURE_OPTIONS))}")
-        if not _fits(value, kind):
-            raise SettingsError(f"{name} is {value!r}; expected {kind}")
-    return values
+        if name not in KEYS:
+            raise SettingsError(f"{name!r} is unknown", f"the keys are {', '.join(KEYS)}")
+        if not _fits(value, KEYS[name]):
+            raise SettingsError(f"{name} is {value!r}", f"expected {KEYS[name]}")
+    return {name: [*map(float, value)] if KEYS[name] == "two numbers" else value for name, value in values.items()}
 
 
 def _fits(value: Any, kind: str) -> bool:

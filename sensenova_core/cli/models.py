@@ -11,10 +11,11 @@ from ..errors import CheckpointError, PromptError, SettingsError
 from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
 from ..paths import is_there, path_of
+from ..settings import BEST_AREA, LoadSettings
+from .options import add_settings, given
 
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
-VRAM_MODES = ("auto", "full", "balanced", "low")
 log = logging.getLogger(__name__)
 
 
@@ -31,35 +32,15 @@ def add_model_option(parser) -> None:
 
 def add_running_options(parser) -> None:
     add_model_option(parser)
-    add_device_options(parser)
-    parser.add_argument("--attn-backend", choices=("auto", "sdpa", "flash"), default="auto", help="attention kernel")
-    add_memory_options(parser)
+    add_running_settings(parser)
     add_lora_option(parser)
     parser.add_argument("--profile", action="store_true", help="print times and memory at the end")
 
 
-def add_device_options(parser) -> None:
-    parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="of weights"
-    )
+def add_running_settings(parser, but: tuple[str, ...] = ()) -> None:
+    """What a model runs on and how, `but` for settings of these names."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-
-
-def add_memory_options(parser) -> None:
-    parser.add_argument(
-        "--vram-mode",
-        choices=VRAM_MODES,
-        default="auto",
-        help="full: the expert in use stays on the card; balanced: its layers stream through three buffers; low: "
-        "through two; auto: as many layers stay as fit (default: auto)",
-    )
-    parser.add_argument(
-        "--max-memory",
-        default="auto",
-        metavar="SIZE",
-        help="of the card for everything, such as 13GiB, or 0=13GiB,cpu=24GiB; in GiB, MiB and KiB (of 1024), GB, MB "
-        "and KB (of 1000) (default: auto, what is free)",
-    )
+    add_settings(parser, LoadSettings, but=but)
 
 
 def add_lora_option(parser) -> None:
@@ -110,7 +91,6 @@ def _holds(folder: Path, model: str) -> bool:
 def best_area(model: str) -> int:
     """Pixels of the pictures that a model draws best; of one that cannot be read, which loading will say."""
     from ..checkpoint import open_checkpoint
-    from ..settings import BEST_AREA
 
     try:
         return open_checkpoint(resolve_model(model)).config.best_area
@@ -129,9 +109,8 @@ def pick_device(name: str):
     try:
         return device_named(name)
     except SettingsError as error:
-        raise SettingsError(
-            f"device {name}: not on this machine; choose one of auto, {', '.join(_devices())}"
-        ) from error
+        remedy = f"choose one of auto, {', '.join(_devices())}"
+        raise SettingsError(f"{name}: not on this machine", remedy, setting="device", value=name) from error
 
 
 def _devices() -> list[str]:
@@ -143,25 +122,21 @@ def _devices() -> list[str]:
     return ["cpu", *cards, *(name for name, kind in others.items() if kind.is_available())]
 
 
-def open_engine(options, place: bool = True):
-    """The engine that `add_running_options` describe; place=False leaves its weights on disk for now."""
-    from ..engine import load
+def load_settings(options) -> LoadSettings:
+    """How the options have a model run. Raises SettingsError."""
+    return LoadSettings.of(device=pick_device(options.device), **given(options, LoadSettings))
 
-    device = pick_device(options.device)
-    engine = load(
-        resolve_model(options.model),
-        device,
-        options.dtype,
-        options.vram_mode,
-        options.max_memory,
-        options.attn_backend,
-        place,
-        [parse_lora(text) for text in options.lora],
-    )
+
+def open_engine(options):
+    """The engine that `add_running_options` describe; its weights are on disk for now."""
+    from ..engine import Engine
+
+    engine = Engine(resolve_model(options.model), load_settings(options))
+    engine.use_loras([parse_lora(text) for text in options.lora])
     for line in engine.checkpoint.found().splitlines():
         log.info(line)
     warn_of_loras(engine, options)
-    _hold_to(engine.memory.limits.device, device)
+    _hold_to(engine.memory.limits.device, engine.device)
     return engine
 
 

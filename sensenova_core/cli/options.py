@@ -6,55 +6,81 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError
+from ..errors import SettingsError, check_count
+from ..settings import ALL_KINDS, MAX_SIDE, DecodingSettings, SamplingSettings, Setting, settings_of
 
-# Options of one picture, also the keys of a --jsonl line: name -> (type, default, help).
-PICTURE_OPTIONS: dict[str, tuple[type, Any, str]] = {
-    "width": (int, None, "pixels (default: what the model draws best; for an edit, from its first image)"),
-    "height": (int, None, "pixels (default: what the model draws best; for an edit, from its first image)"),
-    "seed": (int, 42, "random seed; the same seed draws the same picture"),
-    "num_steps": (int, 50, "denoising steps"),
-    "cfg_scale": (float, 4.0, "guidance by the prompt; 1 is off, and half the work"),
-    "img_cfg_scale": (float, 1.0, "guidance by images; only an edit or a document has any"),
-    "cfg_norm": (str, "none", "none, global, channel or cfg_zero_star"),
-    "timestep_shift": (float, 3.0, "over 1 spends more steps near the noise"),
-    "t_eps": (float, 0.02, "smallest distance to the end that a velocity is divided by"),
-}
-TEXT_OPTIONS: dict[str, tuple[type, Any, str]] = {
-    "temperature": (float, 0.7, "with --do-sample: higher is more varied"),
-    "top_k": (int, 0, "with --do-sample: only the likeliest so many tokens; 0 is off"),
-    "top_p": (float, 1.0, "with --do-sample: only the likeliest tokens that reach this likelihood; 1 is off"),
-    "repetition_penalty": (float, 1.0, "over 1 discourages tokens that were written already"),
-}
-
-SAMPLING_ONLY = ("temperature", "top_k", "top_p")
-MAX_SIDE = 16_384  # pixels; far over what a model draws well, and a few more only run out of memory
+METAVARS = {"cfg_interval": ("START", "END"), "max_memory": "SIZE", "card": "SIZE", "ram": "SIZE"}
+# The engine's name of a setting -> its option.
+OPTIONS = {setting.name: setting.option for kind in ALL_KINDS for setting in settings_of(kind).values()}
 log = logging.getLogger(__name__)
 
 
-def add_options(parser, options: dict[str, tuple[type, Any, str]]) -> None:
-    for name, (kind, default, text) in options.items():
-        shown = text if default is None else f"{text} (default: {default})"
-        parser.add_argument(flag(name), type=kind, default=default, help=shown)
+def flag(name: str) -> str:
+    """num_steps -> --num-steps"""
+    return "--" + name.replace("_", "-")
 
 
-def add_interval_option(parser) -> None:
-    parser.add_argument(
-        "--cfg-interval",
-        type=float,
-        nargs=2,
-        default=(0.0, 1.0),
-        metavar=("START", "END"),
-        help="first and last time with guidance (default: 0 1)",
-    )
+def option_of(name: str) -> str:
+    """The option that gives the setting of a name in the engine: steps -> num_steps."""
+    return OPTIONS.get(name, name)
 
 
-def add_text_options(parser, max_tokens: int) -> None:
-    parser.add_argument(
-        "--max-tokens", type=int, default=max_tokens, help=f"text tokens at most (default: {max_tokens})"
-    )
-    parser.add_argument("--do-sample", action="store_true", help="draw tokens at random instead of the likeliest ones")
-    add_options(parser, TEXT_OPTIONS)
+def options_of(kind: type, *but: str) -> tuple[str, ...]:
+    """The options that give the settings of a dataclass, `but` those of these names."""
+    return tuple(setting.option for name, setting in settings_of(kind).items() if name not in but)
+
+
+def add_settings(parser, kind: type, *names: str, but: tuple[str, ...] = (), **defaults: Any) -> None:
+    """Options for the settings of these names of a dataclass, for all of them unless named, `but` for those.
+
+    defaults: in place of the engine's.
+    """
+    for setting in settings_of(kind).values():
+        if setting.name not in but and (not names or setting.name in names):
+            _add_setting(parser, setting, defaults.get(setting.name, None if setting.automatic else setting.default))
+
+
+def _add_setting(parser, setting: Setting, default: Any) -> None:
+    text = help_of(setting).replace("%", "%%")
+    if setting.kind is bool:
+        parser.add_argument(flag(setting.option), action="store_true", help=text)
+        return
+    if default not in (None, ""):
+        text += f" (default: {shown(default)})"
+    taken: dict[str, Any] = {"type": float, "nargs": 2} if setting.kind is tuple else {"type": setting.kind}
+    listed = f"{{{','.join(setting.choices)}}}" if setting.choices else None
+    if setting.name not in settings_of(SamplingSettings):  # which are checked with the lines of --jsonl
+        taken["choices"] = setting.choices or None
+    metavar = METAVARS.get(setting.option, listed)
+    parser.add_argument(flag(setting.option), **taken, default=default, metavar=metavar, help=text)
+
+
+def help_of(setting: Setting) -> str:
+    """What a setting does, with others called by their flags."""
+    text = setting.help_as(lambda name: flag(option_of(name)))
+    return f"With {flag(option_of(setting.needs))}: {text[0].lower()}{text[1:]}" if setting.needs else text
+
+
+def shown(default: Any) -> str:
+    """A default as it is typed."""
+    return " ".join(f"{end:g}" for end in default) if isinstance(default, tuple) else str(default)
+
+
+def given(options, kind: type) -> dict[str, Any]:
+    """Name -> value of the settings of a dataclass that are among the options."""
+    settings = settings_of(kind).values()
+    return {each.name: getattr(options, each.option) for each in settings if hasattr(options, each.option)}
+
+
+def add_image_options(parser, help: str) -> None:
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help=help)
+    parser.add_argument("--max-pixels", type=int, help="scale each image down to so many pixels before it is read")
+
+
+def check_max_pixels(options) -> None:
+    """Raise SettingsError for a limit that no image could keep."""
+    if options.max_pixels is not None:
+        check_count("max_pixels", options.max_pixels, 1)
 
 
 def check_folder(folder: Path) -> None:
@@ -90,11 +116,6 @@ def check_reference_options(options) -> None:
         options.vram_mode = "balanced"
 
 
-def flag(name: str) -> str:
-    """num_steps -> --num-steps"""
-    return "--" + name.replace("_", "-")
-
-
 def warn_without_effect(options, names: Iterable[str], reason: str) -> None:
     """Name those of these options that were given, and why they change nothing. A default may be spelled out."""
     given = [flag(name) for name in names if getattr(options, name) != options.default(name)]
@@ -102,49 +123,26 @@ def warn_without_effect(options, names: Iterable[str], reason: str) -> None:
         log.warning("%s: no effect %s", ", ".join(given), reason)
 
 
-def sampling_settings(values: dict[str, Any], size: tuple[int, int], batch_size: int = 1, crop: bool = False):
-    """SamplingSettings from picture options by name; size is (width, height). Raises SettingsError."""
-    from ..settings import Guidance, SamplingSettings
-
+def sampling_settings(values: dict[str, Any], size: tuple[int, int]) -> SamplingSettings:
+    """From values by the engine's names, drawn at (width, height). Raises SettingsError."""
     for name, side in zip(("width", "height"), size, strict=True):
         if side > MAX_SIDE:
-            raise SettingsError(f"{name} is {side}; give at most {MAX_SIDE} pixels")
-    start, end = values["cfg_interval"]
-    guidance = Guidance(values["cfg_scale"], values["img_cfg_scale"], values["cfg_norm"], (float(start), float(end)))
-    return SamplingSettings(
-        width=size[0],
-        height=size[1],
-        steps=values["num_steps"],
-        guidance=guidance,
-        shift=values["timestep_shift"],
-        t_eps=values["t_eps"],
-        seed=values["seed"],
-        batch_size=batch_size,
-        crop=crop,
-    )
+            raise SettingsError(setting=name, value=side, remedy=f"give at most {MAX_SIDE} pixels")
+    return SamplingSettings.of(**values | {"width": size[0], "height": size[1]})
 
 
-def decoding_settings(options, limit: str = "max_tokens"):
-    """DecodingSettings from text options; `limit` is the one that counts tokens. Raises SettingsError."""
-    from ..settings import DecodingSettings
-
+def decoding_settings(options, kind: type[DecodingSettings] = DecodingSettings) -> DecodingSettings:
+    """How the options have text written, or what else that is a `kind` of. Raises SettingsError."""
     if not options.do_sample:
-        warn_without_effect(options, SAMPLING_ONLY, "without --do-sample")
-    try:
-        return DecodingSettings(
-            getattr(options, limit),
-            sample=options.do_sample,
-            **{name: getattr(options, name) for name in (*TEXT_OPTIONS, "seed")},
-        )
-    except SettingsError as error:
-        raise SettingsError(str(error).replace("max_tokens", limit)) from error
+        needing = [setting.option for setting in settings_of(kind).values() if setting.needs == "sample"]
+        warn_without_effect(options, needing, "without --do-sample")
+    return kind.of(**given(options, kind))
 
 
 def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     """The (width, height) of a ratio such as 16:9 in a table of trained sizes. Raises SettingsError."""
     ratios = {label.split()[0]: size for label, size in sizes.items()}
     if name not in ratios:
-        raise SettingsError(
-            f"resolution {name!r} is unknown; choose one of {', '.join(ratios)}, or give --width and --height"
-        )
+        remedy = f"choose one of {', '.join(ratios)}, or give --width and --height"
+        raise SettingsError(f"{name!r} is unknown", remedy, setting="resolution", value=name)
     return ratios[name]

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from ..model.config import NoiseConfig
-from ..settings import Guidance, SamplingSettings
+from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL, Guidance, SamplingSettings
 
 ROUNDING = 1e-6  # of float32 times, so that a step exactly on an interval's end counts as inside
 EPSILON = 1e-8  # keeps the ratios of norms finite
-
-# The branches of guidance. All denoise the same image and differ in what they have read before it.
-CONDITION, IMAGES_ONLY, UNCONDITIONAL = "condition", "images_only", "unconditional"
 
 
 def schedule(steps: int, shift: float) -> Tensor:

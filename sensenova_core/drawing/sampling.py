@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import NOT_FINITE, SenseNovaError
-from ..model import Kernel, SenseNovaU1
+from ..model import GENERATION, InModule, Kernel, Run, SenseNovaU1, Weights
 from ..model.config import ModelConfig
 from ..model.grid import Grid
 from ..reading.prefix import DrawingAttention, Prefix
-from ..reading.work import Attempt, at_once
 from ..settings import SamplingSettings
 from . import flow
 
@@ -64,13 +62,13 @@ class Denoiser:
         kernel: Kernel,
         edit: bool,
         noise: torch.Generator | None = None,
-        attempt: Attempt = at_once,
+        run: Run | None = None,
     ):
         """prefixes: one for every branch that any step needs, the full condition first.
 
-        noise: a stream to continue; else one begins from the settings' seed. attempt: does the work of a step.
+        noise: a stream to continue; else one begins from the settings' seed. run: see model.Run.
         """
-        self.attempt = attempt
+        self.run = run or InModule(model).run
         self.noise = noise or flow.noise_stream(settings.seed)
         self.model, self.generation, self.settings, self.edit = model, model.generation, settings, edit
         config, device = model.config, model.device
@@ -97,16 +95,16 @@ class Denoiser:
         # Once: it moves the stream on.
         noise = flow.starting_noise(self.noise, self.settings.batch_size, self.grid.height, self.grid.width)
 
-        def scaled() -> Tensor:
+        def scaled(weights: Weights) -> Tensor:
             return self.grid.image_to_tokens(self.noise_scale * noise.to(self.model.device))
 
-        return self.attempt("drawing", scaled)
+        return self.run("drawing", scaled)
 
     def steps(self) -> Iterator[Step]:
         """Take one step at a time, each when it is asked for."""
         z, settings = self.start(), self.settings
         for index in range(settings.steps):
-            z, guess = self.attempt("drawing", partial(self._next, z, index))
+            z, guess = self._next(z, index)
             yield Step(
                 index=index,
                 total=settings.steps,
@@ -120,25 +118,29 @@ class Denoiser:
 
     def _next(self, z: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """z after a step, and the guess of the clean image that it followed."""
-        t, t_next = self.device_times[index], self.device_times[index + 1]
-        v = self._guided_velocity(z, index)
-        return z + (t_next - t) * v, z + (1 - t) * v
 
-    def _guided_velocity(self, z: Tensor, index: int) -> Tensor:
+        def work(weights: Weights) -> tuple[Tensor, Tensor]:
+            t, t_next = self.device_times[index], self.device_times[index + 1]
+            v = self._guided_velocity(z, index, weights)
+            return z + (t_next - t) * v, z + (1 - t) * v
+
+        return self.run("drawing", work)
+
+    def _guided_velocity(self, z: Tensor, index: int, weights: Weights) -> Tensor:
         guidance, t = self.settings.guidance, float(self.times[index])
         if flow.skips(guidance, self.edit, index, t):
             return torch.zeros_like(z)
         branches = flow.branches(guidance, self.edit, t)
-        guesses = self._guesses(z, index, len(branches))
+        guesses = self._guesses(z, index, len(branches), weights)
         velocities = {
             branch: flow.velocity(guess, z, self.device_times[index], self.settings.t_eps)
             for branch, guess in zip(branches, guesses, strict=True)
         }
         return flow.combine(guidance, velocities)
 
-    def _guesses(self, z: Tensor, index: int, branches: int) -> tuple[Tensor, ...]:
+    def _guesses(self, z: Tensor, index: int, branches: int, weights: Weights) -> tuple[Tensor, ...]:
         """The clean image as each of the first `branches` branches sees it, in one pass: float32 tokens."""
         x = self.generation.vision(self.grid.tokens_to_patches(z.to(self.model.dtype)), self.vision_rotary)
         x = (x + self.time_embeddings[index]).repeat(branches, 1, 1)  # (branches * images, tokens, hidden)
-        x = self.generation.decoder(x, self.rotation.first(len(x)), self.drawing.attend_at)
+        x = self.generation.decoder(x, self.rotation.first(len(x)), self.drawing.attend_at, weights.layers(GENERATION))
         return self.generation.head(x, self.grid).float().chunk(branches)

@@ -28,6 +28,7 @@ _PIECE = 2**20  # bytes hashed at a time
 _POLL_SECONDS = 0.2
 _SPARE = 2**28  # bytes of the disk that stay free
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(?<!\.)")  # of files
+_HIDDEN = re.compile(r"\.[A-Za-z0-9_][A-Za-z0-9._-]*")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)  # to Windows, whatever follows
 _ERROR = "sensenova: error: "  # begins the command line's last words
 _RUN = (
@@ -213,7 +214,9 @@ def files_of(
     if file is not None and file not in there:
         raise CheckpointError(f"{repo}: no file {file} in it; there are {', '.join(there)}")
     # hidden ones are nobody's to load, and our record of the folder is one
-    others = [name for name in there if name.endswith(".json") and name not in tokenizer and not name.startswith(".")]
+    others = [
+        name for name in there if name.endswith(".json") and name not in tokenizer and not _HIDDEN.fullmatch(name)
+    ]
     if file is not None:  # an index names files that are not fetched
         others = [name for name in others if not name.endswith(INDEX)]
     _check_plain(repo, (*weights, *others))

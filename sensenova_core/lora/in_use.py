@@ -37,7 +37,8 @@ class LorasInUse:
         """
         strengths: dict[Path, float] = {}
         for path, strength in loras:
-            check_number(f"the strength of {Path(path).name}", strength, "a finite number; 1 is as it was trained")
+            named = f"the strength of {Path(path).name}"
+            check_number("loras", strength, "a finite number; 1 is as it was trained", subject=named)
             if strength:
                 file = lora_file(path)
                 strengths[file] = strengths.get(file, 0.0) + strength

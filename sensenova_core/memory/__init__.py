@@ -7,7 +7,6 @@ from .plan import (
     Sizes,
     Task,
     Work,
-    in_rows,
     make_plan,
 )
 
@@ -18,7 +17,6 @@ __all__ = [
     "Sizes",
     "Task",
     "Work",
-    "in_rows",
     "in_words",
     "limits_of",
     "make_plan",

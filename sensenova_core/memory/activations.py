@@ -1,11 +1,10 @@
 """What a task needs on the device beside the weights: keys, values and activations, estimated from above."""
 
-from ..drawing import flow
+from ..model.attention import BLOCK_TOKENS
 from ..model.config import ModelConfig
 from ..model.feed_forward import ROWS
-from ..reading.prefix import BLOCK_TOKENS
-from ..settings import USUAL_PROMPT, DocumentSettings, SamplingSettings, edit_pixel_limits
-from . import Task, Work
+from ..settings import UNCONDITIONAL, USUAL_PROMPT, DocumentSettings, SamplingSettings, edit_pixel_limits
+from .plan import Task, Work
 
 USUAL_TEXT = 1024  # tokens between two pictures of a document
 
@@ -19,10 +18,10 @@ def drawing(
     name: str,
 ) -> Task:
     """One batch from a prompt. prefix_tokens: of each branch. unread: whether some branch has to be read first."""
-    held = sum(prefix_tokens.values())
-    states = held * state_bytes(config, itemsize)  # all branches go through a layer one after the other
+    tokens = sum(prefix_tokens.values())
+    states = tokens * state_bytes(config, itemsize)  # all branches go through a layer one after the other
     reading = (
-        kv_bytes(config, held, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize) + states
+        kv_bytes(config, tokens, itemsize) + activation_bytes(config, max(prefix_tokens.values()), itemsize) + states
     )
     steps = f"{settings.steps} step{'s' * (settings.steps > 1)}"
     size = f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {steps}"
@@ -41,23 +40,29 @@ def writing(config: ModelConfig, tokens: int, more: int, itemsize: int, name: st
 
 
 def document(
-    config: ModelConfig, settings: DocumentSettings, written: dict[str, int], index: int, itemsize: int
+    config: ModelConfig,
+    settings: DocumentSettings,
+    written: dict[str, int],
+    index: int,
+    itemsize: int,
+    *,
+    unconditional: bool,
 ) -> Task:
     """A document as far as its next picture, the one of that index: it is planned anew before each.
 
-    written: tokens of each growing context so far, by guidance branch.
+    written: tokens of each growing context so far, by guidance branch. unconditional: whether there is such a branch
+    too.
     """
     if settings.max_images == 0:
         return writing(config, max(written.values()), settings.decoding.max_tokens, itemsize, "a document of")
     sampling = settings.of_image(min(index, settings.max_images - 1))
     drawn = config.grid(width=sampling.width, height=sampling.height).tokens
     grown = {name: _blocks(tokens + drawn + USUAL_TEXT) for name, tokens in written.items()}
-    held, longest = kv_bytes(config, sum(grown.values()), itemsize), max(grown.values())
+    read, longest = kv_bytes(config, sum(grown.values()), itemsize), max(grown.values())
     reading = (
-        held + _one_layer(config, longest, itemsize) + activation_bytes(config, max(*written.values(), drawn), itemsize)
+        read + _one_layer(config, longest, itemsize) + activation_bytes(config, max(*written.values(), drawn), itemsize)
     )
-    guided = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
-    prefixes = grown | ({flow.UNCONDITIONAL: USUAL_PROMPT} if guided else {})
+    prefixes = grown | ({UNCONDITIONAL: USUAL_PROMPT} if unconditional else {})
     return Task(
         f"picture {index + 1} of a document, {sampling.width} x {sampling.height}",
         Work(reading),

@@ -7,7 +7,7 @@ from ..errors import SettingsError, check_choice
 from ..settings import SIZE_UNITS, VRAM_MODES
 
 GIB, MIB = 2**30, 2**20
-HOST_RESERVE = 2 * GIB  # of system memory, left to everybody else
+SYSTEM_RESERVE = 2 * GIB  # of system memory, left to everybody else
 
 
 @dataclass(frozen=True)
@@ -15,23 +15,23 @@ class Limits:
     """What a plan may use, in bytes; None is no limit. mode: one of MODES.
 
     device: everything on the card. weights: those alone, as a host with other models to run wishes it; a ring of
-    buffers may overstep it. buffers: those of weights, after memory ran out. host: of page-locked memory; also what
-    system memory there is bounds it.
+    buffers may overstep it. buffers: those of weights, after memory ran out. page_locked: of system memory, of which
+    also what is free bounds it.
     """
 
     mode: str = "auto"
     device: int | None = None
     weights: int | None = None
     buffers: int | None = None
-    host: int | None = None
+    page_locked: int | None = None
 
     def __post_init__(self):
         check_choice("vram_mode", self.mode, VRAM_MODES)
 
-    def pinned(self, host_free: int) -> int:
+    def page_lockable(self, system_free: int) -> int:
         """Bytes that may be page-locked when so many are free: never all, for that stops a machine."""
-        spare = max(0, host_free - HOST_RESERVE)
-        return spare if self.host is None else min(self.host, spare)
+        spare = max(0, system_free - SYSTEM_RESERVE)
+        return spare if self.page_locked is None else min(self.page_locked, spare)
 
 
 def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -> dict[str | int, int]:
@@ -41,15 +41,17 @@ def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -
     be read or that says again what another part has said.
     """
     if text is not None and not isinstance(text, str):
-        raise SettingsError(f"{name} is {text!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB")
+        raise SettingsError(setting=name, value=text, remedy="write a size such as 13GiB, or 0=13GiB,cpu=64GiB")
     if text is None or text.strip().lower() in ("", "auto"):
         return {}
     try:
         from accelerate.utils.modeling import convert_file_size_to_int
     except ImportError as error:
         raise SettingsError(
-            f"{name} {text!r} is read by the package accelerate, which is missing; run pip install accelerate, "
-            "or leave it out"
+            f"{text!r} is read by the package accelerate, which is missing",
+            "run pip install accelerate, or leave it out",
+            setting=name,
+            value=text,
         ) from error
 
     budgets: dict[str | int, int] = {}
@@ -62,13 +64,17 @@ def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -
             allowed = convert_file_size_to_int(size.strip().upper())  # it would read gb as bits
         except (ValueError, OverflowError) as error:
             raise SettingsError(
-                f"{name} {text!r}: cannot read {part.strip()!r}; write a size such as 13GiB, or 0=13GiB,cpu=64GiB. "
-                f"Units are {SIZE_UNITS}"
+                f"{text!r}: cannot read {part.strip()!r}",
+                f"write a size such as 13GiB, or 0=13GiB,cpu=64GiB. Units are {SIZE_UNITS}",
+                setting=name,
+                value=text,
             ) from error
         if allowed <= 0:
-            raise SettingsError(f"{name} {text!r}: {part.strip()!r} is not over 0; write a size such as 13GiB")
+            problem = f"{text!r}: {part.strip()!r} is not over 0"
+            raise SettingsError(problem, "write a size such as 13GiB", setting=name, value=text)
         if device in budgets:
-            raise SettingsError(f"{name} {text!r} gives device {device} two sizes; leave one out")
+            problem = f"{text!r} gives device {device} two sizes"
+            raise SettingsError(problem, "leave one out", setting=name, value=text)
         budgets[device] = allowed
     return budgets
 
@@ -83,5 +89,5 @@ def parse_size(name: str, text: str) -> int | None:
     """Bytes of a size such as "11GiB", None for "". Raises SettingsError that calls it `name`."""
     sizes = parse_max_memory(text, name)
     if list(sizes) not in ([], [0]):
-        raise SettingsError(f"{name} is {text!r}; write one size, such as 11GiB")
+        raise SettingsError(setting=name, value=text, remedy="write one size, such as 11GiB")
     return sizes.get(0)

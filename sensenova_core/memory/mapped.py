@@ -1,25 +1,18 @@
 """Weights on the CPU as they lie in their files, mapped to memory: nothing moves, and nothing is read twice."""
 
-import weakref
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Packed, StoredWeights, assign
-from ..model import SenseNovaU1
+from ..model import UNDERSTANDING, SenseNovaU1
+from ..model.unified import EXPERTS
+from .fixed import Fixed
 from .plan import Plan, Sizes
-from .residency import Slot
+from .slots import Slots
 from .transfers import DirectTransfers
-from .units import (
-    EXPERTS,
-    UNDERSTANDING,
-    Fixed,
-    Part,
-    Units,
-    fill,
-)
+from .units import Part, Unit, Units
 
 CPU = torch.device("cpu")
 
@@ -34,15 +27,15 @@ class Mapped:
     def __init__(
         self,
         model: SenseNovaU1,
-        weights: StoredWeights,
+        stored: StoredWeights,
         units: Units,
         fixed: Fixed,
         sizes: Sizes,
     ):
-        self.weights, self.fixed = weights, fixed
+        self.stored, self.fixed = stored, fixed
         self.placed, self.times_dropped = False, 0
-        self._working: Slot | None = None
-        self._model = weakref.ref(model)  # which has this as its layers' source: no circle
+        self.slots = Slots(CPU, DirectTransfers())  # of which only the working buffer is used
+        self._model = model
         self._arrange(units, sizes)
 
     def _arrange(self, units: Units, sizes: Sizes) -> None:
@@ -50,31 +43,26 @@ class Mapped:
         self.units, self.sizes = units, sizes
         self._owners: dict[str, tuple[nn.Module, str]] = {}  # of tensors that run where they lie
         self._others: dict[str, Tensor | Packed | None] = {}  # those that do not, once they are mapped
-        model = self._model()
-        layers, understanding = model.config.decoder.num_layers, model.understanding
         for expert in EXPERTS:
             for unit in units[expert]:
-                module = unit.template if unit.index < layers else understanding.lm_head
+                module = unit.template if unit.index < sizes.layers else self._model.understanding.lm_head
                 if unit.apart:
-                    self._others |= {part.stored: None for part in unit.stored}
+                    self._others |= {part.name: None for part in unit.all_parts}
                 else:
-                    self._owners |= {part.stored: (module, part.leaf) for part in unit.parts}
-            getattr(model, expert).decoder.source = self._source(expert, 0, layers)
-        understanding.head_source = self._source(UNDERSTANDING, layers, len(units[UNDERSTANDING]))
-
-    def _source(self, expert: str, first: int, stop: int):
-        """Where units come from in a pass; None if all of them run where they lie."""
-        apart = any(unit.apart for unit in self.units[expert][first:stop])
-        return partial(self._pass, expert, first, stop) if apart else None
+                    self._owners |= {part.name: (module, part.leaf) for part in unit.parts}
 
     @property
     def nbytes(self) -> int:
         """In use now."""
-        working = 0 if self._working is None else self._working.buffer.nbytes
-        return (self.weights.nbytes if self.placed else 0) + working
+        return (self.stored.nbytes if self.placed else 0) + self.slots.nbytes
 
     @property
-    def host_bytes(self) -> int:
+    def buffer_bytes(self) -> int:
+        """That could be fewer: none are."""
+        return 0
+
+    @property
+    def page_locked_bytes(self) -> int:
         """Page-locked: nothing is."""
         return 0
 
@@ -83,10 +71,10 @@ class Mapped:
         if self.placed:
             return
         try:
-            self.fixed.place(self.weights, CPU)
-            for name, value in self.weights.mapped(self._owners):
-                assign(*self._owners[name], value.to(self.weights.dtype(name)))
-            self._others = dict(self.weights.mapped(self._others))
+            self.fixed.place(self.stored, CPU)
+            for name, value in self.stored.mapped(self._owners):
+                assign(*self._owners[name], value.to(self.stored.dtype(name)))
+            self._others = dict(self.stored.mapped(self._others))
         except BaseException:
             self.drop()
             raise
@@ -115,9 +103,7 @@ class Mapped:
         for module, leaf in self._owners.values():
             assign(module, leaf, module.get_parameter(leaf).to("meta"))
         self._others = dict.fromkeys(self._others)
-        if self._working is not None:
-            self._working.drop()
-            self._working = None
+        self.slots.drop()
 
     def shrink(self, size: int) -> int:
         """Give back all there is; returns how many bytes that were."""
@@ -125,18 +111,27 @@ class Mapped:
         self.drop()
         return before
 
-    def _pass(self, expert: str, first: int, stop: int) -> Iterator[nn.Module]:
-        for unit in self.units[expert][first:stop]:
-            if not unit.apart:
-                yield unit.template
-                continue
-            if self._working is None:
-                self._working = Slot(max(self.sizes.working.values()), CPU, DirectTransfers())
-            fill(unit, self._stored, self._working.buffer)
-            yield self._working.module(unit)
+    def layers(self, expert: str) -> Iterator[nn.Module]:
+        """One pass over an expert's layers: each is ready to run until the next one is asked for."""
+        for unit in self.units[expert][: self.sizes.layers]:
+            yield self._made_ready(unit) if unit.apart else unit.template
 
-    def _stored(self, part: Part) -> Tensor | Packed:
-        whole = self._others[part.stored]
+    def head(self) -> Iterable[Tensor]:
+        """One pass over the output head's pieces: the same."""
+        pieces = self.units[UNDERSTANDING][self.sizes.layers :]
+        if pieces[0].apart:  # then all are, for they are one tensor
+            return (self._made_ready(unit).weight for unit in pieces)
+        return self._model.understanding.head_pieces()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the embedding table."""
+        return self.fixed.embed(ids)
+
+    def _made_ready(self, unit: Unit) -> nn.Module:
+        return self.slots.made_ready(unit, self._as_it_lies, max(self.sizes.working.values()))
+
+    def _as_it_lies(self, part: Part) -> Tensor | Packed:
+        whole = self._others[part.name]
         if whole.shape == part.shape:
             return whole
         if isinstance(whole, Packed):

@@ -10,11 +10,9 @@ from torch import Tensor
 from ..checkpoint import StoredWeights
 from .plan import STAGING, Sizes
 from .transfers import Mark, Transfers
-from .units import Unit, Units
+from .units import Key, Unit, Units
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, int]  # expert and index of a unit
 
 
 class PageLockedBuffer:
@@ -35,15 +33,15 @@ class PageLockedBuffer:
 
 
 class PageLockedStore:
-    """The host's side of streaming. Used by one thread at a time.
+    """The side of streaming in system memory. Used by one thread at a time.
 
     Whatever is read from a file on its way to a card passes a page-locked buffer, of which there are two; a unit that
     every pass wants stays in one of its own. Nothing is page-locked that does not stream.
     """
 
-    def __init__(self, weights: StoredWeights, units: Units, sizes: Sizes, lane: Transfers, direct: bool):
+    def __init__(self, stored: StoredWeights, units: Units, sizes: Sizes, lane: Transfers, direct: bool):
         """direct: without a card between, files are read to where they are used, unless they are kept."""
-        self.weights, self.units, self.lane, self.direct = weights, units, lane, direct
+        self.stored, self.units, self.lane, self.direct = stored, units, lane, direct
         self.sizes = sizes
         self.kept: dict[Key, PageLockedBuffer] = {}
         self._wanted: frozenset[Key] = frozenset()
@@ -117,7 +115,7 @@ class PageLockedStore:
         return buffer
 
     def _read(self, unit: Unit, buffer: Tensor) -> None:
-        several = [self.weights.read(part.stored, part.of(buffer), part.first_row) for part in unit.stored]
+        several = [self.stored.read(part.name, part.of(buffer), part.first_row) for part in unit.all_parts]
         reads = [read for reads in several for read in reads]
         wait(reads)  # all of them: one that failed must not leave others writing to a buffer that is used again
         for read in reads:

@@ -4,21 +4,24 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from ..checkpoint import StoredWeights
 from ..errors import SenseNovaError, SettingsError, out_of_memory
 from ..lora import Lora
-from ..model import SenseNovaU1
+from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory
 from .budget import GIB, Limits, in_words, parse_max_memory
+from .clock import Clock
+from .fixed import Fixed
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
+from .plan_text import explained, in_one_line
 from .residency import Residency
-from .transfers import Clock, transfers_to
-from .units import GENERATION, UNDERSTANDING, Fixed, units_of, with_changes
+from .transfers import transfers_to
+from .units import Units, units_of, with_changes
 
 CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out
@@ -27,71 +30,111 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
-class Placement:
-    """Where the weights of one model are. tell: called with what a user should know; a log entry unless replaced.
+class PlacedWeights(Weights, Protocol):
+    """The weights of one model, brought to where they run, and given back. nbytes: on the device. times_dropped: which
+    ends runs in progress."""
 
-    free: bytes that the device has left, however its host counts them; None on the CPU. forget: gives up what was read
-    and can be read again.
-    clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
+    stored: StoredWeights
+    units: Units
+    placed: bool
+    times_dropped: int
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def buffer_bytes(self) -> int: ...
+
+    @property
+    def page_locked_bytes(self) -> int: ...
+
+    def place(self) -> None:
+        """Bring what every run needs, unless it is there."""
+
+    def use(self, units: Units, sizes: Sizes) -> None:
+        """Go on with other units from the next run on."""
+
+    def begin(self, plan: Plan) -> None:
+        """Carry out another plan from the next pass on."""
+
+    def enter(self, expert: str) -> None:
+        """Begin an expert's phase, unless it is the one that goes on."""
+
+    def shrink(self, size: int) -> int:
+        """Give back at least so many bytes of the device, or all there are; returns how many."""
+
+    def drop(self) -> None:
+        """Give back all memory."""
+
+
+class Placement:
+    """Where the weights of one model are.
+
+    in_place: they run where they lie, mapped from their files, and nothing is planned. tell: called with what a user
+    should know; a log entry unless replaced. free: bytes that the device has left, however its host counts them; None
+    on the CPU. clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
     """
 
-    def __init__(self, model: SenseNovaU1, weights: StoredWeights, device: torch.device, limits: Limits):
+    def __init__(
+        self,
+        model: SenseNovaU1,
+        stored: StoredWeights,
+        device: torch.device,
+        limits: Limits,
+        forget: Callable[[], None],
+    ):
+        """forget: gives up what was read and can be read again."""
         self.device, self.limits = device, limits
-        units, fixed = units_of(model, weights), Fixed(model, weights)
+        units, fixed = units_of(model, stored), Fixed(model, stored)
         self._fixed, self._layers, self._carried = fixed, model.config.decoder.num_layers, ()
-        self.sizes = Sizes.of(units, self._layers, fixed.nbytes, weights.nbytes)
-        in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
+        self.sizes = Sizes.of(units, self._layers, fixed.nbytes, stored.nbytes)
         lane = transfers_to(device)
         self.clock = Clock(lane)
-        self.weights: Mapped | Residency = (
-            Mapped(model, weights, units, fixed, self.sizes)
-            if in_place
-            else Residency(model, weights, units, fixed, self.sizes, device, lane, self.clock)
+        self.in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
+        self.residency: PlacedWeights = (
+            Mapped(model, stored, units, fixed, self.sizes)
+            if self.in_place
+            else Residency(stored, units, fixed, self.sizes, device, lane, self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
-        self.forget: Callable[[], None] = lambda: None
+        self._forget = forget
         self.task: Task | None = None
         self.last_plan: Plan | None = None
         self._mended, self._said = False, ""
 
     @property
-    def in_place(self) -> bool:
-        """Whether the weights run where they lie, mapped from their files, so that nothing is planned."""
-        return isinstance(self.weights, Mapped)
-
-    @property
     def wanted_bytes(self) -> int:
         """Most bytes of weights that there is use for on the device at one time."""
         if self.in_place:
-            return self.weights.weights.nbytes
+            return self.residency.stored.nbytes
         most = self.sizes.wanted(self.limits.mode)
         return most if self.limits.device is None else min(most, self.limits.device)
 
-    def plan(self, task: Task, held: int = 0, card: int | None = None, host_free: int | None = None) -> Plan:
-        """What a task will take. held: bytes on the device that can be given back beside the weights.
+    def plan(self, task: Task, remembered: int = 0, card: int | None = None, system_free: int | None = None) -> Plan:
+        """What a task will take. remembered: bytes on the device, beside the weights, that can be given back.
 
-        card, host_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
+        card, system_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
         """
         limits = self.limits
         if card is not None:
             limits = replace(limits, weights=None)  # that was said of the card that is here
         elif self.free is not None:
-            card = self.free() + self.weights.nbytes + held - CARD_RESERVE
-        elif limits.host is None:
-            limits = replace(limits, host=0)  # on a CPU, pages of the files are in system memory as they are
+            card = self.free() + self.residency.nbytes + remembered - CARD_RESERVE
+        elif limits.page_locked is None:
+            limits = replace(limits, page_locked=0)  # on a CPU, pages of the files are in system memory as they are
         if card is not None:
             limits = replace(limits, device=card if limits.device is None else min(card, limits.device))
-        if host_free is None:
-            host_free = system_memory.available_bytes() + self.weights.host_bytes
-        return make_plan(self.sizes, task, limits, host_free)
+        if system_free is None:
+            system_free = system_memory.available_bytes() + self.residency.page_locked_bytes
+        return make_plan(self.sizes, task, limits, system_free)
 
-    def start(self, task: Task, held: int = 0) -> Plan | None:
+    def start(self, task: Task, remembered: int = 0) -> Plan | None:
         """Plan a run and prepare it; None where nothing needs a plan."""
         self.task, self._mended = task, False
         if not self.in_place:
-            self._carry_out(self.plan(task, held))
-        self.weights.place()
+            self._carry_out(self.plan(task, remembered))
+        self.residency.place()
         return self.last_plan
 
     def use(self, loras: Sequence[tuple[Lora, float]]) -> None:
@@ -99,68 +142,69 @@ class Placement:
 
         At strength 0 one is carried for later. Nothing moves as long as the same ones are carried.
         """
-        weights, stored = self.weights, self.weights.weights
+        residency, stored = self.residency, self.residency.stored
         if (carried := tuple(lora.key for lora, _ in loras)) != self._carried:
-            weights.drop()
+            residency.drop()
             self._carried = carried
             stored.borrow(
                 {name: header for lora, _ in loras for name, header in lora.headers().items()},
                 {file: state for lora, _ in loras for file, state in lora.states.items()},
             )
-        units = with_changes(weights.units, loras)
+        units = with_changes(residency.units, loras)
         self.sizes = Sizes.of(units, self._layers, self._fixed.nbytes, stored.nbytes)
         outside = self._fixed.use(loras)
-        weights.use(units, self.sizes)
-        if outside and weights.placed:
+        residency.use(units, self.sizes)
+        if outside and residency.placed:
             try:
                 self._fixed.place(stored, self.device)
             except BaseException:
-                weights.drop()
+                residency.drop()
                 raise
 
     def allow(self, weights: int | None) -> None:
         """Let weights take so many bytes of the device, from the next run on; None for what is free."""
         self.limits = replace(self.limits, weights=weights)
 
-    def limit_host(self, size: int) -> None:
+    def limit_page_locked(self, size: int) -> None:
         """Page-lock no more than so many bytes, whatever the user allows: what a host keeps to."""
-        own = self.limits.host
-        self.limits = replace(self.limits, host=size if own is None else min(own, size))
+        own = self.limits.page_locked
+        self.limits = replace(self.limits, page_locked=size if own is None else min(own, size))
 
-    def attempt(self, kind: str, work: Callable[[], Result]) -> Result:
-        """Do a piece of work that can be done over: with less memory for weights, once, if the device runs out.
+    def run(self, phase: str, work: Callable[[Weights], Result]) -> Result:
+        """Do a phase's work with the weights: once more with less memory for them, if the device's runs out.
 
-        kind: which expert's work it is, and what its seconds are counted as. Raises SenseNovaError when memory runs out
-        again.
+        phase: "reading", "writing" or "drawing", by which its seconds are counted. work: see model.Run. Raises
+        SenseNovaError when memory runs out for good.
         """
-        expert = GENERATION if kind == "drawing" else UNDERSTANDING
         try:
-            self.weights.enter(expert)
-            with self.clock.counting(kind):
-                return work()
+            return self._run_once(phase, work)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0]
-        self._mend(reason)  # outside the handler, which keeps the failed work's tensors alive
+            reason = _first_line(error)
+        self._make_room(reason)  # outside the handler, which keeps the failed work's tensors alive
         try:
-            self.weights.enter(expert)
-            with self.clock.counting(kind):
-                return work()
+            return self._run_once(phase, work)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise self._given_up(str(error).splitlines()[0]) from None
+            raise self._given_up(_first_line(error)) from None
+
+    def _run_once(self, phase: str, work: Callable[[Weights], Result]) -> Result:
+        self.residency.enter(GENERATION if phase == "drawing" else UNDERSTANDING)  # before any tensor is made
+        with self.clock.counting(phase):
+            return work(self.residency)
 
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
-        self.weights.begin(plan)
-        if (brief := plan.brief()) != self._said:
+        self.residency.begin(plan)
+        if (brief := in_one_line(plan)) != self._said:
             log.info(brief)
         self._said = brief
-        log.debug("plan:\n%s", plan.explain())
+        log.debug("plan:\n%s", explained(plan))
 
-    def _mend(self, reason: str) -> None:
+    def _make_room(self, reason: str) -> None:
+        """Go on with fewer buffers for layers. Raises SenseNovaError if there cannot be fewer, or were just now."""
         plan = self.last_plan
         if self._mended or self.in_place or plan is None:
             raise self._given_up(reason)
@@ -168,12 +212,12 @@ class Placement:
         fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
             raise self._given_up(reason)
-        self.forget()
-        self.weights.shrink(self.weights.buffer_bytes - fewer)
+        self._forget()
+        self.residency.shrink(self.residency.buffer_bytes - fewer)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         limits = replace(plan.limits, buffers=fewer)
-        self._carry_out(make_plan(self.sizes, self.task, limits, plan.host_free))
+        self._carry_out(make_plan(self.sizes, self.task, limits, plan.system_free))
         self.tell(
             f"device memory ran out; going on from the last step with {in_words(fewer)} for layers, "
             "slower. Set max_memory lower to avoid this."
@@ -196,17 +240,24 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
     budgets = parse_max_memory(max_memory, own=own)
     others = [name for name in budgets if name not in (own, "cpu")]
     if others and own not in budgets:
-        raise SettingsError(f"max_memory {max_memory!r} says nothing of device {own}, where the model runs; add {own}=")
+        problem = f"{max_memory!r} says nothing of device {own}, where the model runs"
+        raise SettingsError(problem, f"add {own}=", setting="max_memory", value=max_memory)
     if others:
         raise SettingsError(
-            f"max_memory {max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone; "
-            f"leave {others[0]}= out"
+            f"{max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone",
+            f"leave {others[0]}= out",
+            setting="max_memory",
+            value=max_memory,
         )
-    return Limits(mode, device=budgets.get(own), host=budgets.get("cpu"))
+    return Limits(mode, device=budgets.get(own), page_locked=budgets.get("cpu"))
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).splitlines()[0]
 
 
 def _free_on(device: torch.device) -> int:
-    """Of a card: free for everybody, or held by torch and unused. A device of another kind shares system memory."""
+    """Of a card: free for everybody, or taken by torch and unused. A device of another kind shares system memory."""
     if device.type != "cuda":
         return system_memory.available_bytes()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -6,22 +6,24 @@ token), the generation expert draws (a pass for every step). In a phase only its
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 from ..errors import SettingsError
+from ..model import GENERATION, UNDERSTANDING
+from ..model.unified import EXPERTS
 from .budget import Limits, in_words
-from .units import EXPERTS, GENERATION, UNDERSTANDING, Units
+from .units import Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
 FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
-USUAL_BANDWIDTH = 25e9  # bytes a second over PCIe 4 x16
 STAGING = 2  # page-locked buffers through which files are read
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Bytes of a model. units: of each expert's, in order, as they lie and move; the understanding expert's last
-    `head_pieces` are the output head's. fixed: small tensors that never move. stored: the whole model, embeddings too.
+    `head_pieces` are the output head's. fixed: small tensors that never move. stored_bytes: of the whole model.
     working: of the buffer that an expert's units are made ready in, if they do not run as they lie; scratch: what that
     takes beside it.
     """
@@ -29,17 +31,17 @@ class Sizes:
     units: dict[str, tuple[int, ...]]
     head_pieces: int
     fixed: int
-    stored: int
+    stored_bytes: int
     working: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EXPERTS, 0))
     scratch: int = 0
 
     @classmethod
-    def of(cls, units: Units, layers: int, fixed: int, stored: int) -> "Sizes":
+    def of(cls, units: Units, layers: int, fixed: int, stored_bytes: int) -> "Sizes":
         sizes = {expert: tuple(unit.nbytes for unit in found) for expert, found in units.items()}
         apart = {expert: [unit for unit in found if unit.apart] for expert, found in units.items()}
         working = {expert: max((unit.running_bytes for unit in found), default=0) for expert, found in apart.items()}
         scratch = max(unit.scratch for found in units.values() for unit in found)
-        return cls(sizes, len(sizes[UNDERSTANDING]) - layers, fixed, stored, working, scratch)
+        return cls(sizes, len(sizes[UNDERSTANDING]) - layers, fixed, stored_bytes, working, scratch)
 
     def unpacking(self, expert: str) -> int:
         """What units of an expert are made ready in: nothing where they run as they lie."""
@@ -48,6 +50,11 @@ class Sizes:
     def slot_of(self, expert: str) -> int:
         """A buffer that any unit of an expert fits in. The experts of a mixture may differ much."""
         return max(self.units[expert])
+
+    @property
+    def layers(self) -> int:
+        """Of either expert."""
+        return len(self.units[UNDERSTANDING]) - self.head_pieces
 
     @property
     def slot(self) -> int:
@@ -126,28 +133,32 @@ class Task:
 class Phase:
     """One expert at work: "reading", "writing" or "drawing".
 
-    resident, pinned: indexes of units that stay on the card; and of those streamed whose bytes stay in page-locked
-    memory, because every pass wants them. ring: buffers that streamed units pass through. kept: units of the other
-    expert that may stay where they are. unpacking_bytes: of what units are unpacked in.
+    resident: indexes of units that stay on the card. page_locked: of those streamed whose bytes are kept page-locked in
+    system memory, because every pass wants them. ring: buffers that streamed units pass through. other_expert_units:
+    how many of the other expert's may stay on the card meanwhile; other_slot_bytes: of a buffer for one.
+    unpacking_bytes: of what units are unpacked in.
     """
 
     name: str
     unit_bytes: tuple[int, ...]
     slot_bytes: int
-    kept_bytes: int
+    other_slot_bytes: int
     fixed_bytes: int
     working_bytes: int
     passes: int | None
     resident: tuple[int, ...]
     ring: int
-    kept: int
-    pinned: tuple[int, ...] = ()
+    other_expert_units: int
+    page_locked: tuple[int, ...] = ()
     unpacking_bytes: int = 0
 
-    @property
+    @cached_property
+    def stays(self) -> frozenset[int]:
+        return frozenset(self.resident)
+
+    @cached_property
     def streamed(self) -> tuple[int, ...]:
-        stays = set(self.resident)
-        return tuple(index for index in range(len(self.unit_bytes)) if index not in stays)
+        return tuple(index for index in range(len(self.unit_bytes)) if index not in self.stays)
 
     @property
     def streamed_bytes(self) -> int:
@@ -155,17 +166,18 @@ class Phase:
         return sum(self.unit_bytes[index] for index in self.streamed)
 
     @property
-    def pinned_bytes(self) -> int:
-        return len(self.pinned) * self.slot_bytes
+    def page_locked_bytes(self) -> int:
+        return len(self.page_locked) * self.slot_bytes
 
     @property
     def slots(self) -> int:
         """Buffers on the card."""
-        return len(self.resident) + self.ring + self.kept
+        return len(self.resident) + self.ring + self.other_expert_units
 
     @property
     def buffer_bytes(self) -> int:
-        return (len(self.resident) + self.ring) * self.slot_bytes + self.kept * self.kept_bytes
+        other = self.other_expert_units * self.other_slot_bytes
+        return (len(self.resident) + self.ring) * self.slot_bytes + other
 
     @property
     def device_bytes(self) -> int:
@@ -174,16 +186,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where weights will be during a run. phases: by expert. host_free: bytes of system memory there were to take.
+    """Where weights will be during a run. phases: by expert. system_free: bytes of system memory there were to take.
 
-    staging: bytes of the page-locked buffers that files are read through. stored: of the whole model.
+    staging: bytes of the page-locked buffers that files are read through. stored_bytes: of the whole model.
     """
 
     task: str
     limits: Limits
-    host_free: int
+    system_free: int
     staging: int
-    stored: int
+    stored_bytes: int
     phases: dict[str, Phase]
 
     @property
@@ -192,65 +204,27 @@ class Plan:
         return max(phase.device_bytes for phase in self.phases.values())
 
     @property
-    def pinned_bytes(self) -> int:
+    def page_locked_bytes(self) -> int:
         """Peak of page-locked memory."""
-        return self.staging + max(phase.pinned_bytes for phase in self.phases.values())
+        return self.staging + max(phase.page_locked_bytes for phase in self.phases.values())
 
     @property
     def streams(self) -> bool:
         """Whether some units are copied in every pass of many."""
         return any(phase.streamed and phase.name != "reading" for phase in self.phases.values())
 
-    @property
-    def mode(self) -> str:
-        """What the mode comes to: auto's choice, or that not all of "full" fits."""
-        mode = self.limits.mode
-        if mode not in ("auto", "full"):
-            return mode
-        if not self.streams:
-            kept = any(phase.kept and phase.resident for phase in self.phases.values())
-            return f"{mode}: both experts stay" if kept else "full" if mode == "full" else "auto: full"
-        return f"{mode}: as many layers stay as fit"
 
-    def brief(self) -> str:
-        """In one line: what the mode comes to, and what it takes."""
-        limit = "" if self.limits.device is None else f" of {in_words(self.limits.device)}"
-        return f"memory {self.mode}; {self.task} takes up to {in_words(self.device_bytes)}{limit}"
-
-    def explain(self) -> str:
-        """For the user: what the run will take, and why."""
-        return in_rows(self.rows())
-
-    def rows(self) -> dict[str, str]:
-        """What `explain` says, by subject."""
-        limit = self.limits.device
-        rows = {"task": self.task, "mode": self.mode + ("" if limit is None else f", {in_words(limit)} to use")}
-        rows |= {phase.name: _explained(phase, self.limits) for phase in self.phases.values()}
-        rows["device"] = f"{in_words(self.device_bytes)} at most"
-        if unpacking := max(phase.unpacking_bytes for phase in self.phases.values()):
-            rows["device"] += f", {in_words(unpacking)} of it to make one layer ready at a time"
-        rows["system"] = (
-            f"{in_words(self.pinned_bytes)} page-locked of {in_words(self.host_free)} free; "
-            f"{in_words(self.stored)} stay in their files"
-        )
-        return rows
-
-
-def in_rows(rows: dict[str, str]) -> str:
-    return "\n".join(f"{name:<8} : {row}" for name, row in rows.items())
-
-
-def make_plan(sizes: Sizes, task: Task, limits: Limits, host_free: int) -> Plan:
+def make_plan(sizes: Sizes, task: Task, limits: Limits, system_free: int) -> Plan:
     """The plan that copies least within the limits. The same arguments give the same plan.
 
-    host_free: bytes of system memory that may be taken. Raises SettingsError naming the smallest budget that works,
+    system_free: bytes of system memory that may be taken. Raises SettingsError naming the smallest budget that works,
     and what else would help.
     """
     _check_smallest(sizes, task, limits)
     rooms = {expert: _room(sizes, expert, task, limits) for expert in task.works}
     both = limits.mode == "auto" and min(rooms.values()) >= sizes.buffers("auto")
-    phases = {expert: _phase(expert, sizes, task, limits, rooms[expert], both, host_free) for expert in task.works}
-    return Plan(task.name, limits, host_free, sizes.staging, sizes.stored, phases)
+    phases = {expert: _phase(expert, sizes, task, limits, rooms[expert], both, system_free) for expert in task.works}
+    return Plan(task.name, limits, system_free, sizes.staging, sizes.stored_bytes, phases)
 
 
 def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
@@ -276,7 +250,7 @@ def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
         )
 
 
-def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, both: bool, host_free: int) -> Phase:
+def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, both: bool, system_free: int) -> Phase:
     name = "drawing" if expert == GENERATION else "writing" if task.writes else "reading"
     units, slot, work = sizes.units[expert], sizes.slot_of(expert), task.works[expert]
     if name == "reading":
@@ -285,51 +259,37 @@ def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, bot
     slots, most = min(room // slot, len(units)), sizes.ring(limits.mode, expert)
     if limits.mode in ("balanced", "low"):
         slots = min(slots, most)
-    ring, resident, kept = min(most, slots), (), 0
+    ring, resident, other_units = min(most, slots), (), 0
     if both:  # while reading, the output head stays too, though no pass asks for it
-        resident, ring, kept = tuple(range(len(sizes.units[expert]))), 0, len(sizes.units[other])
+        resident, ring, other_units = tuple(range(len(sizes.units[expert]))), 0, len(sizes.units[other])
     elif name == "reading":  # a single pass gains nothing from staying; what the next phase wants may
         if limits.mode in ("auto", "full"):
-            kept = min((room - ring * slot) // sizes.slot_of(other), len(sizes.units[other]))
+            other_units = min((room - ring * slot) // sizes.slot_of(other), len(sizes.units[other]))
     elif slots == len(units):
         resident, ring = tuple(range(len(units))), 0
     else:
         streamed = set(_spread(range(len(units)), len(units) - (slots - ring)))
         resident = tuple(index for index in range(len(units)) if index not in streamed)
     moving = [index for index in range(len(units)) if index not in set(resident)]
-    pinnable = max(0, (limits.pinned(host_free) - sizes.staging) // slot)
+    lockable = max(0, (limits.page_lockable(system_free) - sizes.staging) // slot)
     again = name != "reading" and work.passes != 1
-    pinned = _spread(moving, min(len(moving), pinnable)) if again else ()
+    page_locked = _spread(moving, min(len(moving), lockable)) if again else ()
     return Phase(
-        name,
-        units,
-        slot,
-        sizes.slot_of(other),
-        sizes.fixed,
-        work.reserved,
-        work.passes,
-        resident,
-        ring,
-        kept,
-        tuple(pinned),
-        sizes.unpacking(expert),
+        name=name,
+        unit_bytes=units,
+        slot_bytes=slot,
+        other_slot_bytes=sizes.slot_of(other),
+        fixed_bytes=sizes.fixed,
+        working_bytes=work.reserved,
+        passes=work.passes,
+        resident=resident,
+        ring=ring,
+        other_expert_units=other_units,
+        page_locked=tuple(page_locked),
+        unpacking_bytes=sizes.unpacking(expert),
     )
 
 
 def _spread(indexes: Sequence[int], count: int) -> list[int]:
     """`count` of the indexes, evenly spaced, so that what each costs hides behind as many of the others."""
-    return [indexes[(2 * place + 1) * len(indexes) // (2 * count)] for place in range(count)]
-
-
-def _explained(phase: Phase, limits: Limits) -> str:
-    units, streamed = len(phase.unit_bytes), len(phase.streamed)
-    if not streamed:
-        return f"all {units} parts stay on the card ({in_words(sum(phase.unit_bytes))})"
-    often = "once" if phase.name == "reading" else "for every token" if phase.name == "writing" else "every step"
-    text = f"{streamed} of {units} parts stream through {phase.ring} buffers, {in_words(phase.streamed_bytes)} {often}"
-    again = phase.name != "reading" and phase.passes != 1
-    if again and len(phase.pinned) < streamed and limits.host != 0:
-        text += f"; system memory holds only {len(phase.pinned)} of them page-locked, the others are read anew: slower"
-    if phase.name == "writing":
-        text += f"; about {phase.streamed_bytes / USUAL_BANDWIDTH:.2f} s a token at {USUAL_BANDWIDTH / 1e9:.0f} GB/s"
-    return text
+    return [indexes[(2 * number + 1) * len(indexes) // (2 * count)] for number in range(count)]

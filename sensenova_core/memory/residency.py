@@ -2,59 +2,27 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from math import inf
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..checkpoint import StoredWeights
-from ..model import SenseNovaU1
+from ..checkpoint import Packed, StoredWeights
+from ..model import GENERATION, UNDERSTANDING
 from .budget import in_words
-from .page_locked import Key, PageLockedStore
+from .clock import Clock
+from .fixed import Fixed
+from .page_locked import PageLockedStore
+from .passes import Passes
 from .plan import Phase, Plan, Sizes
-from .transfers import Clock, Mark, Transfers
-from .units import (
-    EXPERTS,
-    GENERATION,
-    UNDERSTANDING,
-    Fixed,
-    Unit,
-    Units,
-    fill,
-)
+from .slots import Slot, Slots
+from .transfers import Mark, Transfers
+from .units import Key, Part, Units
 
 log = logging.getLogger(__name__)
-
-
-class Slot:
-    """A buffer on the device that any unit of an expert fits in, or that any of them is made ready in.
-
-    ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
-    """
-
-    def __init__(self, size: int, device: torch.device, lane: Transfers):
-        self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
-        self.ready: Future[Mark] | None = None
-        self.free = lane.mark()  # after the allocation, which may itself be a piece of work in the device's queue
-        self._modules: dict[str, nn.Module] = {}
-
-    def module(self, unit: Unit) -> nn.Module:
-        """The module that computes with what lies here; one serves all units of a kind."""
-        if unit.kind not in self._modules:
-            self._modules[unit.kind] = unit.module_on(self.buffer)
-        return self._modules[unit.kind]
-
-    def drop(self) -> None:
-        """Give the memory back now, whoever still holds a module on it, as a pass does until it gets the next one."""
-        for module in self._modules.values():
-            for value in module.parameters():
-                value.data = value.data.new_empty(0)
-        self._modules.clear()
-        self.buffer = None
 
 
 class Residency:
@@ -66,8 +34,7 @@ class Residency:
 
     def __init__(
         self,
-        model: SenseNovaU1,
-        weights: StoredWeights,
+        stored: StoredWeights,
         units: Units,
         fixed: Fixed,
         sizes: Sizes,
@@ -75,43 +42,38 @@ class Residency:
         lane: Transfers,
         clock: Clock,
     ):
-        """The model's decoders and output head get their weights from here from now on.
-
-        clock: counts how long computing stands still for copies, as "waiting".
-        """
-        self.weights, self.units, self.fixed, self.sizes, self.device = weights, units, fixed, sizes, device
+        """clock: counts how long computing stands still for copies, as "waiting"."""
+        self.stored, self.units, self.fixed, self.sizes, self.device = stored, units, fixed, sizes, device
         self.lane, self.clock = lane, clock
-        self.store = PageLockedStore(weights, units, sizes, self.lane, direct=device.type == "cpu")
+        self.store = PageLockedStore(stored, units, sizes, self.lane, direct=device.type == "cpu")
+        self.slots = Slots(device, lane)
         self.copies: Counter[Key] = Counter()
-        self.placed, self.times_dropped, self.most_bytes = False, 0, 0
+        self.placed, self.times_dropped = False, 0
         self.plan: Plan | None = None
-        self._slots: dict[Key, Slot] = {}  # that hold a unit, or will when a copy has ended
-        self._free: list[Slot] = []
-        self._working: Slot | None = None  # where what does not run in its own buffer runs
-        self._active, self._left, self._settled = "", None, False
-        self._phases: dict[str, Phase] = {}
-        self._residents: dict[str, frozenset[int]] = {}
+        self.phases: dict[str, Phase] = {}  # by expert: another run's may go on with the phase that the plan lacks
+        self.passes: Passes | None = None  # of the phase that goes on
+        self._settled = False  # all that it wants is there and stays
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sensenova-copy")
-        self._kept: Future[None] = self._worker.submit(self.store.keep, frozenset())
-        layers = model.config.decoder.num_layers
-        for expert in EXPERTS:  # bound to parts of the model alone: a circle would keep dropped weights alive
-            getattr(model, expert).decoder.source = partial(self.layers, expert, layers)
-        model.understanding.head_source = partial(self.head, layers)
+        self._keeping: Future[None] = self._worker.submit(self.store.keep, frozenset())
 
     @property
     def nbytes(self) -> int:
         """On the device now."""
-        working = 0 if self._working is None else self._working.buffer.nbytes
-        return (self.sizes.fixed if self.placed else 0) + working + self.buffer_bytes
+        return (self.sizes.fixed if self.placed else 0) + self.slots.nbytes
+
+    @property
+    def most_bytes(self) -> int:
+        """On the device at any time so far."""
+        return self.sizes.fixed + self.slots.most_bytes
 
     @property
     def buffer_bytes(self) -> int:
         """Of buffers that units lie in."""
-        return sum(slot.buffer.nbytes for slot in (*self._slots.values(), *self._free))
+        return self.slots.buffer_bytes
 
     @property
-    def host_bytes(self) -> int:
-        """Kept in system memory, page-locked where that works."""
+    def page_locked_bytes(self) -> int:
+        """Of system memory, page-locked where that works."""
         return self.store.nbytes
 
     def place(self) -> None:
@@ -120,7 +82,7 @@ class Residency:
             return
         log.info("copying to %s begins: %s that every pass needs, then layers", self.device, in_words(self.sizes.fixed))
         try:
-            self.fixed.place(self.weights, self.device)
+            self.fixed.place(self.stored, self.device)
         except BaseException:
             self.drop()
             raise
@@ -134,41 +96,43 @@ class Residency:
 
     def begin(self, plan: Plan) -> None:
         """Carry out another plan from the next pass on."""
-        self.plan, self._active = plan, ""
-        self._phases |= plan.phases  # another run's may go on with the phase that this plan lacks
-        self._residents |= {expert: frozenset(phase.resident) for expert, phase in plan.phases.items()}
+        self.plan, self.passes = plan, None
+        self.phases |= plan.phases
 
     def enter(self, expert: str) -> None:
-        """Begin an expert's phase, unless it is the one that goes on: what it has no place for makes room.
+        """Begin an expert's phase, unless it is the one that goes on: what it has no buffers for makes room.
 
         A pass does so by itself; whoever makes tensors before the first pass asks for it before.
         """
-        if self._active == expert:
+        if self.passes is not None and self.passes.expert == expert:
             return
-        phase = self._phase(expert)
-        self._active, self._left, self._settled = expert, phase.passes, False
-        others = [key for key in self._slots if key[0] != expert]
-        for key in others[phase.kept :]:
-            self._evict(key)
-        own = sorted(key for key in self._slots if key[0] == expert and not self._stays(key))
-        for key in own[phase.ring :]:
-            self._evict(key)
-        while self._free and self.buffer_bytes > phase.buffer_bytes:
-            self._free.pop().drop()
-        if self._working is not None and self._working.buffer.nbytes != self.sizes.working[expert]:
-            self._drop_working()
-        self._kept.result()
-        self._kept = self._worker.submit(self.store.keep, self._pinned(phase, expert))
+        phase = self.phases[expert]
+        draws_next = expert == UNDERSTANDING and GENERATION in self.plan.phases
+        drawing = tuple((GENERATION, index) for index in range(len(self.units[GENERATION])))
+        self.passes, self._settled = Passes(expert, phase, drawing if draws_next else ()), False
+        self._make_way(expert, phase)
+        if phase.name == "reading" and draws_next:  # one pass wants nothing page-locked; the drawing after it does
+            expert, phase = GENERATION, self.phases[GENERATION]
+        self._keeping.result()
+        self._keeping = self._worker.submit(self.store.keep, frozenset((expert, index) for index in phase.page_locked))
+
+    def _make_way(self, expert: str, phase: Phase) -> None:
+        """Give back the buffers that a phase has no use for."""
+        others = [key for key in self.slots.of if key[0] != expert]
+        passing = sorted(key for key in self.slots.of if key[0] == expert and not self._stays(key))
+        for key in others[phase.other_expert_units :] + passing[phase.ring :]:
+            self.slots.evict(key)
+        self.slots.room = phase.buffer_bytes
+        self.slots.drop_free(phase.buffer_bytes)
+        working = self.slots.working
+        if working is not None and working.buffer.nbytes != self.sizes.working[expert]:
+            self.slots.drop_working()
 
     def drop(self) -> None:
         """Give back all memory, on the device and page-locked. Every tensor is on disk alone again."""
-        self.placed, self._active = False, ""
+        self.placed, self.passes = False, None
         self.times_dropped += 1
-        for key in list(self._slots):
-            self._evict(key)
-        while self._free:
-            self._free.pop().drop()
-        self._drop_working()
+        self.slots.drop()
         self._worker.submit(self.store.release).result()
         self.fixed.drop()
 
@@ -177,44 +141,46 @@ class Residency:
 
         Those that the next pass would want last go first. The next run needs a plan with less.
         """
-        before = self.nbytes
-        while self._free and before - self.nbytes < size:
-            self._free.pop().drop()
-        for key in sorted(self._slots, key=lambda key: key[1], reverse=True):
-            if before - self.nbytes >= size:
+        before, most = self.nbytes, self.slots.buffer_bytes - size
+        self.passes = None
+        self.slots.drop_free(most)
+        for key in sorted(self.slots.of, key=lambda key: key[1], reverse=True):
+            if self.slots.buffer_bytes <= most:
                 break
-            self._evict(key)
-            self._free.pop().drop()
-        if not self._slots:  # nobody is about to want what is page-locked either
-            self._drop_working()
+            self.slots.evict(key)
+            self.slots.drop_free(most)
+        if not self.slots.of:  # nobody is about to want what is page-locked either
+            self.slots.drop_working()
             self._worker.submit(self.store.release).result()
-        self._active = ""
         return before - self.nbytes
 
-    def layers(self, expert: str, count: int) -> Iterator[nn.Module]:
+    def layers(self, expert: str) -> Iterator[nn.Module]:
         """One pass over an expert's layers: each is ready to run until the next one is asked for."""
         self.enter(expert)
-        self._left = None if self._left is None else max(0, self._left - 1)
-        return self._pass(expert, range(count))
+        self.passes.begin()
+        return self._pass(expert, range(self.sizes.layers))
 
-    def head(self, first: int) -> Iterator[nn.Module]:
-        """One pass over the output head's pieces, the first of which is the unit of that index."""
+    def head(self) -> Iterator[Tensor]:
+        """One pass over the output head's pieces: the same."""
         self.enter(UNDERSTANDING)
-        return self._pass(UNDERSTANDING, range(first, len(self.units[UNDERSTANDING])))
+        pieces = range(self.sizes.layers, len(self.units[UNDERSTANDING]))
+        return (piece.weight for piece in self._pass(UNDERSTANDING, pieces))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the embedding table, which stays in its file."""
+        return self.fixed.embed(ids)
 
     def _pass(self, expert: str, indexes: range) -> Iterator[nn.Module]:
         for index in indexes:
-            key = (expert, index)
-            self._prefetch(key)
-            slot = self._slots[key]
+            self._prefetch(index)
+            slot, unit = self.slots.of[expert, index], self.units[expert][index]
             if slot.ready is not None:
                 self._await(slot)
-            unit = self.units[expert][index]
             if unit.apart:
                 with self._using(slot):
-                    module = self._made_ready(unit, slot)
+                    module = self.slots.made_ready(unit, _parts_in(slot), self.sizes.working[expert])
                 if index + 1 < indexes.stop:  # which may come to this slot now, while the layer computes
-                    self._prefetch((expert, index + 1))
+                    self._prefetch(index + 1)
                 yield module
             else:
                 with self._using(slot):
@@ -227,110 +193,50 @@ class Residency:
         finally:  # a pass that is broken off may have begun to use it
             slot.free = None if self._settled else self.lane.mark()
 
-    def _made_ready(self, unit: Unit, slot: Slot) -> nn.Module:
-        """The module that computes with a unit, once it is made ready from the slot that it lies in."""
-        if self._working is None:
-            self._working = self._new_buffer(self.sizes.working[unit.expert])
-        fill(unit, lambda part: part.of(slot.buffer), self._working.buffer)
-        return self._working.module(unit)
-
-    def _drop_working(self) -> None:
-        if self._working is not None:
-            self._working.drop()
-            self._working = None
-
     def _await(self, slot: Slot) -> None:
         try:
             with self.clock.counting("waiting"):
                 self.lane.wait(slot.ready)
         except BaseException:  # what failed here may have failed further ahead as well
-            for other in [other for other, ahead in self._slots.items() if ahead.ready is not None]:
-                self._evict(other)
+            for other in [other for other, ahead in self.slots.of.items() if ahead.ready is not None]:
+                self.slots.evict(other)
+            self._settled = False
             raise
         slot.ready = None
 
-    def _pinned(self, phase: Phase, expert: str) -> frozenset[Key]:
-        """What stays page-locked during a phase: while a new prompt is read, what the drawing after it will want."""
-        if phase.name == "reading" and GENERATION in self.plan.phases:
-            phase, expert = self._phase(GENERATION), GENERATION
-        return frozenset((expert, index) for index in phase.pinned)
-
-    def _prefetch(self, now: Key) -> None:
+    def _prefetch(self, index: int) -> None:
         """Begin to copy what is wanted next, in the order it is wanted, while there are buffers for it."""
         if self._settled:
             return
-        for ahead, key in enumerate(self._wanted_next(now)):
-            if key in self._slots:
+        wanted, phase = self.passes.distances(index), self.passes.phase
+        for key in wanted:
+            if key in self.slots.of:
                 continue
-            slot = self._slot_for(key, ahead, now)
+            slot = self._slot_for(key, wanted)
             if slot is None:
                 return
             self._fetch(key, slot)
-        phase = self._phase(now[0])
         self._settled = not phase.streamed and phase.name != "reading"
 
-    def _wanted_next(self, now: Key) -> Iterator[Key]:
-        """The units that will be wanted, as far as the plan tells: this one, the rest of the pass, the next one."""
-        expert, index = now
-        count = len(self._phase(expert).unit_bytes)
-        yield from ((expert, later) for later in range(index, max(count, index + 1)))
-        if self._left is None or self._left > 0:
-            yield from ((expert, later) for later in range(index))
-        elif expert == UNDERSTANDING and GENERATION in self.plan.phases:
-            yield from ((GENERATION, later) for later in range(len(self.units[GENERATION])))
-
-    def _distance(self, key: Key, now: Key) -> float:
-        """How many units before one is wanted; infinity for never."""
-        count = len(self._phase(now[0]).unit_bytes)
-        if key[0] == now[0]:
-            if key[1] >= now[1]:
-                return key[1] - now[1]
-            again = self._left is None or self._left > 0
-            return count - now[1] + key[1] if again else inf
-        follows = now[0] == UNDERSTANDING and GENERATION in self.plan.phases and self._left == 0
-        return count - now[1] + key[1] if follows else inf
-
-    def _slot_for(self, key: Key, ahead: int, now: Key) -> Slot | None:
+    def _slot_for(self, key: Key, wanted: dict[Key, int]) -> Slot | None:
         """A buffer for a unit: a free one, a new one where the plan has room, or that of what is wanted later."""
-        phase = self._phase(now[0])
-        passing = [other for other in self._slots if not self._stays(other)]
-        if (self._stays(key) or len(passing) < phase.ring) and (slot := self._fitting(key, phase)):
-            return slot
-        passing = [other for other in passing if other != now]
-        while passing:
-            last = max(passing, key=lambda other: self._distance(other, now))
-            if self._distance(last, now) <= ahead:
-                return None
-            passing.remove(last)
-            self._evict(last)
-            if slot := self._fitting(key, phase):
-                return slot
-        return None if ahead else self._new_slot(key)  # what the plan did not foresee must still run
-
-    def _fitting(self, key: Key, phase: Phase) -> Slot | None:
-        """A free buffer, or a new one in the place of free ones of another size; None where there is no room."""
         size = self.sizes.slot_of(key[0])
-        for slot in self._free:
-            if slot.buffer.nbytes == size:
-                self._free.remove(slot)
+        passing = [other for other in self.slots.of if not self._stays(other)]
+        if (self._stays(key) or len(passing) < self.passes.phase.ring) and (slot := self.slots.fitting(size)):
+            return slot
+        for other in sorted(passing, key=lambda other: wanted.get(other, inf), reverse=True):
+            if wanted.get(other, inf) <= wanted[key]:
+                return None
+            self.slots.evict(other)
+            if slot := self.slots.fitting(size):
                 return slot
-        while self._free and self.buffer_bytes + size > phase.buffer_bytes:
-            self._free.pop().drop()
-        return self._new_slot(key) if self.buffer_bytes + size <= phase.buffer_bytes else None
-
-    def _new_slot(self, key: Key) -> Slot:
-        return self._new_buffer(self.sizes.slot_of(key[0]))
-
-    def _new_buffer(self, size: int) -> Slot:
-        slot = Slot(size, self.device, self.lane)
-        self.most_bytes = max(self.most_bytes, self.nbytes + slot.buffer.nbytes)
-        return slot
+        return None if wanted[key] else self.slots.new(size)  # what the plan did not foresee must still run
 
     def _stays(self, key: Key) -> bool:
-        return key[1] in self._residents.get(key[0], ())
+        return key[0] in self.phases and key[1] in self.phases[key[0]].stays
 
     def _fetch(self, key: Key, slot: Slot) -> None:
-        self._slots[key] = slot
+        self.slots.of[key] = slot
         self.copies[key] += 1
         slot.ready = self._worker.submit(self._send, key, slot, slot.free)
 
@@ -338,16 +244,6 @@ class Residency:
     def _send(self, key: Key, slot: Slot, free: Mark) -> Mark:
         return self.store.send(key, slot.buffer, free)
 
-    def _evict(self, key: Key) -> None:
-        """Take a unit's buffer away from it; a copy into it that is under way ends first."""
-        slot, self._settled = self._slots.pop(key), False
-        if slot.ready is not None:
-            if not slot.ready.cancel() and slot.ready.exception() is None:
-                self.lane.finish(slot.ready.result())
-            slot.ready = None
-        if slot.free is None:
-            slot.free = self.lane.mark()
-        self._free.append(slot)
 
-    def _phase(self, expert: str) -> Phase:
-        return self._phases[expert]
+def _parts_in(slot: Slot) -> Callable[[Part], Tensor | Packed]:
+    return lambda part: part.of(slot.buffer)

@@ -2,10 +2,7 @@
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -143,36 +140,3 @@ class CudaTransfers:
 
 def transfers_to(device: torch.device) -> Transfers:
     return CudaTransfers(device) if device.type == "cuda" else DirectTransfers()
-
-
-class Clock:
-    """Seconds of device time by kind of work. Taking the time does not hold the device up; only reading it does."""
-
-    MANY = 1024  # stamps, from which on those that have passed are added up
-
-    def __init__(self, lane: Transfers):
-        self._lane = lane
-        self._stamps: deque[tuple[str, Any, Any]] = deque()
-        self._seconds: Counter[str] = Counter()
-
-    @contextmanager
-    def counting(self, kind: str) -> Iterator[None]:
-        before = self._lane.stamp()
-        try:
-            yield
-        finally:
-            self._stamps.append((kind, before, self._lane.stamp()))
-            if len(self._stamps) > self.MANY:
-                self._add_up()
-
-    def drain(self) -> dict[str, float]:
-        """What was counted since the last call. Waits for the device."""
-        self._lane.settle()
-        self._add_up()
-        seconds, self._seconds = self._seconds, Counter()
-        return dict(seconds)
-
-    def _add_up(self) -> None:
-        while self._stamps and self._lane.passed(self._stamps[0][2]):
-            kind, before, after = self._stamps.popleft()
-            self._seconds[kind] += self._lane.seconds(before, after)

@@ -3,6 +3,18 @@
 from ..settings import BACKENDS
 from .attention import Kernel, attention_kernel
 from .feed_forward import MixtureOfExperts
-from .unified import SenseNovaU1
+from .unified import GENERATION, UNDERSTANDING, SenseNovaU1
+from .weights import InModule, Run, Weights
 
-__all__ = ["BACKENDS", "Kernel", "MixtureOfExperts", "SenseNovaU1", "attention_kernel"]
+__all__ = [
+    "BACKENDS",
+    "GENERATION",
+    "UNDERSTANDING",
+    "InModule",
+    "Kernel",
+    "MixtureOfExperts",
+    "Run",
+    "SenseNovaU1",
+    "Weights",
+    "attention_kernel",
+]

@@ -17,6 +17,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 # (query, key, value) of the new tokens -> out; whoever calls a layer decides what the tokens see.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+BLOCK_TOKENS = 512  # buffers of keys and values grow by this many tokens at a time
 CPU = torch.device("cpu")
 
 
@@ -31,8 +32,10 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(hidden, config.num_kv_heads * head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, config.num_kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_heads * head_dim, hidden, bias=False)
-        for name in ("q_norm", "q_norm_hw", "k_norm", "k_norm_hw"):
-            setattr(self, name, RMSNorm(head_dim // 2, config.rms_norm_eps))
+        self.q_norm = RMSNorm(head_dim // 2, config.rms_norm_eps)
+        self.q_norm_hw = RMSNorm(head_dim // 2, config.rms_norm_eps)
+        self.k_norm = RMSNorm(head_dim // 2, config.rms_norm_eps)
+        self.k_norm_hw = RMSNorm(head_dim // 2, config.rms_norm_eps)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """x: (batch, tokens, hidden) -> the same."""
@@ -72,10 +75,8 @@ def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtyp
         return sdpa
     kernel = _flash_kernel()
     if device.type != "cuda" or dtype == torch.float32:
-        raise SettingsError(
-            f"attention backend 'flash' runs on CUDA in float16 or bfloat16, not on {device} in {dtype}; "
-            "choose 'auto' or 'sdpa'"
-        )
+        problem = f"'flash' runs on CUDA in float16 or bfloat16, not on {device} in {dtype}"
+        raise SettingsError(problem, "choose 'auto' or 'sdpa'", setting="attention", value=backend)
     return kernel
 
 
@@ -112,11 +113,13 @@ def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
 
 def _flash_kernel() -> Kernel:
     try:
-        from flash_attn import flash_attn_func
+        from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]  # an optional package
     except ImportError as error:
         raise SettingsError(
-            f"attention backend 'flash' needs the flash-attn package, which does not import here ({error}); "
-            "install flash-attn, or choose 'auto' or 'sdpa'"
+            f"'flash' needs the flash-attn package, which does not import here ({error})",
+            "install flash-attn, or choose 'auto' or 'sdpa'",
+            setting="attention",
+            value="flash",
         ) from error
 
     def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:

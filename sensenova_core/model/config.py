@@ -1,13 +1,11 @@
-"""`config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
+"""The content of `config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..hub.repository import CONFIG_JSON, read_json
 from ..settings import BEST_AREA
 from .grid import Grid
 
@@ -116,11 +114,6 @@ class ModelConfig:
         return replace(self, head_width=width)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> "ModelConfig":
-        """Read `folder/config.json`. Raises CheckpointError naming the file or key at fault."""
-        return cls.from_dict(read_config_json(folder))
-
-    @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "ModelConfig":
         """Parse the content of a `config.json` (same keys as the published checkpoints)."""
         top = _Section("config.json: ", raw)
@@ -165,8 +158,9 @@ class ModelConfig:
 
 def _best_area(max_pixels: object) -> int:
     """Published files state more than their models were trained at, and no other program reads it: only less counts."""
-    whole = isinstance(max_pixels, int) and not isinstance(max_pixels, bool)
-    return min(BEST_AREA, max_pixels) if whole and max_pixels >= SMALLEST_AREA else BEST_AREA
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < SMALLEST_AREA:
+        return BEST_AREA
+    return min(BEST_AREA, max_pixels)
 
 
 @dataclass(frozen=True)
@@ -219,25 +213,6 @@ class _Section:
         if value is None and default is None:
             raise CheckpointError(f"{self.where}{key} is missing; fetch the file again")
         return default if value is None else value
-
-
-def read_config_json(folder: str | Path) -> dict[str, Any]:
-    """The content of `folder/config.json`, or a CheckpointError that says what is missing."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; give the folder that holds config.json and *.safetensors")
-    path = folder / CONFIG_JSON
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: no config.json in it; give the checkpoint's own folder, not one above it")
-    try:
-        raw = read_json(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; give yourself the right to read it") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")
-    return raw
 
 
 def _decoder(llm: _Section) -> DecoderConfig:

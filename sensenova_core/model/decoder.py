@@ -11,8 +11,6 @@ from .rope import Rotation
 
 # layer index -> how that layer's new tokens attend
 AttendAt = Callable[[int], Attend]
-# -> the layers in order, each ready to run until the next one is asked for
-LayerSource = Callable[[], Iterable["DecoderLayer"]]
 
 
 class DecoderLayer(nn.Module):
@@ -34,16 +32,17 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(config, layer_experts) for layer_experts in experts)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.source: LayerSource | None = None  # where layers come from that do not lie in `layers`
 
-    def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt) -> Tensor:
-        """x: (batch, tokens, hidden) -> the same, after the final norm."""
-        return self.together([(x, rotation, attend_at)])[0]
+    def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt, layers: Iterable[nn.Module]) -> Tensor:
+        """x: (batch, tokens, hidden) -> the same, after the final norm. layers: see `Weights.layers`."""
+        return self.together([(x, rotation, attend_at)], layers)[0]
 
-    def together(self, inputs: Sequence[tuple[Tensor, Rotation, AttendAt]]) -> list[Tensor]:
+    def together(
+        self, inputs: Sequence[tuple[Tensor, Rotation, AttendAt]], layers: Iterable[nn.Module]
+    ) -> list[Tensor]:
         """`forward` of several inputs in one pass: each layer is wanted once, however many there are."""
         states = [x for x, *_ in inputs]
-        for index, layer in enumerate(self.source() if self.source else self.layers):
-            for place, (_, rotation, attend_at) in enumerate(inputs):
-                states[place] = layer(states[place], rotation, attend_at(index))
+        for index, layer in enumerate(layers):
+            for row, (_, rotation, attend_at) in enumerate(inputs):
+                states[row] = layer(states[row], rotation, attend_at(index))
         return [self.norm(x) for x in states]

@@ -8,15 +8,6 @@ from ..settings import DTYPES
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 
 
-def dtype_named(dtype: str | torch.dtype) -> torch.dtype | None:
-    """The dtype to cast weights to; None for as stored."""
-    if isinstance(dtype, torch.dtype):
-        dtype = str(dtype).removeprefix("torch.")
-    if dtype != "auto" and dtype not in DTYPES:
-        raise SettingsError(f"dtype {dtype!r} is unknown; choose auto or one of {', '.join(DTYPES)}")
-    return TORCH_DTYPES.get(dtype)
-
-
 def device_named(name: str | torch.device) -> torch.device:
     """The device of a name such as "cpu" or "cuda:1". Raises SettingsError if this machine has none such."""
     try:
@@ -26,5 +17,7 @@ def device_named(name: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise SettingsError(f"device {name}: {reason}; choose cpu, or a device this machine has") from error
+        raise SettingsError(
+            f"{name}: {reason}", "choose cpu, or a device this machine has", setting="device", value=name
+        ) from error
     return device

@@ -15,9 +15,13 @@ class ScalarEmbedder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(SINUSOID_WIDTH, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.get_parameter("mlp.0.weight").dtype
+
     def forward(self, values: Tensor) -> Tensor:
         """values: float32 (count,), in 0 .. 1 as they are -> (count, hidden)."""
-        return self.mlp(sinusoids(values).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoids(values).to(self.dtype))
 
 
 def sinusoids(values: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """SwiGLU feed-forward layers: dense, or a mixture of experts."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,8 @@ class MixtureOfExperts(nn.Module):
     def stack_up(self) -> None:
         """Take the experts' weights for three tensors, where they lie evenly in one buffer. Nothing is copied."""
         kinds = ([getattr(expert, name).weight for expert in self.experts] for name in Stack.NAMES)
-        views = [_stacked(weights) for weights in kinds]
-        self.stack = None if any(view is None for view in views) else Stack(views)
+        views = [view for weights in kinds if (view := _stacked(weights)) is not None]
+        self.stack = Stack(views) if len(views) == len(Stack.NAMES) else None
 
     def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (float32) and indexes of each token's experts, both (tokens, per_token)."""
@@ -79,7 +80,7 @@ class MixtureOfExperts(nn.Module):
         counts = ends.diff(prepend=ends.new_zeros(1)).tolist()  # the one thing that a card is waited for
         present = [index for index, count in enumerate(counts) if count]
         for index, part in zip(present, rows.split([counts[index] for index in present]), strict=True):
-            part.copy_(self.experts[index].at_once(part))
+            part.copy_(cast(FeedForward, self.experts[index]).at_once(part))
 
 
 class Stack(nn.Module):
@@ -89,8 +90,7 @@ class Stack(nn.Module):
 
     def __init__(self, views: Sequence[Tensor]):
         super().__init__()
-        for name, view in zip(self.NAMES, views, strict=True):
-            self.register_parameter(name, nn.Parameter(view, requires_grad=False))
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Parameter(view, requires_grad=False) for view in views)
 
     def forward(self, rows: Tensor, ends: Tensor) -> Tensor:
         """rows: (rows, hidden), by expert -> the same. ends: (experts,) int32, where each one's rows end."""
@@ -103,7 +103,7 @@ def _grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
 
 def _multiplies_groups(rows: Tensor) -> bool:
-    """Whether torch has a kernel for all groups at once, for which the host need not know where they end.
+    """Whether torch has a kernel for all groups at once, for which the CPU need not know where they end.
 
     Other devices and types get a loop of products there, with its own wait for the device. From Blackwell on, the
     kernel is there or not, by torch's version and system: such cards get our loop until one has been measured.

@@ -7,16 +7,19 @@ from .config import ModelConfig
 from .grid import Grid
 
 
-class LinearHead(nn.Sequential):
+class LinearHead(nn.ModuleList):
     """U1: two linear layers with GELU between, token by token."""
 
     def __init__(self, config: ModelConfig):
         width = config.head_width
-        super().__init__(nn.Linear(config.decoder.hidden_size, width), nn.GELU(), nn.Linear(width, config.token_values))
+        first, last = nn.Linear(config.decoder.hidden_size, width), nn.Linear(width, config.token_values)
+        super().__init__([first, nn.GELU(), last])  # numbered, as the published names are
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(batch, tokens, hidden) -> (batch, tokens, token values)."""
-        return super().forward(x)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class PixelHead(nn.Module):

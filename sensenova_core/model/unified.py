@@ -1,7 +1,7 @@
 """The whole model: an expert that reads and writes text and reads images, and an expert that draws."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,8 @@ from .heads import flow_head
 from .rope import Rotation, rotation
 from .vision import PatchEmbedder
 
+UNDERSTANDING, GENERATION = EXPERTS = ("understanding", "generation")
+
 
 class Understanding(nn.Module):
     """Text and reference images only ever pass through here."""
@@ -26,23 +28,15 @@ class Understanding(nn.Module):
         self.embed_tokens = nn.Embedding(decoder.vocab_size, decoder.hidden_size)
         self.decoder = Decoder(decoder, decoder.understanding_experts)
         self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
-        self.embed_source: Callable[[Tensor], Tensor] | None = None  # ids -> rows of a table that is not in place
         self.head_rows = self._head_rows()
-        self.head_source: Callable[[], Iterable[nn.Linear]] | None = None  # where the pieces of lm_head come from
 
-    def embed(self, ids: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Token ids (tokens,) -> (tokens, hidden). The table stays where it lies: a few rows are all that moves."""
-        if self.embed_source is not None:
-            return self.embed_source(ids).to(device, dtype)
-        return F.embedding(ids.to(self.embed_tokens.weight.device), self.embed_tokens.weight).to(device, dtype)
+    def logits(self, hidden: Tensor, head: Iterable[Tensor]) -> Tensor:
+        """(rows, hidden) -> (rows, vocabulary). head: its pieces, see `Weights.head`."""
+        return torch.cat([F.linear(hidden, piece) for piece in head], -1)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(rows, hidden) -> (rows, vocabulary), in pieces no larger than a layer, so that they can stream like one."""
-        if self.head_source is None:
-            pieces = self.lm_head.weight.split(self.head_rows)
-        else:
-            pieces = (piece.weight for piece in self.head_source())
-        return torch.cat([F.linear(hidden, piece) for piece in pieces], -1)
+    def head_pieces(self) -> Sequence[Tensor]:
+        """Of lm_head, no larger than a layer, so that they can stream like one."""
+        return self.lm_head.weight.split(self.head_rows)
 
     def _head_rows(self) -> int:
         """Rows of lm_head in one piece: by shape alone, so that every way to run it computes the same numbers."""
@@ -93,7 +87,7 @@ class SenseNovaU1(nn.Module):
     def shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every parameter. Builds one of each mixture's equal experts, so it is quick at any size."""
         decoder = config.decoder
-        paths = {"understanding": decoder.understanding_experts, "generation": decoder.generation_experts}
+        paths = {UNDERSTANDING: decoder.understanding_experts, GENERATION: decoder.generation_experts}
         alone = {f"{path}_experts": tuple(map(_one, experts)) for path, experts in paths.items()}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, value in cls.on_meta(replace(config, decoder=replace(decoder, **alone))).named_parameters():

@@ -1,18 +1,12 @@
 """What has been read, as attention sees it: every layer's keys and values, and how new tokens attend to them."""
 
-from collections import OrderedDict
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..model.attention import Attend, Kernel
+from ..model.attention import BLOCK_TOKENS, Attend, Kernel
 from ..model.config import DecoderConfig
-
-PREFIX_CACHE_BYTES = 2 * 2**30  # a 2048 x 2048 reference of the 8B models takes 0.7 GB
-BLOCK_TOKENS = 512  # a context's buffers grow by this many tokens at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,51 +136,3 @@ class DrawingAttention:
             return out
 
         return attend
-
-
-class Sized(Protocol):
-    @property
-    def nbytes(self) -> int: ...
-
-
-Held = TypeVar("Held", bound=Sized)
-
-
-class RecentlyUsed(Generic[Held]):
-    """The most recently used results, by what they were made from. Dropped whole by its owner when memory is wanted."""
-
-    def __init__(self, limit_bytes: int):
-        self.limit_bytes = limit_bytes
-        self._held: OrderedDict[str, Held] = OrderedDict()
-
-    def get(self, key: str) -> Held | None:
-        if key in self._held:
-            self._held.move_to_end(key)
-        return self._held.get(key)
-
-    def put(self, key: str, value: Held, needed: Collection[str] = ()) -> None:
-        """Keep `value`, forgetting the least recently used while more than the limit is held.
-
-        needed: keys that are used together with this one, and stay whatever the limit.
-        """
-        self._held[key] = value
-        self._held.move_to_end(key)
-        self.trim(self.limit_bytes, (key, *needed))
-
-    def trim(self, limit_bytes: int, needed: Collection[str]) -> None:
-        """Forget the least recently used, but none of those needed, while more than a limit is held of all."""
-        for other in [other for other in self._held if other not in needed]:
-            if self.nbytes <= limit_bytes:
-                return
-            del self._held[other]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(value.nbytes for value in self._held.values())
-
-    def nbytes_of(self, keys: Collection[str]) -> int:
-        """Of those of the keys that are held."""
-        return sum(self._held[key].nbytes for key in set(keys) & self._held.keys())
-
-    def clear(self) -> None:
-        self._held.clear()

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..drawing.flow import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from ..errors import PromptError
 from ..model.grid import Grid
+from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from .images import ReferenceImage
 from .tokenizer import (
     IMAGE_END,

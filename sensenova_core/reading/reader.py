@@ -1,92 +1,59 @@
 """Runs the understanding expert: over whole sequences, token by token, and over images that were just drawn."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..model import Kernel, SenseNovaU1
+from ..model import UNDERSTANDING, InModule, Kernel, Run, SenseNovaU1, Weights
 from ..model.grid import Grid
 from .images import MEAN, STD, ReferenceImage
-from .prefix import (
-    BLOCK_TOKENS,
-    PREFIX_CACHE_BYTES,
-    Context,
-    Prefix,
-    ReadingAttention,
-    RecentlyUsed,
-)
+from .prefix import BLOCK_TOKENS, Context, Prefix, ReadingAttention
 from .prompt import TokenSequence, runs, text_positions
-from .work import Attempt, at_once
-
-EMBEDDING_CACHE_BYTES = 2**28  # the same reference as embedded tokens takes 34 MB
-
+from .remembered import Remembered
 
 # A context; tokens to read into it, (tokens, hidden); their positions, (3, tokens).
 Unread = tuple[Context, Tensor, Tensor]
 
 
 class Reader:
-    """Holds what has been read, by content, until `forget`."""
+    """Reads with the weights of one model, and remembers what it has read. run: see model.Run."""
 
-    def __init__(self, model: SenseNovaU1, kernel: Kernel, attempt: Attempt = at_once):
-        self.model, self.kernel, self.attempt = model, kernel, attempt
-        self.prefixes: RecentlyUsed[Prefix] = RecentlyUsed(PREFIX_CACHE_BYTES)
-        self.embeddings: RecentlyUsed[Tensor] = RecentlyUsed(EMBEDDING_CACHE_BYTES)
-        self.held: tuple[TokenSequence, Context] | None = None
+    def __init__(
+        self, model: SenseNovaU1, kernel: Kernel, run: Run | None = None, remembered: Remembered | None = None
+    ):
+        self.model, self.kernel = model, kernel
+        self.run = run or InModule(model).run
+        self.remembered = remembered or Remembered()
         self.variant = ""
-
-    @property
-    def nbytes(self) -> int:
-        """Of all that is held."""
-        held = self.held[1].nbytes if self.held else 0
-        return self.prefixes.nbytes + self.embeddings.nbytes + held
 
     def read_as(self, variant: str) -> None:
         """Read with weights that a name is given to, another one for others, from now on. What was read with these
         before is found again, a conversation apart."""
         if variant != self.variant:
-            self.variant, self.held = variant, None
+            self.variant, self.remembered.conversation = variant, None
 
     def key(self, sequence: TokenSequence) -> str:
-        """What a sequence's prefix is held by."""
+        """What a sequence's prefix is remembered by."""
         return self.variant + sequence.key
 
-    def keep_within(self, limit: int, needed: Collection[str], conversation: bool) -> None:
-        """Forget what a run does not need until no more than so many bytes are held beside what it does.
-
-        needed: their keys. conversation: whether the run may go on with the one that is held.
-        """
-        if self.held and not conversation:
-            if self.held[1].nbytes > limit:
-                self.held = None
-            else:
-                limit -= self.held[1].nbytes
-        self.embeddings.trim(limit, ())
-        limit -= self.embeddings.nbytes
-        self.prefixes.trim(min(limit + self.prefixes.nbytes_of(needed), PREFIX_CACHE_BYTES), needed)
-
-    def forget(self) -> None:
-        self.prefixes.clear()
-        self.embeddings.clear()
-        self.held = None
-
     def prefix(self, sequence: TokenSequence) -> Prefix:
-        """The prefix of a sequence, read now unless it is still held."""
+        """The prefix of a sequence, read now unless it is remembered."""
         return self.prefixes_of({"": sequence})[""]
 
     def prefixes_of(self, sequences: Mapping[str, TokenSequence]) -> dict[str, Prefix]:
-        """The prefixes of sequences that are used together; all of them stay held, however large."""
+        """The prefixes of sequences that are used together; all of them stay, however large."""
         keys = {name: self.key(sequence) for name, sequence in sequences.items()}
-        found = {name: self.prefixes.get(key) for name, key in keys.items()}
+        prefixes = self.remembered.prefixes
+        found = {name: prefixes.get(key) for name, key in keys.items()}
         unread = {keys[name]: sequences[name] for name, prefix in found.items() if prefix is None}
         for key, (context, _) in zip(unread, self.open_all([*unread.values()]), strict=True):
-            self.prefixes.put(key, context.prefix(), needed=keys.values())
-        return {name: prefix or self.prefixes.get(keys[name]) for name, prefix in found.items()}
+            prefixes.put(key, context.prefix(), needed=keys.values())
+        return {name: prefix or prefixes.get(keys[name]) for name, prefix in found.items()}
 
-    def keep(self, sequence: TokenSequence, prefix: Prefix) -> None:
+    def remember(self, sequence: TokenSequence, prefix: Prefix) -> None:
         """Have `prefix` found by all who read `sequence`."""
-        self.prefixes.put(self.key(sequence), prefix)
+        self.remembered.prefixes.put(self.key(sequence), prefix)
 
     def open(self, sequence: TokenSequence, more: int = 0) -> tuple[Context, Tensor]:
         """Read a sequence into a context with room for `more` tokens; also the last hidden state (1, hidden)."""
@@ -97,44 +64,45 @@ class Reader:
         if not sequences:
             return []
 
-        def prepare() -> list[Unread]:
-            return [self._unread(self.new_context(len(sequence.ids) + more), sequence) for sequence in sequences]
+        def prepare(weights: Weights) -> list[Unread]:
+            contexts = [self.new_context(len(sequence.ids) + more) for sequence in sequences]
+            return [self._unread(context, each, weights) for context, each in zip(contexts, sequences, strict=True)]
 
-        unread = self.attempt("reading", prepare)
+        unread = self.run("reading", prepare)
         return [(context, hidden) for (context, *_), hidden in zip(unread, self._extend(unread), strict=True)]
 
     def resume(self, sequence: TokenSequence, more: int, most: int) -> tuple[Context, Tensor]:
-        """`open`, reading only what differs from the sequence that `hold` kept: the next turn of a conversation.
+        """`open`, reading only what differs from the conversation that is remembered: of its next turn.
 
-        most: tokens that may follow; what is held stays only if it has no more room than these need.
+        most: tokens that may follow; what is remembered is of use only if it has no more room than these need.
         """
-        if self.held is None:
+        if self.remembered.conversation is None:
             return self.open(sequence, more)
-        held, context = self.held
-        self.held = None  # the context is about to change
-        kept = min(_common_tokens(held, sequence), len(sequence.ids) - 1)
+        before, context = self.remembered.conversation
+        self.remembered.conversation = None  # the context is about to change
+        common = min(_common_tokens(before, sequence), len(sequence.ids) - 1)
         if context.room > len(sequence.ids) + max(more, most) + BLOCK_TOKENS:
-            del held, context  # the buffers of a far longer conversation
+            del before, context  # the buffers of a far longer conversation
             return self.open(sequence, more)
-        context.truncate(kept, int(sequence.positions[0, kept - 1]) if kept else -1)
+        context.truncate(common, int(sequence.positions[0, common - 1]) if common else -1)
         return context, self.read_on(context, sequence)
 
-    def hold(self, sequence: TokenSequence, context: Context) -> None:
-        """Keep a context that has read `sequence`, for `resume`."""
-        self.held = sequence, context
+    def remember_conversation(self, sequence: TokenSequence, context: Context) -> None:
+        """For `resume`, with a context that has read it."""
+        self.remembered.conversation = sequence, context
 
     def new_context(self, tokens: int) -> Context:
         return Context(self.model.config.decoder, self.model.device, self.model.dtype, tokens)
 
     def read_on(self, context: Context, sequence: TokenSequence) -> Tensor:
-        """Read what `context` lacks of `sequence`, whose beginning it holds; the last hidden state (1, hidden)."""
-        unread = self.attempt("reading", lambda: self._unread(context, sequence))
+        """Read what `context` lacks of `sequence`, whose beginning it has; the last hidden state (1, hidden)."""
+        unread = self.run("reading", lambda weights: self._unread(context, sequence, weights))
         return self._extend([unread])[0]
 
-    def _unread(self, context: Context, sequence: TokenSequence) -> Unread:
+    def _unread(self, context: Context, sequence: TokenSequence, weights: Weights) -> Unread:
         start = context.tokens
         ids, slots = sequence.ids[start:], sequence.slots
-        x = self.model.understanding.embed(ids, self.model.device, self.model.dtype)  # (tokens, hidden)
+        x = self._embedded(ids, weights)
         if slots[start:].any():
             images = torch.cat([self.embed(image) for image in sequence.images])
             x[slots[start:].to(x.device)] = images[int(slots[:start].sum()) :]
@@ -142,7 +110,8 @@ class Reader:
 
     def feed(self, contexts: list[Context], ids: list[int]) -> list[Tensor]:
         """Read more text tokens into each context; the last hidden states, (1, hidden) each."""
-        x = self._embedded(ids)
+        phase = "reading" if len(ids) > 1 else "writing"
+        x = self.run(phase, lambda weights: self._embedded(torch.tensor(ids), weights))
         return self._extend([(context, x, text_positions(context.last_t + 1, len(ids))) for context in contexts])
 
     def feed_image(self, contexts: list[Context], embedded: Tensor, grid: Grid, ids: list[int]) -> list[Tensor]:
@@ -150,39 +119,42 @@ class Reader:
 
         <img> must have been read before. Returns the last hidden states, (1, hidden) each.
         """
-        x = torch.cat([embedded, self._embedded(ids)])
+        text = self.run("reading", lambda weights: self._embedded(torch.tensor(ids), weights))
+        x = torch.cat([embedded, text])
         unread = []
         for context in contexts:
             image = grid.positions(context.last_t + 1)
-            text = text_positions(int(image[0, -1]) + 1, len(ids))
-            unread.append((context, x, torch.cat([image, text], 1)))
+            after = text_positions(int(image[0, -1]) + 1, len(ids))
+            unread.append((context, x, torch.cat([image, after], 1)))
         return self._extend(unread)
 
-    def _embedded(self, ids: list[int]) -> Tensor:
-        return self.model.understanding.embed(torch.tensor(ids), self.model.device, self.model.dtype)
+    def _embedded(self, ids: Tensor, weights: Weights) -> Tensor:
+        """Token ids (tokens,) -> (tokens, hidden)."""
+        return weights.embed(ids).to(self.model.device, self.model.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(1, hidden) -> float32 (vocabulary,)."""
-        return self.attempt("writing", lambda: self.model.understanding.logits(hidden)[0].float())
+        understanding = self.model.understanding
+        return self.run("writing", lambda weights: understanding.logits(hidden, weights.head())[0].float())
 
     def embed(self, image: ReferenceImage) -> Tensor:
-        """A reference image's tokens (tokens, hidden), embedded once however many sequences hold it."""
+        """A reference image's tokens (tokens, hidden), embedded once however many sequences show it."""
         key = self.variant + image.key
-        embedded = self.embeddings.get(key)
+        embedded = self.remembered.embeddings.get(key)
         if embedded is None:
             embedded = self.embed_pixels(image.pixels[None], image.grid)[0]
-            self.embeddings.put(key, embedded)
+            self.remembered.embeddings.put(key, embedded)
         return embedded
 
     def embed_drawn(self, pixels: Tensor, grid: Grid) -> Tensor:
         """An image as it was drawn, (1, 3, height, width) in about -1 .. 1 -> (1, tokens, hidden). Neither clamped nor
         rounded: the model reads back exactly what it drew."""
 
-        def embed() -> Tensor:
+        def embed(weights: Weights) -> Tensor:
             shown = pixels * 0.5 + 0.5
             return self.embed_pixels((shown - MEAN.to(shown.device)) / STD.to(shown.device), grid)
 
-        return self.attempt("reading", embed)
+        return self.run("reading", embed)
 
     def embed_pixels(self, pixels: Tensor, grid: Grid) -> Tensor:
         """Normalised (batch, 3, height, width) -> (batch, tokens, hidden)."""
@@ -192,29 +164,32 @@ class Reader:
     def _extend(self, unread: list[Unread]) -> list[Tensor]:
         """Read into several contexts in one pass of the layers; their last hidden states, (1, hidden) each."""
 
-        def read() -> list[Tensor]:
+        def read(weights: Weights) -> list[Tensor]:
             inputs = []
             for context, x, positions in unread:
                 context.reserve(context.tokens + len(x))
                 reading = ReadingAttention(context, runs(positions[0]), self.kernel)
                 inputs.append((x[None], self.model.rotation(positions[None].to(x.device)), reading.attend_at))
-            return [hidden[:, -1] for hidden in self.model.understanding.decoder.together(inputs)]
+            read_in = self.model.understanding.decoder.together(inputs, weights.layers(UNDERSTANDING))
+            return [hidden[:, -1] for hidden in read_in]
 
         longest = max(len(x) for _, x, _ in unread)
-        last = self.attempt("reading" if longest > 1 else "writing", read)
+        last = self.run("reading" if longest > 1 else "writing", read)
         for context, x, positions in unread:
             context.advance(len(x), int(positions[0, -1]))
         return last
 
 
-def _common_tokens(held: TokenSequence, new: TokenSequence) -> int:
+def _common_tokens(before: TokenSequence, new: TokenSequence) -> int:
     """How many tokens both begin with, cut back to before an image that they do not share."""
-    length = min(len(held.ids), len(new.ids))
-    same = (held.ids[:length] == new.ids[:length]) & (held.positions[:, :length] == new.positions[:, :length]).all(0)
+    length = min(len(before.ids), len(new.ids))
+    same = (before.ids[:length] == new.ids[:length]) & (before.positions[:, :length] == new.positions[:, :length]).all(
+        0
+    )
     common = length if same.all() else int(same.logical_not().nonzero()[0])
     slots = new.slots.nonzero().flatten().split([image.grid.tokens for image in new.images])
     for index, (image, span) in enumerate(zip(new.images, slots, strict=True)):
-        shared = index < len(held.images) and held.images[index].key == image.key
+        shared = index < len(before.images) and before.images[index].key == image.key
         if span[0] < common and not (shared and span[-1] < common):
             return int(span[0])
     return common

@@ -37,9 +37,9 @@ class Tokenizer:
         """
         self._backend = _backend(Path(folder))
         self._backend.encode_special_tokens = True  # a special token spelled in plain text is read letter by letter
-        self.ids = {special: self._backend.token_to_id(special) for special in SPECIALS}
-        unknown = [special for special, index in self.ids.items() if index is None]
-        if unknown:
+        found = {special: self._backend.token_to_id(special) for special in SPECIALS}
+        self.ids: dict[str, int] = {special: index for special, index in found.items() if index is not None}
+        if unknown := [special for special in SPECIALS if special not in self.ids]:
             raise CheckpointError(f"{folder}: the tokenizer lacks {', '.join(unknown)}; it is another model's")
         highest = max(self._backend.get_vocab(with_added_tokens=True).values())
         if vocabulary is not None and highest >= vocabulary:
@@ -103,7 +103,7 @@ def _backend(folder: Path):
             ) from error
     if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
         raise CheckpointError(f"{folder}: no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt")
-    from transformers import Qwen2TokenizerFast
+    from transformers import Qwen2TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]  # made when asked for
 
     try:
         return Qwen2TokenizerFast.from_pretrained(str(folder), local_files_only=True).backend_tokenizer

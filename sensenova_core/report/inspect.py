@@ -12,8 +12,9 @@ from math import prod
 from pathlib import Path
 
 from ..checkpoint import Checkpoint, checkpoint_name, open_checkpoint
+from ..checkpoint.checkpoint import read_config_json
 from ..checkpoint.headers import Stored
-from ..errors import SettingsError
+from ..errors import SettingsError, check_choice
 from ..model.config import ModelConfig
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -85,7 +86,7 @@ def read_custom_groups(path: str | Path) -> dict[str, list[str]]:
     try:
         groups = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"custom groups {path}: {error}; give a JSON file") from error
+        raise SettingsError(f"custom groups {path}: {error}", "give a JSON file") from error
     if not isinstance(groups, dict) or not all(
         isinstance(prefixes, list) and all(isinstance(prefix, str) for prefix in prefixes)
         for prefixes in groups.values()
@@ -96,12 +97,11 @@ def read_custom_groups(path: str | Path) -> dict[str, list[str]]:
 
 def report(inspection: Inspection, dtype: str = "bfloat16", show_groups: tuple[str, ...] = (SHARED,)) -> str:
     """The report as text. dtype sets the memory column, never the counts; show_groups lists members ("all" for all)."""
-    if dtype not in DTYPE_BYTES:
-        raise SettingsError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPE_BYTES)}")
+    check_choice("dtype", dtype, tuple(DTYPE_BYTES))
     shown = inspection.by_size() if "all" in show_groups else list(show_groups)
     unknown = [group for group in shown if group not in inspection.groups]
     if unknown:
-        raise SettingsError(f"group {unknown[0]!r} is unknown; there are {', '.join(inspection.groups)}")
+        raise SettingsError(f"group {unknown[0]!r} is unknown", f"there are {', '.join(inspection.groups)}")
 
     def memory(numel: int) -> str:
         return _scaled(numel * DTYPE_BYTES[dtype], ("GB", "MB", "KB", "B"))
@@ -149,7 +149,7 @@ def _counts(model: Path, checkpoint: Checkpoint | None) -> dict[str, int]:
         return {name: header.numel for name, header in checkpoint.headers.items()}
     from ..model import SenseNovaU1
 
-    parameters = SenseNovaU1.on_meta(ModelConfig.from_folder(model)).named_parameters()
+    parameters = SenseNovaU1.on_meta(ModelConfig.from_dict(read_config_json(model))).named_parameters()
     return {checkpoint_name(name): prod(value.shape) for name, value in parameters}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import SettingsError
+from ..errors import SettingsError, check_choice
 from ..writing.document import Drawing, End, Event, Text
 from .png import to_pil
 
@@ -70,10 +70,9 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
 
     The folder appears whole or not at all. Raises SettingsError for an unknown format or a folder that exists.
     """
-    if form not in FORMATS:
-        raise SettingsError(f"format {form!r} is unknown; choose one of {', '.join(FORMATS)}")
+    check_choice("format", form, tuple(FORMATS))
     if folder.exists():
-        raise SettingsError(f"{folder} exists already; choose another name")
+        raise SettingsError(f"{folder} exists already", "choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".document-", dir=folder.parent))
     try:

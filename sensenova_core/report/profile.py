@@ -11,6 +11,7 @@ import torch
 
 from ..engine import Engine
 from ..memory import in_words
+from ..memory.plan_text import rows_of
 
 WIDTH = 64
 
@@ -82,7 +83,7 @@ class Profile:
         """The rows and units of the reference implementation's profile, those of images only where there are any;
         beneath them where the time went, and the plan of the last run."""
         images = len(self.image_tokens)
-        dtype = str(engine.weights.compute_dtype).removeprefix("torch.")
+        dtype = str(engine.stored.compute_dtype).removeprefix("torch.")
         backend = "sdpa" if engine.attention == "auto" else engine.attention
         rows = {
             "config": f"vram_mode={engine.memory.limits.mode}, attn_backend={backend}, dtype={dtype}",
@@ -132,5 +133,5 @@ class Profile:
 
 def _plan(engine: Engine) -> list[str]:
     plan = engine.memory.last_plan
-    rows = {"": "weights run where they lie, mapped from their files"} if plan is None else plan.rows()
+    rows = {"": "weights run where they lie, mapped from their files"} if plan is None else rows_of(plan)
     return [f"{f'plan {name}'.strip():<19} : {row}" for name, row in rows.items()]

@@ -28,7 +28,7 @@ class Answer:
 def answer(
     reader: Reader, prompts: PromptBuilder, conversation: TokenSequence, settings: DecodingSettings, choose: Choose
 ) -> Iterator[Answer]:
-    """Answer a conversation, token by token. Only what differs from the conversation held before is read."""
+    """Answer a conversation, token by token. Only what differs from the conversation remembered is read."""
     limit = min(settings.max_tokens, prompts.room_after(conversation))
     context, hidden = reader.resume(conversation, BLOCK_TOKENS, limit)
     stop, ids, text = {prompts.tokenizer.ids[TURN_END]}, [], ""
@@ -42,5 +42,5 @@ def answer(
         piece = stream.push(chosen.token)
         text += piece
         yield Answer(piece, text, tuple(ids), None)
-    reader.hold(conversation.followed_by(ids), context)
+    reader.remember_conversation(conversation.followed_by(ids), context)
     yield Answer(stream.rest(), prompts.tokenizer.decode(ids).strip(), tuple(ids), ended)

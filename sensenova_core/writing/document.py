@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
 from ..drawing import flow
 from ..drawing.sampling import Denoiser, Step
+from ..model import Weights
 from ..model.grid import Grid
 from ..reading.prefix import Context
 from ..reading.prompt import PromptBuilder, TokenSequence
@@ -126,24 +126,29 @@ class Writer:
         """Draw an image at this point, and read it back into both contexts."""
         self.prepare(index, self.contexts)
         self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
-        prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
-        make = partial(
-            Denoiser,
-            self.reader.model,
-            {branch: prefixes[branch] for branch in self.branches},
-            self.settings.of_image(index),
-            self.reader.kernel,
-            edit=True,
-            noise=self.noise,
-            attempt=self.reader.attempt,
-        )
-        denoiser = self.reader.attempt("drawing", make)
-        del make
-        for step in denoiser.steps():
+        for step in self._steps(index):
             yield step
         pixels, grid = step.pixels(), step.grid
-        del prefixes, denoiser, step  # they hold buffers that are about to be replaced by larger ones
+        del step
         self._read_back(pixels, grid)
+
+    def _steps(self, index: int) -> Iterator[Step]:
+        """Apart, for with it end the buffers that drawing needs, before larger ones take the place of what was read."""
+        prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
+        reader = self.reader
+
+        def ready(weights: Weights) -> Denoiser:
+            return Denoiser(
+                reader.model,
+                {branch: prefixes[branch] for branch in self.branches},
+                self.settings.of_image(index),
+                reader.kernel,
+                edit=True,
+                noise=self.noise,
+                run=reader.run,
+            )
+
+        yield from reader.run("drawing", ready).steps()
 
     def _read_back(self, pixels: Tensor, grid: Grid) -> None:
         embedded = self.reader.embed_drawn(pixels, grid)[0]

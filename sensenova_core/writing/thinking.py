@@ -1,44 +1,55 @@
 """Reasoning about a picture before it is drawn."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from ..drawing.flow import CONDITION
 from ..reading.prefix import BLOCK_TOKENS
 from ..reading.prompt import Conditioning, PromptBuilder
 from ..reading.reader import Reader
 from ..reading.tokenizer import THINK_END, TURN_END
-from ..settings import DecodingSettings
+from ..settings import CONDITION, DecodingSettings
 from .decode import Choose, TextStream, decode
 
 
+@dataclass(frozen=True, eq=False)
+class Thought:
+    """Reasoning as far as it has been written. piece: what is new; text: all so far; tokens: how many that is.
+
+    conditioning: of the last one, the prompt with the reasoning inside, ready to draw; None before.
+    """
+
+    piece: str
+    text: str
+    tokens: int
+    conditioning: Conditioning | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reasoning came to its own end, rather than to the limit or the end of the turn."""
+        return self.text.endswith(THINK_END)
+
+
 def think(
-    reader: Reader,
-    prompts: PromptBuilder,
-    conditioning: Conditioning,
-    settings: DecodingSettings,
-    choose: Choose,
-    on_text: Callable[[str], None],
-) -> Conditioning:
-    """The same conditioning with reasoning between prompt and image. What was read on the way is kept for drawing.
+    reader: Reader, prompts: PromptBuilder, conditioning: Conditioning, settings: DecodingSettings, choose: Choose
+) -> Iterator[Thought]:
+    """Write reasoning between prompt and image, token by token. What was read on the way is remembered.
 
     The reasoning ends with </think>, with the end of the turn (which is not read), or at the limit; only the branch of
-    the full prompt sees it. on_text gets the text as it comes.
+    the full prompt sees it.
     """
     asked, special = prompts.thinking(conditioning), prompts.tokenizer.ids
     context, hidden = reader.open(asked, BLOCK_TOKENS)
-    stream, ids = TextStream(prompts.tokenizer.decode), []
+    stream, ids, text = TextStream(prompts.tokenizer.decode), [], ""
     limit = min(settings.max_tokens, prompts.room_after(asked))
     for chosen in decode(reader, context, hidden, choose, {special[TURN_END]}, {special[THINK_END]}, limit):
         if chosen.read:
             ids.append(chosen.token)
-            on_text(stream.push(chosen.token))
-    on_text(stream.rest())
+            piece = stream.push(chosen.token)
+            text += piece
+            yield Thought(piece, text, len(ids))
     ready = prompts.thought(asked.followed_by(ids))
     reader.read_on(context, ready)
-    reader.keep(ready, context.prefix())
-    return replace(
-        conditioning,
-        sequences=conditioning.sequences | {CONDITION: ready},
-        think_text=prompts.tokenizer.decode(ids),
-    )
+    reader.remember(ready, context.prefix())
+    whole = prompts.tokenizer.decode(ids)
+    sequences = conditioning.sequences | {CONDITION: ready}
+    yield Thought(stream.rest(), whole, len(ids), replace(conditioning, sequences=sequences, think_text=whole))

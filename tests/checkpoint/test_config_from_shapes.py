@@ -9,6 +9,7 @@ from sensenova_core import CheckpointError, ModelConfig
 from sensenova_core.checkpoint import checkpoint_name, open_checkpoint
 from sensenova_core.checkpoint.config_from_shapes import config_from_shapes, head_width
 from sensenova_core.model import SenseNovaU1
+from tests.support.each import each
 from tests.support.geometries import geometry
 from tests.support.golden_set import COMPACT, GOLDEN, checkpoint
 
@@ -73,7 +74,7 @@ def test_shapes_give_what_config_json_says(name):
     assert opened.config_from == "config.json" and not opened.assumed
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_random_geometries(seed):
     config = ModelConfig.from_dict(geometry(seed)).with_head_width(64)
     assert shapes_of(derived(shapes_of(config))) == shapes_of(config)

@@ -6,6 +6,7 @@ import torch
 
 from sensenova_core.checkpoint import formats
 from sensenova_core.checkpoint.formats import FORMATS
+from tests.support.each import each
 from tests.support.peak import PeakBytes
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is not installed: nothing to compare with")
@@ -46,14 +47,14 @@ def bits(numbers: torch.Tensor) -> torch.Tensor:
     return numbers.view(torch.int32)
 
 
-@pytest.mark.parametrize("name", GROUPED)
+@each("name", GROUPED)
 def test_sizes_are_the_libraries(name):
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
     assert (FORMATS[name].block, FORMATS[name].block_bytes) == (block, size)
     assert FORMATS[name].nbytes(6 * block) == 6 * size
 
 
-@pytest.mark.parametrize("name", [*GROUPED, "F32", "F16", "BF16"])
+@each("name", [*GROUPED, "F32", "F16", "BF16"])
 def test_numbers_are_the_references_bit_for_bit(name):
     raw = random_blocks(name, 3000)
     if not FORMATS[name].dtype:
@@ -79,8 +80,8 @@ def test_every_number_of_8_bits(name):
         assert torch.equal(unpacked(name, raw, dtype).double()[finite], value[finite])
 
 
-@pytest.mark.parametrize("dtype", RUN[1:], ids=str)
-@pytest.mark.parametrize("name", GROUPED)
+@each("dtype", RUN[1:])
+@each("name", GROUPED)
 def test_numbers_are_rounded_once(name, dtype):
     raw = random_blocks(name, 300, extreme=False)
     assert torch.equal(unpacked(name, raw, dtype), reference(name, raw).flatten().to(dtype))
@@ -95,8 +96,8 @@ def test_pieces_are_the_whole(name, monkeypatch):
         assert torch.equal(unpacked(name, raw, torch.bfloat16).view(torch.int16), whole.view(torch.int16))
 
 
-@pytest.mark.parametrize("dtype", RUN, ids=str)
-@pytest.mark.parametrize("name", GROUPED)
+@each("dtype", RUN)
+@each("name", GROUPED)
 def test_few_bytes_are_taken_beside(name, dtype):
     raw = random_blocks(name, 4096, extreme=False)
     into = torch.empty(4096 * FORMATS[name].block, dtype=dtype)

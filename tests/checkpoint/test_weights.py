@@ -12,6 +12,7 @@ from torch import nn
 from sensenova_core import CheckpointError
 from sensenova_core.checkpoint import StoredWeights, read_headers
 from sensenova_core.checkpoint import weights as module
+from tests.support.each import each
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 ROWS = 37
@@ -51,17 +52,17 @@ def read(weights: StoredWeights, name: str, into: torch.Tensor, first_row: int =
     return into
 
 
-@pytest.mark.parametrize("into", STORED.values(), ids=str)
-@pytest.mark.parametrize("dtype", STORED.values(), ids=str)
+@each("into", STORED.values())
+@each("dtype", STORED.values())
 def test_every_pair_of_types(stored, dtype, into):
     weights, tensors, _ = stored(dtype)
     for name, value in tensors.items():
         assert torch.equal(read(weights, name, torch.empty(value.shape, dtype=into)), value.to(into))
 
 
-@pytest.mark.parametrize("chunk", [4, 12, 44, 100, 4096])
-@pytest.mark.parametrize("into", STORED.values(), ids=str)
-@pytest.mark.parametrize("dtype", STORED.values(), ids=str)
+@each("chunk", [4, 12, 44, 100, 4096])
+@each("into", STORED.values())
+@each("dtype", STORED.values())
 def test_tensors_larger_than_a_chunk(stored, monkeypatch, dtype, into, chunk):
     monkeypatch.setattr(module, "_CHUNK", chunk)
     weights, tensors, _ = stored(dtype)
@@ -74,9 +75,9 @@ def test_tensors_larger_than_a_chunk(stored, monkeypatch, dtype, into, chunk):
         assert torch.equal(buffer, value.to(into))
 
 
-@pytest.mark.parametrize("chunk", [12, 4096])
-@pytest.mark.parametrize("first, count", [(0, ROWS), (0, 1), (1, 5), (20, 17), (36, 1)])
-@pytest.mark.parametrize("into", [torch.float32, torch.bfloat16], ids=str)
+@each("chunk", [12, 4096])
+@each("first, count", [(0, ROWS), (0, 1), (1, 5), (20, 17), (36, 1)])
+@each("into", [torch.float32, torch.bfloat16])
 def test_rows_from_the_middle(stored, monkeypatch, into, first, count, chunk):
     monkeypatch.setattr(module, "_CHUNK", chunk)
     weights, tensors, _ = stored(torch.bfloat16)

@@ -14,9 +14,8 @@ from PIL import Image
 import sensenova_core
 from sensenova_core import Engine
 from sensenova_core.cli import main
-from sensenova_core.cli.jobs import OTHER_KEYS
-from sensenova_core.cli.options import PICTURE_OPTIONS
 from tests.support.golden_set import checkpoint
+from tools import readme_tables
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--width", "64", "--height", "96", "--num-steps", "2"]
@@ -284,10 +283,10 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == there
 
 
-def test_the_readme_lists_the_keys_of_a_jsonl_line():
+def test_the_readme_lists_every_setting_and_the_keys_of_a_jsonl_line():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    listed = readme.split("A line of `--jsonl`")[1].split("Every line")[0]
-    assert set(re.findall(r"`(\w+)`", listed)) == {*OTHER_KEYS, *PICTURE_OPTIONS}
+    assert readme == readme_tables.written(readme), "run python -m tools.readme_tables"
+    assert {*re.findall(r"<!-- (\w+) -->", readme)} == {*readme_tables.TABLES, "end"}
 
 
 def test_verbose_says_more_of_files_loading_plan_and_copies(model, tmp_path, caplog):

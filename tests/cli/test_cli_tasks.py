@@ -16,6 +16,7 @@ from sensenova_core.cli import generate, main
 from sensenova_core.reading.images import ReferenceImage
 from sensenova_core.settings import DecodingSettings
 from tests.support.golden_set import checkpoint
+from tests.support.watch import thought_through
 
 SMALL = ["--width", "64", "--height", "64", "--num-steps", "2"]
 
@@ -69,7 +70,7 @@ def test_a_size_is_cropped(model, tmp_path):
 def test_thinking_is_printed_and_kept(model, tmp_path, capsys):
     picture = drawn(model, tmp_path / "t.png", *SMALL, "--think", "--print-think", "--max-think-tokens", "6")
     engine = sensenova_core.load(model)
-    thought = engine.think(engine.encode("A cute cat"), DecodingSettings(6)).think_text
+    thought = thought_through(engine.think(engine.encode("A cute cat"), DecodingSettings(6))).think_text
     assert json.loads(picture.text["sensenova"])["think_text"] == thought
     assert thought.strip()[:4] in capsys.readouterr().out
 
@@ -136,7 +137,7 @@ def test_a_mistake_in_a_line_does_not_end_the_conversation(model, capsys, monkey
 
     def fail_once(self, messages, *args):
         if messages[-1].text == "wrong":
-            raise SettingsError("max_pixels is 0; give more")
+            raise SettingsError(setting="max_pixels", value=0, remedy="give more")
         return conversation(self, messages, *args)
 
     monkeypatch.setattr(Engine, "conversation", fail_once)

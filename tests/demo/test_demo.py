@@ -1,4 +1,4 @@
-"""The built-in demo's scenes, texts, detectors and training; what the trained checkpoint can do is measured apart."""
+"""The built-in demo's scenes, texts and training; what the trained checkpoint can do is measured apart."""
 
 import gzip
 import json
@@ -10,21 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
 import sensenova_core
 from sensenova_core.drawing import flow
-from sensenova_core.drawing.flow import CONDITION, UNCONDITIONAL
 from sensenova_core.drawing.sampling import Denoiser
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.reading.prompt import PromptBuilder, system_message
-from sensenova_core.settings import SamplingSettings
+from sensenova_core.settings import CONDITION, UNCONDITIONAL, SamplingSettings
+from tests.support.watch import thought_through
 from tools.demo import texts
 from tools.demo.batches import batch_of, batches_of_step, collate
-from tools.demo.cells import kinds_in_cells
-from tools.demo.detect import UNKNOWN, seen
 from tools.demo.learning import (
     LEARNT_CFG,
     ReadingRows,
@@ -37,10 +34,6 @@ from tools.demo.learning import (
 )
 from tools.demo.rows import Rows
 from tools.demo.scenes import (
-    COLOURS,
-    KINDS,
-    Scene,
-    Shape,
     draw,
     scene,
 )
@@ -129,73 +122,6 @@ def test_training_goes_from_one_shape_to_three():
         STAGES[0], STAGES[0], STAGES[1], STAGES[2], LAST, LAST,
     ]  # fmt: skip
     assert all({*stage.tasks} <= {*TASKS} for stage in STAGES)
-
-
-@pytest.mark.parametrize("size", [(128, 128), (256, 256), (160, 128)])
-def test_detectors_see_what_was_drawn(size):
-    rng = random.Random(2)
-    for index in range(30):
-        made = scene(rng, 1 + index % 3, held_out=index % 2 == 0)
-        found = seen(draw(made, *size))
-        assert found.shows_colours(made)
-        assert found.shows_kinds(made)
-
-
-@pytest.mark.parametrize(
-    "boxes", [[(20, 52, 44, 76), (84, 52, 108, 76)], [(14, 50, 114, 78)], [(50, 50, 78, 78), (10, 10, 30, 30)]]
-)
-def test_detectors_take_no_blots_for_shapes(boxes):
-    """Two of a colour, one that is far too flat, one with something beside it."""
-    picture = Image.new("RGB", (128, 128), COLOURS["white"])
-    for box in boxes:
-        ImageDraw.Draw(picture).ellipse(box, fill=COLOURS["red"])
-    found = seen(picture)
-    assert [(one.kind, one.colour) for one in found.shapes] == [(UNKNOWN, "red")] and found.background == "white"
-
-
-def test_detectors_see_nothing_in_grey():
-    found = seen(Image.new("RGB", (128, 128), (128, 128, 128)))
-    assert found.background is None and not found.shapes
-
-
-@pytest.mark.parametrize("box, colour", [((96, 0, 128, 32), (128, 128, 128)), ((100, 10, 112, 22), COLOURS["red"])])
-def test_detectors_see_what_does_not_belong_there(box, colour):
-    """A grey block, and a small blot of another colour."""
-    made = Scene((Shape("circle", "blue", "big", "middle", 0.5, 0.5, 0.19),), "white")
-    picture = draw(made)
-    assert seen(picture).shows_kinds(made)
-    picture.paste(colour, box)
-    assert not seen(picture).shows_colours(made)
-
-
-def test_detectors_take_no_other_outline_for_a_circle():
-    outlines = {
-        "oblong": [(0.5 + 0.2 * np.cos(a), 0.5 + 0.13 * np.sin(a)) for a in np.linspace(0, 6.2, 60)],
-        "diamond": [(0.5, 0.3), (0.7, 0.5), (0.5, 0.7), (0.3, 0.5)],
-        "egg": [(0.5 + 0.14 * np.cos(a), 0.5 + 0.2 * np.sin(a)) for a in np.linspace(0, 6.2, 60)],
-    }
-    for name, corners in outlines.items():
-        picture = Image.new("RGB", (512, 512), COLOURS["white"])
-        ImageDraw.Draw(picture).polygon([(512 * x, 512 * y) for x, y in corners], fill=COLOURS["red"])
-        assert [one.kind for one in seen(picture.resize((128, 128))).shapes] == [UNKNOWN], name
-
-
-def test_detectors_tell_every_kind_from_the_others():
-    rng, found = random.Random(3), {}
-    while len(found) < len(KINDS):
-        made = scene(rng, 1)
-        found[made.shapes[0].kind] = seen(draw(made)).shapes[0]
-    assert all(one.kind == kind and one.likeness > 0.9 for kind, one in found.items())
-
-
-def test_cells_are_named_after_the_shape_that_covers_them():
-    star, ring = KINDS.index("star") + 1, KINDS.index("ring") + 1
-    shapes = (
-        Shape("star", "red", "big", "left", 0.25, 0.5, 0.19),
-        Shape("ring", "blue", "big", "right", 0.75, 0.5, 0.19),
-    )
-    row = [star, star, ring, ring]
-    assert kinds_in_cells(Scene(shapes, "white"), (128, 128), 32) == [0] * 4 + row + row + [0] * 4
 
 
 def test_an_edit_keeps_what_it_does_not_name():
@@ -353,7 +279,7 @@ def test_the_exported_folder_loads_and_does_every_task(tiny, training):
     assert np.isfinite(last.image().numpy()).all()
     settings = sensenova_core.writing.decode.DecodingSettings(max_tokens=4)
     assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
-    assert engine.think(engine.encode("a red circle"), settings).think_text is not None
+    assert thought_through(engine.think(engine.encode("a red circle"), settings)).think_text is not None
     assert flow.noise_scale(engine.config.noise, 16) == 4.0
 
 

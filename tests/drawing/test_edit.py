@@ -90,9 +90,9 @@ def test_drawing_never_touches_the_expert_that_reads(engine):
 
 def test_release_forgets_images_and_the_picture_returns(engine):
     expected = draw(engine, "x", TWO, img_cfg=2.0)
-    assert engine.reader.embeddings.nbytes > 0
+    assert engine.remembered.embeddings.nbytes > 0
     engine.release()
-    assert engine.reader.embeddings.nbytes == engine.reader.prefixes.nbytes == 0
+    assert engine.remembered.embeddings.nbytes == engine.remembered.prefixes.nbytes == 0
     assert torch.equal(draw(engine, "x", TWO, img_cfg=2.0), expected)
 
 

@@ -8,6 +8,7 @@ import torch
 from sensenova_core import Guidance, SamplingSettings, SettingsError
 from sensenova_core.drawing import flow
 from sensenova_core.model.config import NoiseConfig
+from tests.support.each import each
 from tests.support.golden_set import case_named, manifest, relative_error, tensors
 
 ROWS = case_named("guidance_cfg_math")["rows"]
@@ -21,7 +22,7 @@ def velocities() -> dict[str, torch.Tensor]:
     return tensors(case_named("guidance_cfg_math"))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@each("name", ROWS)
 def test_guidance_equals_the_reference(name, velocities):
     row = ROWS[name]
     edit, step = row["mode"] == "edit", row.get("step", 1)
@@ -35,7 +36,7 @@ def test_guidance_equals_the_reference(name, velocities):
         assert relative_error(flow.combine(guidance, given), velocities[name]) < 1e-5
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@each("name", SCHEDULES)
 def test_times_equal_the_reference(name):
     shift, steps = (int(part.lstrip("shiftep")) for part in name.split("_"))
     reference = tensors(case_named("time_schedule"))[name]
@@ -44,7 +45,7 @@ def test_times_equal_the_reference(name):
     assert ours[0] == 0 and ours[-1] == 1 and (ours.diff() > 0).all()
 
 
-@pytest.mark.parametrize("row", manifest()["tables"]["noise_scale"]["rows"], ids=lambda row: f"{row['w']}x{row['h']}")
+@each("row", manifest()["tables"]["noise_scale"]["rows"])
 def test_noise_scale_of_each_size(row):
     tokens = row["w"] * row["h"] // 32**2
     assert tokens == row["tokens"]

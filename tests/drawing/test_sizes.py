@@ -13,6 +13,7 @@ from sensenova_core.settings import (
     edit_pixel_limits,
     understanding_pixel_limits,
 )
+from tests.support.each import each
 from tests.support.pictures import picture
 from tests.support.watch import SMALL
 from tools.tiny_checkpoint import CONFIG
@@ -64,8 +65,8 @@ def shown(engine, width, height, images=(), **settings) -> torch.Tensor:
     return step.image()
 
 
-@pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
-@pytest.mark.parametrize("width, height", [(50, 90), (64, 65), (1, 33), (95, 96)])
+@each("images", [(), (picture(),)])
+@each("width, height", [(50, 90), (64, 65), (1, 33), (95, 96)])
 def test_a_cropped_picture_is_the_corner_of_the_next_larger(engine, width, height, images):
     whole = shown(engine, -(-width // 32) * 32, -(-height // 32) * 32, images)
     cropped = shown(engine, width, height, images, crop=True)

@@ -27,7 +27,7 @@ def conversation(case) -> list[Message]:
 def answered(request, engines) -> SimpleNamespace:
     case = request.param
     engine, greedy = engines(case["checkpoint"]), Forced({})
-    engine.reader.forget()  # other cases begin the same
+    engine.remembered.forget()  # other cases begin the same
     asked = engine.conversation(conversation(case), images(case))
     settings = DecodingSettings(max_tokens=case["params"]["max_new_tokens"])
     answers = list(engine.understand(asked, settings=settings, choose=greedy))

@@ -142,7 +142,8 @@ def test_whole_backbone(parts):
     context = parts.reader.new_context(indexes.shape[1])
     reading = ReadingAttention(context, runs(indexes[0]), sdpa)
     rotation = parts.model.rotation(indexes[None])
-    hidden = parts.experts["und"].decoder(golden["lm_und_in_embeds"], rotation, reading.attend_at)
+    decoder = parts.experts["und"].decoder
+    hidden = decoder(golden["lm_und_in_embeds"], rotation, reading.attend_at, decoder.layers)
     context.advance(indexes.shape[1], int(indexes[0, -1]))
     assert relative_error(parts.experts["und"].lm_head(hidden), golden["lm_und_logits"]) < TOLERANCE
 
@@ -150,7 +151,8 @@ def test_whole_backbone(parts):
     image[0] = indexes[0, -1] + 1
     x = golden["layer_gen_in"]
     drawing = DrawingAttention((context.prefix(),), images=1, tokens=x.shape[1], kernel=sdpa)
-    out = parts.experts["gen"].decoder(x, parts.model.rotation(image[None]), drawing.attend_at)
+    decoder = parts.experts["gen"].decoder
+    out = decoder(x, parts.model.rotation(image[None]), drawing.attend_at, decoder.layers)
     assert relative_error(out, golden["lm_gen_on_und_prefix_out"]) < TOLERANCE
 
 

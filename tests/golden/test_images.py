@@ -9,12 +9,12 @@ from sensenova_core import PromptError
 from sensenova_core.drawing.sizes import document_size, edit_size
 from sensenova_core.reading.images import MEAN, STD, ReferenceImage, reference_image, smart_resize
 from sensenova_core.settings import UNDERSTAND_MAX_PIXELS
+from tests.support.each import each
 from tests.support.golden_set import GOLDEN, case_named, manifest, relative_error, tensors
 
 CASE = case_named("images_load_image_native")
 SIZES = manifest()["tables"]["smart_resize"]
 RESIZED = sorted(path.name for path in (GOLDEN / "images" / "resized").iterdir())
-ROWS = [pytest.param(row, id=f"{row['image']}-{row['setting']}") for row in CASE["rows"]]
 
 
 def loaded(row) -> ReferenceImage:
@@ -30,7 +30,7 @@ def patches(pixels: torch.Tensor, patch: int) -> torch.Tensor:
     return grid.permute(1, 3, 0, 2, 4).reshape(-1, channels * patch * patch)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@each("row", CASE["rows"])
 def test_pixels(row):
     image, golden = loaded(row), tensors(CASE)
     assert [2 * image.grid.rows, 2 * image.grid.columns] == row["grid_hw"] and image.original == tuple(row["size_wh"])
@@ -53,8 +53,8 @@ def test_resized_images(name):
     assert (levels.permute(1, 2, 0) - torch.from_numpy(expected)).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("row", SIZES["rows"], ids=lambda row: f"{row['w']}x{row['h']}")
-@pytest.mark.parametrize("factor", [16, 32])
+@each("row", SIZES["rows"])
+@each("factor", [16, 32])
 def test_sizes(row, factor):
     for name, (low, high) in SIZES["limits"].items():
         expected = row[f"{name}/factor{factor}"]
@@ -65,10 +65,8 @@ def test_sizes(row, factor):
             assert list(smart_resize(row["h"], row["w"], factor, low, high)) == expected
 
 
-@pytest.mark.parametrize("row", SIZES["rows"], ids=lambda row: f"{row['w']}x{row['h']}")
-@pytest.mark.parametrize(
-    "size, rule", [(edit_size, "edit_cli_output_target/factor32"), (document_size, "interleave_cli")]
-)
+@each("row", SIZES["rows"])
+@each("size, rule", [(edit_size, "edit_cli_output_target/factor32"), (document_size, "interleave_cli")])
 def test_size_drawn_at(row, size, rule):
     if row[rule] == "ValueError":
         with pytest.raises(PromptError, match="200 times"):

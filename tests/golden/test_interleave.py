@@ -47,7 +47,7 @@ def written(request, engines) -> SimpleNamespace:
     given, settings, embedded = images(case), document_settings(case), []
     vision = engine.model.understanding.vision
     hook = vision.register_forward_hook(lambda _, __, out: embedded.append(out[0].clone()))
-    engine.reader.forget()
+    engine.remembered.forget()
     with inputs(engine.model.generation.vision, torch.clone) as noisy:
         events = list(engine.interleave(case["prompt"], given, settings, choose=forced))
     hook.remove()

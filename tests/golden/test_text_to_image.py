@@ -87,7 +87,7 @@ def test_prefix(drawn):
     """What the prompt has become: keys and values of its last tokens, and its last hidden state."""
     engine, hidden = drawn.engine, []
     hook = engine.model.understanding.decoder.norm.register_forward_hook(lambda _, __, out: hidden.append(out))
-    engine.reader.forget()
+    engine.remembered.forget()
     with torch.inference_mode():
         prefix = engine.reader.prefix(drawn.conditioning.sequences["condition"])
     hook.remove()

@@ -25,7 +25,9 @@ def thought(request, engines) -> SimpleNamespace:
     engine, forced, pieces = engines(case["checkpoint"]), Forced(case["think"]["forced_tokens"]), []
     asked = engine.encode(case["prompt"], images(case) if "images" in case else ())
     settings = DecodingSettings(max_tokens=case["params"]["max_think_tokens"])
-    conditioning = engine.think(asked, settings, pieces.append, choose=forced)
+    for thought in engine.think(asked, settings, forced):
+        pieces.append(thought.piece)
+    conditioning = thought.conditioning
     limit, turn_end = settings.max_tokens, engine.tokenizer.ids["<|im_end|>"]
     tokens = [token for token in case["think"]["tokens_used"][:limit] if token != turn_end]
     drawn = drawn_case(engine, case, conditioning)

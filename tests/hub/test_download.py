@@ -201,7 +201,7 @@ def test_a_checksum_is_of_its_kind(tmp_path):
         "a b.json",
         "naïve.safetensors",
         "con.json",
-        "x.json\n",
+        "x\n.json",
         "-rf.json",
     ],
 )

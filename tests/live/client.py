@@ -19,7 +19,10 @@ from websocket import ABNF, create_connection
 from tests.live.workflows import PROFILE_OF
 
 SECONDS = 120  # to wait for any one message
-FREEING = 3  # seconds in which the worker thread has looked, on a busy machine too
+NOTHING = {  # a prompt that loads and computes nothing
+    "number": {"class_type": "PrimitiveInt", "inputs": {"value": 0}},
+    "shown": {"class_type": "PreviewAny", "inputs": {"source": ["number", 0]}},
+}
 TEXT, PREVIEW_WITH_METADATA = 3, 4  # kinds of binary messages
 TEXT_TYPE = "progress_text"  # what the graph editor calls the first
 FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
@@ -109,11 +112,10 @@ class Client:
     def free(self, memory: bool = False) -> None:
         """Models go, and cached results too if asked, before the next prompt.
 
-        ComfyUI's worker looks when it is woken, and being woken while it still tidies up is lost on it: so ask again.
+        ComfyUI's worker looks whether it was asked when a prompt is over: so one that does nothing is run.
         """
-        for _ in range(FREEING):
-            self.post("/free", {"unload_models": True, "free_memory": memory})
-            time.sleep(1)
+        self.post("/free", {"unload_models": True, "free_memory": memory})
+        self.run(NOTHING)
 
     def queue(self, prompt: dict[str, Any], preview_method: str = "auto") -> str:
         """Returns the prompt's id. Raises Rejected."""

@@ -2,24 +2,30 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
+import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PACK = "sensenova-u1"
 DEFAULT_FOLDER = Path("~/comfy/ComfyUI")  # where comfy-cli puts it
 START_SECONDS = 180
 LOG_TAIL = 4000
+# What Python says where a package or the right release of it is missing, and ComfyUI of its own packages.
+LACKING = re.compile(r"^(?:ModuleNotFoundError|ImportError): (.+)$|^(\S+ is not installed)\.$", re.MULTILINE)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tiny models gain nothing from more, and lose much on a busy machine
 NOT_FOUND = (
     "no ComfyUI found: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its interpreter if that is elsewhere)"
@@ -43,8 +49,37 @@ def run_python(installation: Installation, *arguments: str | Path, text: str = "
         text=True,
     )
     if done.returncode:
-        raise RuntimeError(f"{arguments[0]} ended with status {done.returncode}:\n{done.stderr[-LOG_TAIL:]}")
+        _failed(installation, f"{arguments[0]} ended with status {done.returncode}:\n{done.stderr[-LOG_TAIL:]}")
     return done.stdout
+
+
+def _failed(installation: Installation, message: str) -> NoReturn:
+    """Something could not run in ComfyUI: that skips the test where ComfyUI is at fault, and fails it where we are."""
+    if reason := what_it_lacks(installation):
+        pytest.skip(reason)
+    raise RuntimeError(message)
+
+
+@cache
+def what_it_lacks(installation: Installation) -> str | None:
+    """Why this ComfyUI does not even start without this pack, in a line; None if it does, or fails otherwise."""
+    with tempfile.TemporaryDirectory() as base:
+        (Path(base) / "custom_nodes").mkdir()
+        arguments = ["--cpu", "--quick-test-for-ci", "--base-directory", base, "--disable-all-custom-nodes"]
+        done = subprocess.run(
+            [installation.python, "main.py", *arguments, "--database-url", "sqlite:///:memory:"],
+            cwd=installation.folder,
+            env=os.environ | ONE_THREAD,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_SECONDS,
+        )
+    lacking = LACKING.findall(done.stdout)
+    if not done.returncode or not lacking:
+        return None
+    return f"the ComfyUI in {installation.folder} does not start, with this pack or without: {''.join(lacking[-1])}"
 
 
 def shown_alone(installation: Installation, base: Path, workflows: dict[str, dict[str, Any]]) -> dict[str, dict]:
@@ -120,9 +155,8 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self.process.poll() is not None:
-                raise RuntimeError(
-                    f"ComfyUI ended with status {self.process.returncode}:\n{self.log_text()[-LOG_TAIL:]}"
-                )
+                ended = f"ComfyUI ended with status {self.process.returncode}"
+                _failed(self.installation, f"{ended}:\n{self.log_text()[-LOG_TAIL:]}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"ComfyUI is not ready after {START_SECONDS} s:\n{self.log_text()[-LOG_TAIL:]}")
             time.sleep(0.2)

@@ -27,12 +27,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def load_pack():
-    """nodes/host.py, folders.py and load.py inside their package, as ComfyUI imports them."""
+    """nodes/progress.py, folders.py and load.py inside their package, as ComfyUI imports them."""
     spec = importlib.util.spec_from_file_location("pack", REPOSITORY / "__init__.py", submodule_search_locations=[])
     spec.submodule_search_locations.append(str(REPOSITORY))
     pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    return [importlib.import_module(f"pack.nodes.{name}") for name in ("runtime", "folders", "load")]
+    return [importlib.import_module(f"pack.nodes.{name}") for name in ("progress", "folders", "load")]
 
 
 def gguf(names: list[str]) -> bytes:
@@ -89,7 +89,8 @@ def fill() -> None:
 
 
 fill()
-host, folders, load = load_pack()
+progress, folders, load = load_pack()
+SETTINGS = dict.fromkeys(("dtype", "vram_mode", "max_memory", "attention"), "auto")
 folders.register_model_folder()
 report: dict = {"choices": folders.checkpoint_choices()}
 looks = mock.Mock(side_effect=folders.is_of_family)
@@ -130,8 +131,8 @@ os.utime(loras / lora, (2, 2))
 report["fingerprint of a linked LoRA sees any"] = linked != folders.lora_fingerprint(None)
 report["valid"] = load.Loader.validate_inputs("none")
 try:
-    load.Loader.execute("none", "auto", "auto", "auto", "auto")
-except FileNotFoundError as error:
+    load.Loader.execute("none", **SETTINGS)
+except folders.CheckpointError as error:
     report["refused"] = str(error)
 
 if hub:
@@ -139,24 +140,24 @@ if hub:
     said: list[str] = []
     repo = "SenseNova/Fetched"
     fetched = {"checkpoint": "Fetched", "download": True, "repo": repo, "dtype": "auto"}
-    settings = ("auto", "auto", "auto", "auto", True)
+    settings = {**SETTINGS, "download": True, "repo": repo}
     stops = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
     with (
         mock.patch.object(folders.comfy.utils, "ProgressBar") as bar,
-        mock.patch.object(host, "show_text", said.append),
+        mock.patch.object(progress, "show_text", said.append),
     ):
         bar.return_value.update_absolute = lambda done, total: bars.append((done, total))
         try:
-            load.Loader.execute("other", *settings, repo)
+            load.Loader.execute("other", **settings)
         except folders.CheckpointError as error:
             report["another"] = str(error)
         before = load.Loader.fingerprint_inputs(**fetched)
-        with mock.patch.object(host, "stop_if_interrupted", stops):
+        with mock.patch.object(progress, "stop_if_interrupted", stops):
             try:
                 folders.download(repo)
             except KeyboardInterrupt:
                 report["cancelled"] = "Fetched" not in folders.checkpoints()
-        out = load.Loader.execute("Fetched", *settings, repo)
+        out = load.Loader.execute("Fetched", **settings)
     report["downloaded"] = folders.checkpoints()["Fetched"].relative_to(folder).as_posix()
     report["loaded"] = out.args[0].engine.config.pixel_head
     report["bar"], report["said"] = bars[-1], said[-1]

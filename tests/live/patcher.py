@@ -45,17 +45,17 @@ STATES = ("NORMAL_VRAM", "LOW_VRAM", "NO_VRAM", "HIGH_VRAM")
 ASKED = (1, 1.0, 1.5, 3.0, 1e6)  # to be freed: a byte, and buffers
 
 
-def load_host():
-    """nodes/host.py inside its package, as ComfyUI imports it."""
+def load_pack():
+    """nodes/loaded.py inside its package, as ComfyUI imports it."""
     spec = importlib.util.spec_from_file_location("pack", REPOSITORY / "__init__.py", submodule_search_locations=[])
     spec.submodule_search_locations.append(str(REPOSITORY))
     pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    return importlib.import_module("pack.nodes.runtime"), importlib.import_module("pack.sensenova_core")
+    return importlib.import_module("pack.nodes.loaded"), importlib.import_module("pack.sensenova_core")
 
 
-host, core = load_host()
-SETTINGS = core.SamplingSettings(512, 512, steps=2)  # drawing takes more than reading
+wire, core = load_pack()
+SETTINGS = core.SamplingSettings(512, 512, steps=2, guidance=core.Guidance(1.0))  # drawing takes more than reading
 
 
 def loaded(device: torch.device = CPU, vram_mode: str = "auto", max_memory: str = "auto"):
@@ -65,7 +65,7 @@ def loaded(device: torch.device = CPU, vram_mode: str = "auto", max_memory: str 
         sizes = engine.memory.sizes
         needed = task(engine).most_working + sizes.fixed + (3 + STAYING) * sizes.slot
         max_memory = f"{needed / 1024 + 1:.0f}KiB"
-    return host.LoadedEngine(core.load(checkpoint, device, "auto", vram_mode, max_memory, place=False))
+    return wire.LoadedEngine(core.load(checkpoint, device, "auto", vram_mode, max_memory, place=False))
 
 
 def task(engine):
@@ -74,10 +74,8 @@ def task(engine):
 
 def draw(model, ready: bool = True) -> str:
     """The picture, as a digest."""
-    engine = model.engine
-    if ready:
-        model.make_ready(task(engine))
-    *_, last = engine.denoise(engine.encode("a cat"), SETTINGS)
+    sample = model.sample if ready else model.engine.denoise
+    *_, last = sample(model.engine.encode("a cat"), SETTINGS)
     return hashlib.sha1(last.image().numpy().tobytes()).hexdigest()
 
 
@@ -93,19 +91,20 @@ _META = torch.device("meta")
 
 def on_card(engine) -> int:
     """Buffers on the device, by the engine's own count."""
-    sizes, weights = engine.memory.sizes, engine.memory.weights
+    sizes, weights = engine.memory.sizes, engine.memory.residency
     return (weights.nbytes - sizes.fixed * weights.placed) // sizes.slot
 
 
 def contract(model) -> dict[str, object]:
     """Each method that ComfyUI calls, asked directly."""
     engine, patcher = model.engine, model.patcher
-    weights, sizes, store = engine.memory.weights, engine.memory.sizes, getattr(engine.memory.weights, "store", None)
+    residency, sizes = engine.memory.residency, engine.memory.sizes
+    store = getattr(residency, "store", None)
     seen = {"at first": patcher.loaded_size(), "at first on": str(patcher.current_loaded_device())}
     drawn = [draw(model)]
     seen["size"] = 0 < patcher.loaded_size() <= patcher.model_size()
     held = patcher.loaded_size()
-    model.make_ready(task(engine))
+    model.make_ready(lambda: task(engine))
     seen["kept when ready again"] = patcher.loaded_size() == held
     patcher.detach(unpatch_all=False)
     seen["kept by bookkeeping"] = patcher.loaded_size() == held
@@ -123,9 +122,9 @@ def contract(model) -> dict[str, object]:
     for size in ASKED:
         drawn.append(draw(model))
         asked = size if size == 1 else int(size * sizes.slot)
-        before = patcher.loaded_size() + engine.reader.nbytes
+        before = patcher.loaded_size() + engine.remembered.nbytes
         freed = patcher.partially_unload(CPU, asked)
-        true = freed == before - patcher.loaded_size() - engine.reader.nbytes
+        true = freed == before - patcher.loaded_size() - engine.remembered.nbytes
         enough = freed >= asked or patcher.loaded_size() <= sizes.fixed
         seen["freed"].append(
             [true, enough, store is None or on_card(engine) + store.nbytes // sizes.slot == buffers(engine)]
@@ -133,11 +132,11 @@ def contract(model) -> dict[str, object]:
     drawn.append(draw(model))
     seen["host buffers"] = store.nbytes // sizes.slot if store else 0
     patcher.detach()
-    seen["detached"] = [patcher.loaded_size(), engine.reader.nbytes, store.nbytes if store else 0, buffers(engine)]
+    seen["detached"] = [patcher.loaded_size(), engine.remembered.nbytes, store.nbytes if store else 0, buffers(engine)]
     seen["detached from"] = str(patcher.current_loaded_device())
     drawn.append(draw(model))
     mm.unload_all_models()
-    seen["unloaded"] = [weights.nbytes, engine.reader.nbytes, buffers(engine)]
+    seen["unloaded"] = [residency.nbytes, engine.remembered.nbytes, buffers(engine)]
     seen["pictures"] = sorted({*drawn, draw(model)})
     return seen
 
@@ -153,7 +152,7 @@ def dropped(model) -> dict[str, object]:
         for name, part in {
             "engine": engine,
             "model": engine.model,
-            "weights": engine.memory.weights,
+            "weights": engine.memory.residency,
             "reader": engine.reader,
         }.items()
     }
@@ -176,7 +175,8 @@ class Card:
 
     @property
     def used(self) -> int:
-        read = sum(patcher.model.reader.nbytes for patcher in self.patchers if isinstance(patcher, host.EnginePatcher))
+        engines = [patcher.model for patcher in self.patchers if isinstance(patcher, wire.EnginePatcher)]
+        read = sum(engine.remembered.nbytes for engine in engines)
         return read + sum(patcher.loaded_size() for patcher in self.patchers)
 
     def free(self, device: torch.device | None = None, torch_free_too: bool = False):
@@ -210,7 +210,7 @@ def on_a_card(state: mm.VRAMState) -> dict[str, object]:
             mm.unload_all_models()
             taken, staying = set(), set()
             for _ in range(2):
-                read = engine.reader.nbytes
+                read = engine.remembered.nbytes
                 card.capacity = RESERVED + read + sizes.fixed + room * sizes.slot + sizes.slot // 2
                 pictures.add(draw(model))
                 taken.add(on_card(engine))
@@ -225,11 +225,11 @@ def larger_picture() -> list[int]:
     engine, sizes = model.engine, model.engine.memory.sizes
     with Card(mm.VRAMState.NORMAL_VRAM, model.patcher) as card:
         draw(model)
-        card.capacity = RESERVED + engine.reader.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
+        card.capacity = RESERVED + engine.remembered.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
         draw(model)
         before = on_card(engine)
         beside = RESERVED - mm.extra_reserved_memory() + 3 * sizes.slot
-        model.make_ready(core.memory.Task("large", core.memory.Work(int(beside / 1.15))))
+        model.make_ready(lambda: core.memory.Task("large", core.memory.Work(int(beside / 1.15))))
         return [before, on_card(engine)]
 
 
@@ -243,18 +243,18 @@ def beside_another(count: int | None) -> dict[str, object]:
         pictures = [draw(model)]
         before = on_card(engine)
         needed = model.patcher.loaded_size() if count is None else count * slot - slot // 2
-        card.capacity = card.used + RESERVED + int(1.1 * size) - engine.reader.nbytes - needed
+        card.capacity = card.used + RESERVED + int(1.1 * size) - engine.remembered.nbytes - needed
         mm.load_models_gpu([other])
         seen = {"lost": before - on_card(engine), "left": model.patcher.loaded_size() > 0}
         seen["fits"] = card.free() >= mm.minimum_inference_memory()
         seen["other"] = [other.loaded_size() == size]
         pictures.append(draw(model))
-        seen["fits again"] = card.free() >= mm.minimum_inference_memory() - engine.reader.nbytes
+        seen["fits again"] = card.free() >= mm.minimum_inference_memory() - engine.remembered.nbytes
         mm.load_models_gpu([other])
         seen["other"].append(other.loaded_size() == size)
         pictures.append(draw(model))
         mm.unload_all_models()
-        seen["unloaded"] = [model.patcher.loaded_size(), engine.reader.nbytes, buffers(engine)]
+        seen["unloaded"] = [model.patcher.loaded_size(), engine.remembered.nbytes, buffers(engine)]
         return seen | {"had": before, "pictures": sorted({*pictures})}
 
 
@@ -265,15 +265,15 @@ def taking_turns() -> dict[str, object]:
     with Card(mm.VRAMState.NORMAL_VRAM, model.patcher) as card:
         draw(model)
         sizes = engine.memory.sizes
-        card.capacity = RESERVED + engine.reader.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
+        card.capacity = RESERVED + engine.remembered.nbytes + sizes.fixed + 8 * sizes.slot + sizes.slot // 2
         pictures, seen = {"off": [], "on": []}, {"dropped": [], "within": []}
         for _ in range(3):
             for name, wire in (("off", model), ("on", other)):
                 pictures[name].append(draw(wire))
-                seen["dropped"].append(engine.memory.weights.times_dropped)
+                seen["dropped"].append(engine.memory.residency.times_dropped)
                 seen["within"].append(card.free() >= 0 and model.patcher.loaded_size() <= model.patcher.model_size())
         mm.unload_all_models()
-        left = [model.patcher.loaded_size(), engine.reader.nbytes, buffers(engine)]
+        left = [model.patcher.loaded_size(), engine.remembered.nbytes, buffers(engine)]
     return seen | {"unloaded": left, "drawn": {name: sorted(set(drawn)) for name, drawn in pictures.items()}}
 
 

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 import sensenova_core
-from sensenova_core.memory.forecast import explain
 from sensenova_core.reading.prompt import Message
 from sensenova_core.settings import (
     INTERLEAVE_SIZES,
@@ -58,8 +57,8 @@ def text_encode(model, prompt, images=NO_IMAGES, thinking=None):
 
 
 def think(model, conditioning, max_tokens, **decoding):
-    thought = model.think(conditioning, written(max_tokens, **decoding))
-    return thought, thought.think_text
+    *_, thought = model.think(conditioning, written(max_tokens, **decoding))
+    return thought.conditioning, thought.text
 
 
 def resolution(size, **custom):
@@ -123,7 +122,7 @@ def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> Decoding
 
 def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card, **planned):
     settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
-    return (explain(model, settings, images, think_tokens, card, **planned),)
+    return (model.forecast(settings, images=images, think_tokens=think_tokens, card=card, **planned),)
 
 
 def primitive(value):

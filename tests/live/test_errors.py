@@ -16,7 +16,7 @@ FAILS = {
     "reversed interval": (
         "FlowMatchSampler",
         {"cfg_start": 0.8, "cfg_end": 0.2},
-        "cfg_interval 0.8 to 0.2 is not an interval",
+        "cfg_start and cfg_end 0.8 to 0.2 is not an interval",
     ),
     "unknown size": (
         "Resolution",
@@ -54,6 +54,7 @@ FAILS_ELSEWHERE = {
     "unknown decoding": ("think", "Think", {"decoding": "beam"}, "take greedy or sample"),
     "odd size of pictures": ("interleave", "Interleave", {"size.width": 260}, "width is 260"),
 }
+ODD = {"Interleave": {"size.width": 260}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,6 +92,12 @@ def test_odd_size_is_reported_by_the_sampler(client):
 def test_reported_by_the_node_of_another_task(client, case):
     name, kind, wrong, text = FAILS_ELSEWHERE[case]
     _check_reported(client, tiny(name, **{kind: wrong}), kind, text)
+
+
+def test_a_hint_is_of_what_the_node_has(client):
+    """The sampler can cut a picture back to any size, a document's pictures cannot be."""
+    for prompt, cropped in (text_to_image(Resolution={"size.width": 260}), True), (tiny("interleave", **ODD), False):
+        assert ("crop" in client.run(prompt).error["exception_message"]) == cropped
 
 
 @pytest.mark.parametrize("kind", ["Think", "FlowMatchSampler"])

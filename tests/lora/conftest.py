@@ -84,7 +84,7 @@ def load(folders) -> Callable[..., Engine]:
         if slots is not None:
             allow(engine, slots)
         if host is not None:
-            engine.memory.limits = replace(engine.memory.limits, host=host * engine.memory.sizes.slot)
+            engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
         return engine
 
     return loaded

@@ -23,7 +23,7 @@ def drawing(name: str) -> bool:
 def tell(engine: Engine) -> dict:
     """A picture, one edited, and what an answer was chosen from, which takes the output head."""
     seen: list[torch.Tensor] = []
-    engine.reader.forget()  # else an answer goes on from what the last one has read
+    engine.remembered.forget()  # else an answer goes on from what the last one has read
     letter = engine.tokenizer.encode(["a"])[0]
     choose = lambda logits, chosen: seen.append(logits.clone()) or letter  # noqa: E731
     list(engine.understand("what?", settings=DecodingSettings(3), choose=choose))

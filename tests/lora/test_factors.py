@@ -13,9 +13,9 @@ from sensenova_core.lora import merge
 from sensenova_core.lora.merging import merge_scratch
 from sensenova_core.memory import Sizes
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.forecast import explain
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.lora.telling import drawing, tell
+from tests.support.each import each
 from tests.support.geometries import scaled_down, write_checkpoint
 from tests.support.loras import matrices, write_lora
 from tests.support.peak import PeakBytes
@@ -28,34 +28,34 @@ def test_another_strength_moves_nothing(lora, load):
     first, second = lora("plain", 1, drawing)[0], lora("plain", 2, drawing)[0]
     engine = load(vram_mode="full", max_memory="64GiB", loras=[(first, 1.0)])
     draw_short(engine)
-    dropped, count = engine.memory.weights.times_dropped, copied(engine, GENERATION)
+    dropped, count = engine.memory.residency.times_dropped, copied(engine, GENERATION)
     for loras in ([(first, 0.3)], [], [(first, -2)]):
         engine.use_loras(loras)
         draw_short(engine)
-    assert copied(engine, GENERATION) == count and engine.memory.weights.times_dropped == dropped
+    assert copied(engine, GENERATION) == count and engine.memory.residency.times_dropped == dropped
     engine.use_loras([(second, 1.0)])  # and what was used until now goes along
     draw_short(engine)
     count = copied(engine, GENERATION)
     for loras in ([(first, 1.0)], [(second, 1.0)], [(second, 1.0), (first, 0.1)]):
         engine.use_loras(loras)
         draw_short(engine)
-    assert copied(engine, GENERATION) == count and engine.memory.weights.times_dropped == dropped + 1
+    assert copied(engine, GENERATION) == count and engine.memory.residency.times_dropped == dropped + 1
 
 
 @pytest.mark.parametrize("kind", ["plain", "gguf", "experts"])
 def test_factors_lie_and_move_with_their_layer(lora, load, kind):
     engine = load(kind)
-    before, units = engine.memory.sizes, engine.memory.weights.units
+    before, units = engine.memory.sizes, engine.memory.residency.units
     engine.use_loras([(lora(kind, 1, drawing)[0], 1.0)])
     sizes = engine.memory.sizes
     assert sizes.units[UNDERSTANDING] == before.units[UNDERSTANDING] and sizes.unpacking(
         UNDERSTANDING
     ) == before.unpacking(UNDERSTANDING)
-    for unit, was in zip(engine.memory.weights.units[GENERATION], units[GENERATION], strict=True):
+    for unit, was in zip(engine.memory.residency.units[GENERATION], units[GENERATION], strict=True):
         stored = sum(-(-part.nbytes // 256) * 256 for change in unit.changes for part in (change.up, change.down))
         assert unit.nbytes == was.nbytes + stored and unit.running_bytes == was.running_bytes
         assert (stored > 0) == (unit.index != 2) and unit.apart == (was.apart or stored > 0)
-        starts = [(part.start, part.start + part.nbytes) for part in unit.stored]
+        starts = [(part.lies_at, part.lies_at + part.nbytes) for part in unit.all_parts]
         assert all(stop <= start for (_, stop), (start, _) in pairwise(starts))
     assert sizes.working[GENERATION] == max(unit.running_bytes for unit in units[GENERATION] if unit.index != 2)
     assert sizes.slot_of(GENERATION) > before.slot_of(GENERATION)
@@ -63,26 +63,26 @@ def test_factors_lie_and_move_with_their_layer(lora, load, kind):
 
 def test_pieces_of_the_head_have_their_rows(lora, load):
     engine = load(loras=[(lora("plain", 3, lambda name: name == HEAD)[0], 1.0)])
-    pieces = engine.memory.weights.units[UNDERSTANDING][engine.config.decoder.num_layers :]
+    pieces = engine.memory.residency.units[UNDERSTANDING][engine.config.decoder.num_layers :]
     changes = [unit.changes[0] for unit in pieces]
     assert len(pieces) > 1 and [each.up.first_row for each in changes] == [unit.parts[0].first_row for unit in pieces]
     assert sum(each.up.shape[0] for each in changes) == sum(unit.parts[0].shape[0] for unit in pieces)
-    assert not any(unit.apart for unit in engine.memory.weights.units[GENERATION])
+    assert not any(unit.apart for unit in engine.memory.residency.units[GENERATION])
 
 
 def test_in_place_nothing_is_copied_but_a_layer(folders, lora, load):
     engine = load(vram_mode="auto", loras=[(lora("plain", 1, drawing)[0], 1.0)])
     draw_short(engine)
-    weights = engine.memory.weights
+    weights = engine.memory.residency
     mapped = [value for value in weights._others.values()]
     changed = weights.units[GENERATION]
-    assert not any(part.stored in weights._owners for unit in changed if unit.apart for part in unit.parts)
+    assert not any(part.name in weights._owners for unit in changed if unit.apart for part in unit.parts)
     with PeakBytes("cpu") as peak, torch.inference_mode():
-        peak.leave_out([*mapped, *engine.model.parameters(), weights._working.buffer])
-        for _ in engine.model.generation.decoder.source():
+        peak.leave_out([*mapped, *engine.model.parameters(), weights.slots.working.buffer])
+        for _ in weights.layers(GENERATION):
             pass
-    assert peak.most <= engine.memory.sizes.scratch < weights._working.buffer.nbytes
-    assert weights.nbytes == engine.weights.nbytes + weights._working.buffer.nbytes
+    assert peak.most <= engine.memory.sizes.scratch < weights.slots.working.buffer.nbytes
+    assert weights.nbytes == engine.stored.nbytes + weights.slots.working.buffer.nbytes
 
 
 def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):
@@ -106,8 +106,8 @@ def test_device_memory_stays_within_the_budget(tmp_path, monkeypatch):
     assert runs == 40 and not over, over
 
 
-@pytest.mark.parametrize("shape", [(300, 200), (64, 16, 3, 3), (1, 7)])
-@pytest.mark.parametrize("piece", [1, 5000, 2**20])
+@each("shape", [(300, 200), (64, 16, 3, 3), (1, 7)])
+@each("piece", [1, 5000, 2**20])
 def test_rows_are_added_piece_by_piece(monkeypatch, shape, piece):
     for module in ("checkpoint.formats.PIECE_CPU", "lora.merging.PIECE"):
         monkeypatch.setattr(f"sensenova_core.{module}", piece)
@@ -131,10 +131,10 @@ def test_rows_are_added_piece_by_piece(monkeypatch, shape, piece):
 @pytest.mark.parametrize("vram_mode", ["auto", "balanced"])
 def test_a_plan_says_so(lora, load, vram_mode):
     engine = load(vram_mode=vram_mode)
-    told = explain(engine, sensenova_core.SamplingSettings(64, 64))
+    told = engine.forecast(sensenova_core.SamplingSettings(64, 64))
     assert "make one layer ready" not in told
     engine.use_loras([(lora()[0], 1.0)])
-    assert "make one layer ready" in explain(engine, sensenova_core.SamplingSettings(64, 64))
+    assert "make one layer ready" in engine.forecast(sensenova_core.SamplingSettings(64, 64))
     assert isinstance(engine.memory.sizes, Sizes)
 
 
@@ -143,7 +143,7 @@ def test_given_back_and_taken_up_again(lora, load, vram_mode):
     engine = load(vram_mode=vram_mode, loras=[(lora()[0], 1.0)])
     expected = tell(engine)
     engine.release()
-    assert engine.memory.weights.nbytes == 0
+    assert engine.memory.residency.nbytes == 0
     assert {value.device.type for value in engine.model.parameters()} == {"meta"}
     check_same(tell(engine), expected)
 
@@ -155,7 +155,7 @@ def test_an_engine_that_nobody_holds_is_freed_without_the_collector(lora, load, 
     gc.disable()
     try:
         draw_short(engine)
-        watched = [weakref.ref(part) for part in (engine, engine.model, engine.memory, engine.memory.weights)]
+        watched = [weakref.ref(part) for part in (engine, engine.model, engine.memory, engine.memory.residency)]
         del engine
         assert gone(*watched), [each() for each in watched if each() is not None][:3]
     finally:

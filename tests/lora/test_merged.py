@@ -9,7 +9,8 @@ import torch
 import sensenova_core
 from sensenova_core import SenseNovaError, SettingsError
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Fixed
+from sensenova_core.memory.fixed import Fixed
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.lora.telling import KINDS, SINGLE, check_close, drawing, tell
 from tests.support.geometries import write_checkpoint
 from tests.support.loras import matrices, merged, write_lora
@@ -80,7 +81,7 @@ def test_on_and_off_is_as_never(lora, load, kind, way):
         on = on or told
         for none in ([], [(first, 0.0)], [(first, 1.0), (first, -1.0)]):
             engine.use_loras(none)
-            assert engine.loras == () and not any(unit.changed for unit in engine.memory.weights.units[GENERATION])
+            assert engine.loras == () and not any(unit.changed for unit in engine.memory.residency.units[GENERATION])
         check_same(tell(engine), never)
     engine.use_loras([(first, 1)])
     check_same(tell(engine), on)
@@ -109,7 +110,7 @@ def test_the_sum_is_rounded_once(folders, lora, load, tmp_path, kind, factors):
     by_hand = merged(folders(kind)[1], tmp_path / "sum", [(deltas, 1.5)], torch.bfloat16)
     expected = tensors_of(by_hand)
     engine = load(kind, "auto", dtype="bfloat16", loras=[(file, 1.5)])
-    for index, layer in enumerate(engine.model.generation.decoder.source()):
+    for index, layer in enumerate(engine.memory.residency.layers(GENERATION)):
         for name, value in layer.named_parameters():
             if value.dim() > 1:
                 numbers = expected[checkpoint_name(f"generation.decoder.layers.{index}.{name}")]
@@ -137,21 +138,21 @@ def test_what_is_read_is_kept_apart(lora, load):
     reads, draws = lora()[0], lora("plain", 1, drawing)[0]
     engine = load(vram_mode="full", max_memory="64GiB")
     draw_short(engine)
-    held = engine.reader.prefixes.nbytes
+    held = engine.remembered.prefixes.nbytes
     engine.use_loras([(draws, 1.0)])
     draw_short(engine)
-    assert engine.reader.prefixes.nbytes == held
+    assert engine.remembered.prefixes.nbytes == held
     engine.use_loras([(reads, 1.0)])
     draw_short(engine)
-    assert engine.reader.prefixes.nbytes == 2 * held
+    assert engine.remembered.prefixes.nbytes == 2 * held
     count = copied(engine, UNDERSTANDING)
     for loras in ([(reads, 1.0), (draws, 1.0)], [(draws, 2.0)], []):
         engine.use_loras(loras)
         draw_short(engine)
-    assert engine.reader.prefixes.nbytes == 2 * held and copied(engine, UNDERSTANDING) == count
+    assert engine.remembered.prefixes.nbytes == 2 * held and copied(engine, UNDERSTANDING) == count
     engine.use_loras([(reads, 0.5)])
     draw_short(engine)
-    assert engine.reader.prefixes.nbytes == 3 * held
+    assert engine.remembered.prefixes.nbytes == 3 * held
 
 
 @pytest.mark.parametrize("vram_mode", ["auto", "balanced"])

@@ -1,6 +1,7 @@
 """What tasks need on the device beside the weights: estimated from above, and not by much."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from sensenova_core.reading.reader import Reader
 from sensenova_core.settings import DocumentSettings, Guidance
 from sensenova_core.writing.document import growing
 from tests.model.test_full_size import DENSE, SPARSE, config_json
+from tests.support.each import each
 from tests.support.mixtures import in_one_buffer
 from tests.support.peak import PeakBytes
 from tests.support.pictures import picture
@@ -64,8 +66,8 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
     return peak.most
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
-@pytest.mark.parametrize(
+@each("dtype", [torch.bfloat16, torch.float32])
+@each(
     "change, prefixes",
     [
         ({}, PREFIXES),
@@ -74,7 +76,6 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
         ({"batch_size": 2}, PREFIXES),
         ({}, {"condition": 8700, "unconditional": 8300}),
     ],
-    ids=["2048", "unguided", "1024", "batch", "two references"],
 )
 def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, prefixes):
     settings = replace(SamplingSettings(steps=2), **change)
@@ -141,16 +142,16 @@ def test_documents_need_more_as_they_grow():
     """Both contexts with cfg alone, one of them without guidance; a picture and usual text are still to come."""
     settings = DocumentSettings(SamplingSettings(1536, 1536), max_images=3)
     unguided = DocumentSettings(SamplingSettings(1536, 1536, guidance=Guidance(1.0)), max_images=3)
+    document = partial(activations.document, config(), index=0, itemsize=2, unconditional=False)
     assert (growing(settings), growing(unguided)) == (("condition", "images_only"), ("condition",))
-    tasks = [
-        activations.document(config(), settings, dict.fromkeys(growing(settings), n), 0, 2) for n in (400, 3000, 9000)
-    ]
-    tasks.insert(0, activations.document(config(), unguided, {"condition": 400}, 0, 2))
+    tasks = [document(settings, dict.fromkeys(growing(settings), n)) for n in (400, 3000, 9000)]
+    tasks.insert(0, document(unguided, {"condition": 400}))
     for part in ("reading", "drawing"):
         sizes = [getattr(task, part).working for task in tasks]
         assert sizes == sorted(set(sizes))
     assert tasks[1].reading.working >= activations.kv_bytes(config(), 2 * (400 + 2304), 2)
-    assert activations.document(config(), replace(settings, max_images=0), {"condition": 400}, 0, 2).drawing is None
+    text = replace(settings, max_images=0)
+    assert document(text, {"condition": 400}).drawing is None
 
 
 @pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
@@ -158,5 +159,5 @@ def test_what_is_held_after_drawing_was_estimated_before(engine, images):
     conditioning = engine.encode("a red circle", images)
     task = engine.drawing_task(conditioning, SamplingSettings(width=64, height=64))
     last_of(engine.sample(conditioning, **SMALL, img_cfg=2.0))
-    assert engine.reader.prefixes.nbytes <= task.reading.working
+    assert engine.remembered.prefixes.nbytes <= task.reading.working
     assert task.drawing.working > 0

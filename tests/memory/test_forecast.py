@@ -6,8 +6,7 @@ import pytest
 
 from sensenova_core import Engine, SamplingSettings, SettingsError
 from sensenova_core.cli import main
-from sensenova_core.memory.forecast import explain
-from sensenova_core.settings import TASKS
+from sensenova_core.settings import TASKS, LoadSettings
 from tests.support.golden_set import checkpoint
 
 
@@ -100,9 +99,9 @@ def test_what_has_no_effect_is_said(planned, caplog):
 
 
 def test_an_unknown_task_is_refused():
-    engine = Engine(checkpoint("tiny-u15"), "cpu", "auto", "auto")
+    engine = Engine(checkpoint("tiny-u15"), LoadSettings())
     with pytest.raises(SettingsError, match="task 'paint' is unknown; choose one of draw, understand, interleave"):
-        explain(engine, SamplingSettings(), task="paint")
+        engine.forecast(SamplingSettings(), task="paint")
 
 
 def test_help_lists_all_tasks(capsys):

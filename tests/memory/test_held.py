@@ -11,10 +11,11 @@ from sensenova_core.errors import SenseNovaError
 from sensenova_core.settings import Guidance
 from tests.support.golden_set import checkpoint
 from tests.support.pictures import picture
+from tests.support.watch import thought_through
 
 
 def test_the_prefixes_of_one_edit_stay_together_whatever_their_size(engine, monkeypatch):
-    engine.reader.prefixes.limit_bytes = 1
+    engine.remembered.prefixes.limit_bytes = 1
     conditioning = engine.encode("x", [picture(), picture(seed=1)])
     read = []
     open_all = engine.reader.open_all
@@ -23,7 +24,7 @@ def test_the_prefixes_of_one_edit_stay_together_whatever_their_size(engine, monk
         list(engine.sample(conditioning, width=64, height=64, steps=1, cfg=4, img_cfg=2, seed=seed))
     assert len(read) == 3
     list(engine.sample(engine.encode("y"), width=64, height=64, steps=1))
-    assert engine.reader.prefixes.get(conditioning.sequences["condition"].key) is None
+    assert engine.remembered.prefixes.get(conditioning.sequences["condition"].key) is None
 
 
 def test_a_document_lets_go_of_what_it_drew_with_before_it_reads_the_picture(engine, monkeypatch):
@@ -58,14 +59,15 @@ def test_a_conditioning_of_another_model_is_refused_by_thinking_too(engines):
 def test_reasoning_ends_when_the_memory_is_given_back(engine):
     conditioning = engine.encode("x")
     with pytest.raises(SenseNovaError, match="given back during this run"):
-        engine.think(conditioning, DecodingSettings(10), on_text=lambda piece: engine.release())
-    assert engine.think(conditioning, DecodingSettings(2)).think_text is not None
+        for _ in engine.think(conditioning, DecodingSettings(10)):
+            engine.release()
+    assert thought_through(engine.think(conditioning, DecodingSettings(2))).think_text is not None
 
 
 def test_a_model_that_writes_an_image_slot_reads_it_as_text_again_later(engine):
     slot = engine.tokenizer.ids["<IMG_CONTEXT>"]
     tokens = iter([slot, engine.tokenizer.ids["</think>"]])
-    thought = engine.think(engine.encode("x"), choose=lambda logits, chosen: next(tokens))
+    thought = thought_through(engine.think(engine.encode("x"), choose=lambda logits, chosen: next(tokens)))
     *_, first = engine.sample(thought, width=64, height=64, steps=1)
     engine.release()
     *_, again = engine.sample(thought, width=64, height=64, steps=1)
@@ -92,7 +94,7 @@ def test_a_conversation_keeps_the_budget_of_each_image(engine):
 def test_a_short_conversation_does_not_hold_the_buffers_of_a_long_one(engine):
     list(engine.understand("long " * 2000, settings=DecodingSettings(1)))
     list(engine.understand("hi", settings=DecodingSettings(1)))
-    assert engine.reader.held[1].room < 2000
+    assert engine.remembered.conversation[1].room < 2000
 
 
 ODD = [("L", (1, 1)), ("P", (40, 30)), ("LA", (33, 65)), ("I;16", (20, 20)), ("RGB", (32, 6400)), ("RGBA", (64, 48))]

@@ -100,7 +100,7 @@ def test_max_memory_that_is_no_text(value):
 )
 def test_limits_are_those_of_the_device(text, device, expected):
     limits = limits_of("balanced", text, device)
-    assert (limits.device, limits.host) == expected
+    assert (limits.device, limits.page_locked) == expected
     assert limits.mode == "balanced" and limits.weights is None
 
 
@@ -124,10 +124,10 @@ def test_an_unknown_mode_is_refused():
 
 
 def test_two_gibibytes_of_system_memory_are_left_to_others():
-    assert Limits().pinned(10 * GIB) == 8 * GIB
-    assert Limits(host=3 * GIB).pinned(10 * GIB) == 3 * GIB
-    assert Limits(host=30 * GIB).pinned(10 * GIB) == 8 * GIB
-    assert Limits().pinned(GIB) == Limits(host=GIB).pinned(GIB) == 0
+    assert Limits().page_lockable(10 * GIB) == 8 * GIB
+    assert Limits(page_locked=3 * GIB).page_lockable(10 * GIB) == 3 * GIB
+    assert Limits(page_locked=30 * GIB).page_lockable(10 * GIB) == 8 * GIB
+    assert Limits().page_lockable(GIB) == Limits(page_locked=GIB).page_lockable(GIB) == 0
 
 
 @pytest.mark.parametrize(

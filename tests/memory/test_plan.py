@@ -16,9 +16,10 @@ from sensenova_core.memory import (
     Work,
     make_plan,
 )
-from sensenova_core.memory.budget import HOST_RESERVE, in_words, parse_max_memory
+from sensenova_core.memory.budget import SYSTEM_RESERVE, in_words, parse_max_memory
 from sensenova_core.memory.plan import RING, STAGING
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.memory.plan_text import explained, mode_of
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from sensenova_core.settings import VRAM_MODES
 
 MIB, GIB = 2**20, 2**30
@@ -33,7 +34,7 @@ class Case:
     sizes: Sizes
     task: Task
     limits: Limits
-    host_free: int
+    system_free: int
 
     @property
     def units(self) -> int:
@@ -68,7 +69,7 @@ class Case:
         return RING[mode or self.limits.mode] - bool(self.sizes.working[expert])
 
     def plan(self, **limits) -> Plan:
-        return make_plan(self.sizes, self.task, replace(self.limits, **limits), self.host_free)
+        return make_plan(self.sizes, self.task, replace(self.limits, **limits), self.system_free)
 
 
 def case(seed: int) -> Case:
@@ -100,9 +101,14 @@ def case(seed: int) -> Case:
         writes,
         work(draw.choice([1, 2, 50, None])) if draw.random() < 0.7 else None,
     )
-    host = draw.choice([None, 0, draw.randint(0, 80) * largest])
+    locked = draw.choice([None, 0, draw.randint(0, 80) * largest])
+    limits = Limits(draw.choice(VRAM_MODES), page_locked=locked)
     made = Case(
-        seed, sizes, task, Limits(draw.choice(VRAM_MODES), host=host), draw.randint(0, 120) * largest + HOST_RESERVE
+        seed,
+        sizes,
+        task,
+        limits,
+        draw.randint(0, 120) * largest + SYSTEM_RESERVE,
     )
     device = made.smallest + draw.randint(0, draw.choice([depth, made.units + 3])) * sizes.slot + draw.randint(0, 255)
     weights = sizes.fixed + draw.randint(0, made.units + 3) * sizes.slot
@@ -124,9 +130,11 @@ def test_the_cases_are_of_all_kinds():
     seen = {(case.limits.mode, case.limits.device is None, phase.name) for case, _, _, phase in PHASES}
     assert len(seen) == len(VRAM_MODES) * 2 * 3
     mixed = [phase for _, _, _, phase in PHASES if phase.resident and phase.streamed]
-    assert len(mixed) > 50 and any(phase.pinned and len(phase.pinned) < len(phase.streamed) for phase in mixed)
-    assert any(phase.kept for _, _, _, phase in PHASES)
-    assert any("both experts stay" in plan.mode for _, plan in PLANS)
+    assert len(mixed) > 50 and any(
+        phase.page_locked and len(phase.page_locked) < len(phase.streamed) for phase in mixed
+    )
+    assert any(phase.other_expert_units for _, _, _, phase in PHASES)
+    assert any("both experts stay" in mode_of(plan) for _, plan in PLANS)
 
 
 def test_never_above_the_budget():
@@ -137,7 +145,7 @@ def test_never_above_the_budget():
             work, sizes = case.task.works[expert], case.sizes
             other = sizes.units[UNDERSTANDING if expert == GENERATION else GENERATION]
             own = len(phase.resident) + phase.ring
-            assert phase.buffer_bytes == own * max(sizes.units[expert]) + phase.kept * max(other)
+            assert phase.buffer_bytes == own * max(sizes.units[expert]) + phase.other_expert_units * max(other)
             assert phase.unpacking_bytes == sizes.unpacking(expert)
             assert phase.device_bytes == sizes.fixed + phase.unpacking_bytes + phase.buffer_bytes + work.reserved
             assert phase.buffer_bytes <= case.room(expert), case
@@ -168,9 +176,11 @@ def test_buffers_to_stream_through_are_as_many_as_the_mode_says_or_as_fit():
         fitting = case.room(expert) // phase.slot_bytes
         if phase.streamed:
             assert phase.ring == min(case.ring(expert), fitting, len(phase.unit_bytes)), case
-        assert phase.slots == len(phase.resident) + phase.ring + phase.kept
-        assert 0 <= phase.kept <= case.units - len(case.sizes.units[expert])
-        assert not (phase.kept and phase.streamed and phase.name != "reading"), "what streams has no room to spare"
+        assert phase.slots == len(phase.resident) + phase.ring + phase.other_expert_units
+        assert 0 <= phase.other_expert_units <= case.units - len(case.sizes.units[expert])
+        assert not (phase.other_expert_units and phase.streamed and phase.name != "reading"), (
+            "what streams has no room to spare"
+        )
 
 
 def test_all_room_is_used_while_something_streams():
@@ -191,7 +201,7 @@ def test_what_streams_is_evenly_spread():
     for case, _, _, phase in PHASES:
         if phase.resident:
             check_even(phase.streamed, len(phase.unit_bytes), case)
-        places = [phase.streamed.index(index) for index in phase.pinned]
+        places = [phase.streamed.index(index) for index in phase.page_locked]
         check_even(places, len(phase.streamed), case)
 
 
@@ -202,15 +212,15 @@ def check_even(indexes, count: int, case: Case) -> None:
 
 def test_page_locked_is_what_streams_again_and_again():
     for case, plan in PLANS:
-        allowed = case.limits.pinned(case.host_free)
-        assert allowed <= max(0, case.host_free - HOST_RESERVE)
+        allowed = case.limits.page_lockable(case.system_free)
+        assert allowed <= max(0, case.system_free - SYSTEM_RESERVE)
         assert plan.staging == STAGING * case.sizes.slot
-        assert plan.pinned_bytes <= max(allowed, plan.staging), case
+        assert plan.page_locked_bytes <= max(allowed, plan.staging), case
         for expert, phase in plan.phases.items():
             again = phase.name != "reading" and case.task.works[expert].passes != 1
             most = max(0, (allowed - plan.staging) // phase.slot_bytes) if again else 0
-            assert set(phase.pinned) <= set(phase.streamed)
-            assert len(phase.pinned) == len(set(phase.pinned)) == min(most, len(phase.streamed)), case
+            assert set(phase.page_locked) <= set(phase.streamed)
+            assert len(phase.page_locked) == len(set(phase.page_locked)) == min(most, len(phase.streamed)), case
 
 
 def test_more_memory_never_streams_more():
@@ -276,7 +286,7 @@ def test_a_host_that_allows_next_to_nothing_still_gets_a_plan():
 def test_auto_keeps_both_experts_where_there_is_room_and_full_keeps_one():
     for case in CASES:
         auto, full = (case.plan(mode=mode, device=MUCH, weights=None) for mode in ("auto", "full"))
-        assert "both experts stay" in auto.mode
+        assert "both experts stay" in mode_of(auto)
         assert not full.streams and not auto.streams
         assert all(phase.slots == case.units for phase in auto.phases.values())
         for name, phase in full.phases.items():
@@ -289,8 +299,8 @@ def test_one_byte_too_little_for_both_experts_keeps_one():
         outside = max(work.reserved + case.sizes.unpacking(expert) for expert, work in works)
         enough = case.sizes.fixed + outside + case.everything
         free = {"mode": "auto", "weights": None}
-        assert "both" in case.plan(**free, device=enough).mode
-        assert "both" not in case.plan(**free, device=enough - 1).mode
+        assert "both" in mode_of(case.plan(**free, device=enough))
+        assert "both" not in mode_of(case.plan(**free, device=enough - 1))
 
 
 def test_the_same_question_gets_the_same_plan():
@@ -309,13 +319,13 @@ def test_what_a_mode_asks_for():
 
 def test_a_plan_explains_itself():
     for case, plan in PLANS:
-        rows = dict(re.split(r"\s+: ", line, maxsplit=1) for line in plan.explain().splitlines())
+        rows = dict(re.split(r"\s+: ", line, maxsplit=1) for line in explained(plan).splitlines())
         assert set(rows) == {"task", "mode", "device", "system", *(phase.name for phase in plan.phases.values())}
         assert rows["task"] == case.task.name and rows["mode"].startswith(case.limits.mode)
         unpacking = any(phase.unpacking_bytes for phase in plan.phases.values())
         assert rows["device"].startswith(f"{in_words(plan.device_bytes)} at most")
         assert ("to make one layer ready at a time" in rows["device"]) == unpacking
-        assert f"{in_words(plan.host_free)} free" in rows["system"]
+        assert f"{in_words(plan.system_free)} free" in rows["system"]
         if case.limits.device is not None:
             assert f"{in_words(case.limits.device)} to use" in rows["mode"]
         for phase in plan.phases.values():
@@ -324,6 +334,6 @@ def test_a_plan_explains_itself():
             expected = f"{streamed} of {total} parts stream" if streamed else f"all {total} parts stay"
             assert expected in told, case
             again = phase.name != "reading" and phase.passes != 1
-            slow = again and len(phase.pinned) < streamed and case.limits.host != 0
+            slow = again and len(phase.page_locked) < streamed and case.limits.page_locked != 0
             assert ("slower" in told) == bool(slow), case
             assert ("s a token" in told) == (bool(streamed) and phase.name == "writing")

@@ -12,17 +12,12 @@ from sensenova_core.checkpoint.headers import TensorHeader
 from sensenova_core.lora import Lora
 from sensenova_core.lora.file import Factors
 from sensenova_core.memory import Limits, Plan, Sizes, activations, make_plan
-from sensenova_core.memory.budget import HOST_RESERVE, in_words
+from sensenova_core.memory.budget import SYSTEM_RESERVE, in_words
+from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.plan import STAGING, Phase
-from sensenova_core.memory.units import (
-    GENERATION,
-    UNDERSTANDING,
-    Fixed,
-    Units,
-    units_of,
-    with_changes,
-)
-from sensenova_core.model import SenseNovaU1
+from sensenova_core.memory.plan_text import explained
+from sensenova_core.memory.units import Units, units_of, with_changes
+from sensenova_core.model import GENERATION, UNDERSTANDING, SenseNovaU1
 from sensenova_core.settings import VRAM_MODES, DocumentSettings
 from tests.memory.test_activations import PREFIXES, config
 
@@ -51,10 +46,10 @@ def sizes_packed(kind: str) -> Sizes:
     return Sizes.of(units_of(model, weights), config().decoder.num_layers, Fixed(model, weights).nbytes, weights.nbytes)
 
 
-def plan_8b(mode: str = "auto", budget: float | None = None, host_free: int = 48 * GIB) -> Plan:
+def plan_8b(mode: str = "auto", budget: float | None = None, system_free: int = 48 * GIB) -> Plan:
     """Of a picture of 2048 x 2048 in 50 guided steps; budget in GiB."""
     task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
-    return make_plan(sizes_8b(), task, Limits(mode, None if budget is None else int(budget * GIB)), host_free)
+    return make_plan(sizes_8b(), task, Limits(mode, None if budget is None else int(budget * GIB)), system_free)
 
 
 def test_units_of_the_8b_models():
@@ -62,7 +57,7 @@ def test_units_of_the_8b_models():
     assert {expert: len(units) for expert, units in sizes.units.items()} == {UNDERSTANDING: 46, GENERATION: 42}
     assert sizes.head_pieces == 4 and sizes.slot == sizes.units[GENERATION][0] == 385_893_376
     assert sizes.units[UNDERSTANDING][-1] == 311_164_928  # a quarter of lm_head
-    assert 0.1 * GIB < sizes.fixed < 0.2 * GIB and 32.6 * GIB < sizes.stored < 32.7 * GIB
+    assert 0.1 * GIB < sizes.fixed < 0.2 * GIB and 32.6 * GIB < sizes.stored_bytes < 32.7 * GIB
 
 
 @pytest.mark.parametrize("budget, resident", [(20, 42), (17, 42), (16.5, 38), (13, 28), (9, 17), (7, 11), (3, 0)])
@@ -86,19 +81,19 @@ def test_modes_of_the_8b_models_take_what_was_promised(mode, allocated, reserved
     for expert, phase in plan.phases.items():
         used = phase.device_bytes - phase.working_bytes + task.works[expert].working
         assert used <= allocated * GIB, (mode, phase.name)
-    assert plan.pinned_bytes <= 18 * GIB  # one expert, and what files pass through
+    assert plan.page_locked_bytes <= 18 * GIB  # one expert, and what files pass through
 
 
 def test_a_small_machine_page_locks_what_it_can_spare():
-    phase = plan_8b("balanced", host_free=12 * GIB).phases[GENERATION]
-    assert len(phase.pinned) == 10 * GIB // sizes_8b().slot - STAGING == 25
-    assert "holds only 25 of them page-locked" in plan_8b("balanced", host_free=12 * GIB).explain()
-    assert plan_8b("balanced", host_free=HOST_RESERVE).phases[GENERATION].pinned == ()
+    phase = plan_8b("balanced", system_free=12 * GIB).phases[GENERATION]
+    assert len(phase.page_locked) == 10 * GIB // sizes_8b().slot - STAGING == 25
+    assert "holds only 25 of them page-locked" in explained(plan_8b("balanced", system_free=12 * GIB))
+    assert plan_8b("balanced", system_free=SYSTEM_RESERVE).phases[GENERATION].page_locked == ()
 
 
 def test_all_steps_of_the_8b_models_that_stream_are_named():
-    assert "all 42 parts stay on the card (15.09 GiB)" in plan_8b("full").explain()
-    told = plan_8b("auto", 9).explain()
+    assert "all 42 parts stay on the card (15.09 GiB)" in explained(plan_8b("full"))
+    told = explained(plan_8b("auto", 9))
     assert "25 of 42 parts stream through 3 buffers, 8.98 GiB every step" in told
     assert "42 of 42 parts stream through 3 buffers, 15.09 GiB once" in told
 
@@ -107,18 +102,19 @@ def test_text_of_the_8b_models_streams_the_head_too():
     plan = make_plan(sizes_8b(), activations.writing(config(), 400, 1000, 2, "text of"), Limits("low"), 48 * GIB)
     phase = plan.phases[UNDERSTANDING]
     assert phase.name == "writing" and len(phase.streamed) == 46 and plan.streams
-    assert "0.70 s a token" in plan.explain()
+    assert "0.70 s a token" in explained(plan)
 
 
 def test_reading_once_has_no_weights_to_keep_and_lets_the_other_expert_stay():
     """Between two prompts: what the next picture needs is not thrown away for a single pass."""
     phase: Phase = plan_8b("auto", 20).phases[UNDERSTANDING]
-    assert (phase.name, phase.resident, phase.ring, phase.kept) == ("reading", (), 3, 42)
+    assert (phase.name, phase.resident, phase.ring, phase.other_expert_units) == ("reading", (), 3, 42)
 
 
 def test_what_would_take_less_is_said_of_the_task():
     picture = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
-    document = activations.document(config(), DocumentSettings(), {"condition": 400, "images_only": 400}, 0, 2)
+    written = {"condition": 400, "images_only": 400}
+    document = activations.document(config(), DocumentSettings(), written, 0, 2, unconditional=False)
     text = activations.writing(config(), 400, 1000, 2, "text of")
     assert picture.smaller == "fewer pixels, a batch of 1, fewer or smaller images, less text"
     assert document.smaller == "fewer pixels, fewer or smaller images, less text"
@@ -133,14 +129,14 @@ def test_the_8b_models_packed(kind, bits):
     assert set(sizes.working.values()) == {plain.slot} or sizes.working[GENERATION] == pytest.approx(
         plain.slot, rel=1e-3
     )
-    assert sizes.stored == pytest.approx(plain.stored * bits / 16, rel=0.01)
+    assert sizes.stored_bytes == pytest.approx(plain.stored_bytes * bits / 16, rel=0.01)
     task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
     full, plans = make_plan(sizes, task, Limits("full"), 48 * GIB), {}
     layers = 42 * sizes.slot
     assert full.phases[GENERATION].device_bytes == (
         sizes.fixed + layers + sizes.working[GENERATION] + sizes.scratch + task.drawing.reserved
     )
-    assert f"{in_words(sizes.working[GENERATION] + sizes.scratch)} of it to make one layer ready" in full.explain()
+    assert f"{in_words(sizes.working[GENERATION] + sizes.scratch)} of it to make one layer ready" in explained(full)
     plans = {mode: make_plan(sizes, task, Limits(mode), 48 * GIB) for mode in ("balanced", "low")}
     assert all(plan.phases[GENERATION].streamed_bytes == layers for plan in plans.values())
     assert plans["low"].device_bytes < plan_8b("low").device_bytes
@@ -176,7 +172,7 @@ def test_a_lora_of_the_8b_models():
     units, shapes = units_8b()
     names = [name for name, shape in shapes.items() if ".layers." in name and "_mot_gen" in name and len(shape) == 2]
     plain, lora = sizes_8b(), some_lora(names, shapes, 64, "BF16")
-    sizes, off = (changed_by(units, lora, strength, plain.fixed, plain.stored) for strength in (0.7, 0))
+    sizes, off = (changed_by(units, lora, strength, plain.fixed, plain.stored_bytes) for strength in (0.7, 0))
     assert off.units == sizes.units and not any(off.working.values())
     assert sizes.units[UNDERSTANDING] == plain.units[UNDERSTANDING] and not sizes.unpacking(UNDERSTANDING)
     assert set(sizes.units[GENERATION]) == {plain.slot + 9_699_328} and sizes.working[GENERATION] == plain.slot
@@ -189,8 +185,8 @@ def test_a_lora_of_the_8b_models():
         more = (
             sizes.unpacking(GENERATION) + (len(ours.resident) + ours.ring) * 9_699_328 - (others.ring > 0) * plain.slot
         )
-        assert ours.device_bytes - ours.kept * ours.kept_bytes == (
-            others.device_bytes - others.kept * others.kept_bytes + more
+        assert ours.device_bytes - ours.other_expert_units * ours.other_slot_bytes == (
+            others.device_bytes - others.other_expert_units * others.other_slot_bytes + more
         )
 
 
@@ -206,7 +202,7 @@ def test_what_any_lora_adds_to_the_sizes():
         for expert in (UNDERSTANDING, GENERATION):
             expected, apart = [], [0]
             for unit in units[expert]:
-                parts = [part for part in unit.parts if part.stored in names]
+                parts = [part for part in unit.parts if part.name in names]
                 each = [part.shape[0] * rank for part in parts] + [part.shape[1] * rank for part in parts]
                 itemsize = 4 if dtype == "F32" else 2
                 expected.append(unit.nbytes + sum(-(-size * itemsize // 256) * 256 for size in each))

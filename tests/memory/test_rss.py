@@ -56,7 +56,7 @@ done.set()
 sampler.join()
 memory = engine.memory
 most = max(most, resident())
-held = memory.weights.nbytes + memory.weights.store.nbytes if not memory.in_place else 0
+held = memory.residency.nbytes + memory.residency.store.nbytes if not memory.in_place else 0
 engine.release()
 print(json.dumps({"most": most - before, "held": held, "after": resident() - before}))
 """

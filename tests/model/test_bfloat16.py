@@ -30,7 +30,7 @@ def distance(ours: Tensor, reference: Tensor) -> float:
 
 
 def draw(engine, prompt: str, **settings) -> Tensor:
-    engine.reader.forget()
+    engine.remembered.forget()
     *_, step = engine.sample(engine.encode(prompt), **settings)
     return step.pixels()
 

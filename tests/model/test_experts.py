@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sensenova_core.memory.residency import Slot
+from sensenova_core.memory.slots import Slot
 from sensenova_core.memory.transfers import DirectTransfers
 from sensenova_core.memory.units import Part, Unit
 from sensenova_core.model import MixtureOfExperts, feed_forward
+from tests.support.each import each
 from tests.support.mixtures import in_one_buffer, looped, looped_over_all, random_mixture
 from tests.support.peak import PeakBytes
 
@@ -48,7 +49,7 @@ def check(mixture: MixtureOfExperts, x: torch.Tensor) -> None:
         torch.testing.assert_close(mixture(x), loop(mixture, x), atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@each("seed", range(12))
 def test_the_same_as_the_loop(form, seed, monkeypatch):
     draw = random.Random(seed)
     torch.manual_seed(seed)
@@ -68,8 +69,8 @@ def test_three_times_as_fast_as_the_plain_loop_when_it_was_measured():
             assert row["plain_ratio"] > 3 and row["medians"]["plain"] > 3 * row["medians"]["grouped"]
 
 
-@pytest.mark.parametrize("chosen", [[5], [0, 7], [7, 3, 4]], ids=str)
-@pytest.mark.parametrize("tokens", [1, 40])
+@each("chosen", [[5], [0, 7], [7, 3, 4]])
+@each("tokens", [1, 40])
 def test_all_tokens_on_few_experts(form, chosen, tokens):
     torch.manual_seed(1)
     mixture, x = mixture_for(form, 16, 24, 8, len(chosen)), torch.randn(2, tokens, 16)

@@ -10,6 +10,7 @@ from sensenova_core.drawing import flow
 from sensenova_core.model.grid import Grid
 from sensenova_core.reading.prefix import ReadingAttention
 from sensenova_core.reading.prompt import positions, runs
+from tests.support.each import each
 from tests.support.golden_set import checkpoint, relative_error
 from tests.support.naive import Naive
 
@@ -95,9 +96,9 @@ def kernel(request):
     return sensenova_core.load(checkpoint("tiny-u15"), attention=request.param, place=False).reader.kernel
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("new, seen", [(1, 1), (1, 9), (5, 5), (5, 9)])
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@each("causal", [True, False])
+@each("new, seen", [(1, 1), (1, 9), (5, 5), (5, 9)])
+@each("kv_heads", [4, 2, 1])
 def test_attention(kernel, causal, new, seen, kv_heads):
     random = torch.Generator().manual_seed(0)
     query = torch.randn(2, new, 4, 16, generator=random)
@@ -114,8 +115,8 @@ IDS = torch.tensor([39, 72, 220, 510, *[509] * 6, 511, 277, 220, 510, *[509] * 4
 GRIDS = (Grid(2, 3, 32), Grid(2, 2, 32))
 
 
-@pytest.mark.parametrize("name", ["tiny-u15", "tiny-a3b"])
-@pytest.mark.parametrize("cut", [1, 3, 10, 11, 13, 18, 21])
+@each("name", ["tiny-u15", "tiny-a3b"])
+@each("cut", [1, 3, 10, 11, 13, 18, 21])
 def test_reading_in_two_parts(engines, name, cut):
     """Cut anywhere but inside an image, the second part on the first one's prefix."""
     model, reader = engines(name).model, engines(name).reader
@@ -126,7 +127,7 @@ def test_reading_in_two_parts(engines, name, cut):
     def read(part: slice, context):
         context.reserve(context.tokens + where[:, part].shape[1])
         reading = ReadingAttention(context, runs(where[0, part]), kernel)
-        hidden = decoder(embedded[:, part], model.rotation(where[None, :, part]), reading.attend_at)
+        hidden = decoder(embedded[:, part], model.rotation(where[None, :, part]), reading.attend_at, decoder.layers)
         context.advance(hidden.shape[1], int(where[0, part][-1]))
         return hidden, context.prefix()
 
@@ -151,7 +152,8 @@ def test_an_image_sees_itself_and_not_what_follows(engines):
         out = []
         for x in (embedded, embedded.index_fill(1, torch.tensor([token]), 0.5)):
             reading = ReadingAttention(reader.new_context(len(IDS)), runs(where[0]), reader.kernel)
-            out.append(model.understanding.decoder(x, model.rotation(where[None]), reading.attend_at)[0])
+            decoder = model.understanding.decoder
+            out.append(decoder(x, model.rotation(where[None]), reading.attend_at, decoder.layers)[0])
         return (out[0] != out[1]).any(-1).nonzero().flatten().tolist()
 
     assert moved(9) == list(range(4, 22))  # the last token of the first image, tokens 4 to 9

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sensenova_core.model.grid import Grid
-from sensenova_core.reading.prefix import BLOCK_TOKENS, Context, RecentlyUsed
+from sensenova_core.reading.prefix import BLOCK_TOKENS, Context
 from sensenova_core.reading.prompt import runs, text_positions
+from sensenova_core.reading.remembered import RecentlyUsed
 from tests.support.golden_set import relative_error
 from tests.support.pictures import picture
 

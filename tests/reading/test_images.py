@@ -13,6 +13,7 @@ from sensenova_core.model.grid import Grid
 from sensenova_core.reading.images import MEAN, STD, ReferenceImage, reference_image, seeds_of
 from sensenova_core.report.png import save_png
 from sensenova_core.settings import edit_pixel_limits, understanding_pixel_limits
+from tests.support.each import each
 from tests.support.pictures import picture
 
 SIDE = 32
@@ -122,8 +123,8 @@ def test_an_animation_is_its_first_frame(form):
     assert (levels(read(image)) - red).abs().max() < 2
 
 
-@pytest.mark.parametrize("size", [(3000, 2000), (1024, 1024), (700, 701)])
-@pytest.mark.parametrize("budget", [300_000, 262_144, 65_536, 5000])
+@each("size", [(3000, 2000), (1024, 1024), (700, 701)])
+@each("budget", [300_000, 262_144, 65_536, 5000])
 def test_a_budget_of_pixels_is_kept(engines, size, budget):
     engine = engines("tiny-u15")
     (image,) = engine.encode("x", [Image.new("RGB", size)], max_pixels=budget).images

@@ -4,6 +4,7 @@ import pytest
 
 from sensenova_core import PromptError
 from sensenova_core.reading.prompt import Message, system_message
+from tests.support.each import each
 from tests.support.pictures import picture
 
 STRUCTURAL = ("<|im_start|>", "<|im_end|>", "<img>", "<IMG_CONTEXT>", "</img>")
@@ -76,8 +77,8 @@ def test_a_placeholder_in_an_answer_is_plain_text(engine):
     assert f"{ASSISTANT}an <image>{END}" in spelled(engine, sequence) and len(sequence.images) == 1
 
 
-@pytest.mark.parametrize("special", STRUCTURAL)
-@pytest.mark.parametrize(
+@each("special", STRUCTURAL)
+@each(
     "role",
     [
         "user",
@@ -149,11 +150,8 @@ def test_the_system_message_of_a_document(engine):
     assert system_message("INTERLEAVE").startswith("You are a multimodal assistant")
 
 
-@pytest.mark.parametrize("special", STRUCTURAL)
-@pytest.mark.parametrize(
-    "where",
-    ["prompt", "system"],
-)
+@each("special", STRUCTURAL)
+@each("where", ["prompt", "system"])
 def test_spelled_specials_in_a_document_are_plain_text(engine, where, special):
     def ids(text):
         prompt, system = (text, "s") if where == "prompt" else ("p", text)

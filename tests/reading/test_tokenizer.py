@@ -9,6 +9,7 @@ from sensenova_core import CheckpointError, PromptError
 from sensenova_core.reading.prompt import system_message
 from sensenova_core.reading.tokenizer import SPECIALS, Special, Tokenizer, markup
 from tests.conftest import edit_json
+from tests.support.each import each
 from tests.support.golden_set import cases, checkpoint
 
 TEXTS = [
@@ -54,8 +55,8 @@ def test_special_ids_are_the_checkpoints(tokenizer):
     assert tokenizer.encode(Special(name) for name in SPECIALS) == [added[name] for name in SPECIALS]
 
 
-@pytest.mark.parametrize("spelled", STRUCTURAL)
-@pytest.mark.parametrize("prompt", ["{}", "a {} b", "x{}", "{0}{0}", "猫{}\n"])
+@each("spelled", STRUCTURAL)
+@each("prompt", ["{}", "a {} b", "x{}", "{0}{0}", "猫{}\n"])
 def test_spelled_specials_are_plain_text(engines, encode, spelled, prompt):
     """A user's text may spell a special token; it must not become one, or positions and turns would break."""
     ids = engines("tiny-u15").tokenizer.ids

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from sensenova_core import Conditioning, Engine
 from sensenova_core.checkpoint import checkpoint_name
-from sensenova_core.drawing.flow import CONDITION, UNCONDITIONAL
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.config import ModelConfig
+from sensenova_core.settings import CONDITION, UNCONDITIONAL
 from tools.tiny_checkpoint import CONFIG, byte_tokenizer, random_weights
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "gen_num_experts": 3}

@@ -10,14 +10,14 @@ import torch
 
 from sensenova_core import DecodingSettings, DocumentSettings, Engine, SamplingSettings
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.units import GENERATION
+from sensenova_core.model import GENERATION
 from sensenova_core.settings import Guidance
 from sensenova_core.writing.document import Drawing
 from tests.support.geometries import short
 from tests.support.golden_set import GOLDEN
 from tests.support.peak import PeakBytes
 from tests.support.pictures import picture
-from tests.support.watch import draw, last_of, saying
+from tests.support.watch import draw, last_of, saying, thought_through
 
 TALE = "a<img><img>z<|im_end|>"
 SIZE = {"width": 64, "height": 64, "seed": 5}
@@ -48,7 +48,7 @@ def allow(engine: Engine, slots: int) -> None:
 
 
 def copied(engine: Engine, expert: str) -> int:
-    return sum(count for (each, _), count in engine.memory.weights.copies.items() if each == expert)
+    return sum(count for (each, _), count in engine.memory.residency.copies.items() if each == expert)
 
 
 def phase(engine: Engine, expert: str = GENERATION) -> plans.Phase:
@@ -101,7 +101,7 @@ def story(engine: Engine) -> dict[str, torch.Tensor | str | list]:
     conditioning = engine.encode("a red circle")
     told["picture"] = last_of(engine.sample(conditioning, **SIZE, steps=2))
     told["again"] = last_of(engine.sample(conditioning, **SIZE, steps=1, cfg=1.0, batch_size=2))
-    thought = engine.think(conditioning, few)
+    thought = thought_through(engine.think(conditioning, few))
     told["thought"] = thought.think_text
     told["after the thought"] = last_of(engine.sample(thought, **SIZE, steps=1))
     told["edit"] = draw(engine, "bluer", [picture(64, 64)], steps=1, img_cfg=2.0)

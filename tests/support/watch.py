@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensenova_core import Engine
+from sensenova_core import Conditioning, Engine, Thought
 from sensenova_core.drawing.sampling import Step
 from sensenova_core.reading.tokenizer import markup
 from tests.support.golden_set import Forced
@@ -18,6 +18,12 @@ SMALL = {"width": 64, "height": 64, "steps": 4, "seed": 5}
 def last_of(steps: Iterator[Step]) -> Tensor:
     *_, step = steps
     return step.pixels()
+
+
+def thought_through(thoughts: Iterator[Thought]) -> Conditioning:
+    *_, thought = thoughts
+    assert thought.conditioning is not None
+    return thought.conditioning
 
 
 def draw(engine: Engine, prompt: str = "a red circle", images=(), **settings) -> Tensor:

@@ -29,9 +29,9 @@ def reply(engine, asked, images=(), settings=FEW, **more):
 
 def fresh(engine, asked, images=(), settings=FEW):
     """The answer of an engine that has read nothing."""
-    held, engine.reader.held = engine.reader.held, None
+    held, engine.remembered.conversation = engine.remembered.conversation, None
     answer = reply(engine, asked, images, settings)
-    engine.reader.held = held
+    engine.remembered.conversation = held
     return answer
 
 
@@ -170,14 +170,14 @@ def test_an_answer_given_up_leaves_nothing_behind(engine):
         for _ in range(stop):
             next(abandoned)
         del abandoned
-        assert engine.reader.held is None
+        assert engine.remembered.conversation is None
         assert reply(engine, asked).ids == expected
 
 
 def test_release_forgets_the_conversation(engine):
     expected = reply(engine, "What?").ids
     engine.release()
-    assert engine.reader.held is None
+    assert engine.remembered.conversation is None
     assert reply(engine, "What?").ids == expected
 
 
@@ -195,7 +195,7 @@ def test_a_long_conversation_grows_its_buffers(engine):
         answer = reply(engine, messages(*texts))
         assert answer.ids == fresh(engine, messages(*texts)).ids
         texts += [answer.text, "more " * 150]
-    assert engine.reader.held[1].room > 1024
+    assert engine.remembered.conversation[1].room > 1024
 
 
 def test_the_context_ends_the_answer(copy_of):

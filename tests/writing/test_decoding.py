@@ -9,6 +9,7 @@ import torch
 from sensenova_core import SettingsError
 from sensenova_core.settings import DecodingSettings
 from sensenova_core.writing.decode import TextStream, chooser
+from tests.support.each import each
 
 QUESTION = "what is 2+2?"
 LOGITS = torch.tensor([2.0, -0.5, 2.5, 0.5, 1.0, -1.0])
@@ -19,7 +20,7 @@ BYTES = {byte: chr(byte) for byte in PRINTED} | {byte: chr(256 + rank) for rank,
 
 
 def reply(engine, **settings) -> tuple[int, ...]:
-    engine.reader.forget()
+    engine.remembered.forget()
     *_, answer = engine.understand(QUESTION, settings=DecodingSettings(**{"max_tokens": 24} | settings))
     return answer.ids
 
@@ -93,7 +94,7 @@ def test_repetition_penalty(engines, penalty):
         seen.append((logits.clone(), list(chosen)))
         return choose(logits, chosen)
 
-    engine.reader.forget()
+    engine.remembered.forget()
     *_, answer = engine.understand(QUESTION, settings=settings, choose=recorded)
     for index, (logits, chosen) in enumerate(seen):
         assert chosen == list(answer.ids[:index])
@@ -111,8 +112,8 @@ def test_repetition_penalty_lowers_either_sign(logits, expected):
 def test_logits_are_of_the_last_token_alone(engines, monkeypatch):
     """The head is 622 million numbers at full size, and a long prompt has thousands of tokens."""
     engine, shapes = engines("tiny-u15"), []
-    logits = engine.model.understanding.logits
-    monkeypatch.setattr(engine.model.understanding, "logits", lambda x: shapes.append(tuple(x.shape)) or logits(x))
+    understanding, logits = engine.model.understanding, engine.model.understanding.logits
+    monkeypatch.setattr(understanding, "logits", lambda x, head: shapes.append(tuple(x.shape)) or logits(x, head))
     count = len(reply(engine))
     assert shapes == [(1, engine.config.decoder.hidden_size)] * count
 
@@ -185,7 +186,7 @@ def test_bytes_that_are_no_character_are_shown_in_time(tokenizer):
     assert "".join(out) == "\ufffd" * 20
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_pieces_make_the_whole_text(tokenizer, seed):
     chance = random.Random(seed)
     ids = [chance.randrange(512) for _ in range(60)]

@@ -165,7 +165,7 @@ def test_memory_grows_by_what_is_written(engine):
         sizes, held = [], []
         for event in writer.events():
             if isinstance(event, Drawing):
-                held.append(engine.reader.prefixes.nbytes)
+                held.append(engine.remembered.prefixes.nbytes)
             sizes.append({name: context.tokens for name, context in writer.contexts.items()})
     tokens = sum(len(engine.tokenizer.encode([piece])) for piece in text.split("<img>"))
     drawn = 2 * (2 + 2)  # two images of 64 x 32
@@ -174,7 +174,7 @@ def test_memory_grows_by_what_is_written(engine):
         "images_only": len(sequences[1].ids) + drawn,
     }
     assert held == [engine.reader.prefix(unconditional).nbytes] * 4
-    assert engine.reader.held is None
+    assert engine.remembered.conversation is None
     for context in writer.contexts.values():
         assert context.room - context.tokens < 512
 
@@ -185,10 +185,10 @@ def test_nothing_is_held_after_a_document(engine):
         if isinstance(event, Drawing):
             break
     watched = weakref.ref(events)
-    before = engine.reader.prefixes.nbytes
+    before = engine.remembered.prefixes.nbytes
     del events, event
     gc.collect()
-    assert watched() is None and engine.reader.prefixes.nbytes == before
+    assert watched() is None and engine.remembered.prefixes.nbytes == before
     assert outline(write(engine))[-1] == "end"
 
 

@@ -7,8 +7,9 @@ import sensenova_core
 from sensenova_core import PromptError
 from sensenova_core.reading.prompt import THINKING
 from sensenova_core.settings import DecodingSettings
+from tests.support.each import each
 from tests.support.pictures import picture
-from tests.support.watch import SMALL, images_embedded, last_of, saying, tokens_read
+from tests.support.watch import SMALL, images_embedded, last_of, saying, thought_through, tokens_read
 
 REASONING = "a red circle, on white\nbecause it was asked for.</think>"
 EMPTY_PROMPT = 13  # tokens of the unconditional branch
@@ -17,7 +18,7 @@ OPENING = 3  # "\n", "\n" and <img>
 
 def think(engine, text: str = REASONING, prompt: str = "draw it", images=(), **settings):
     conditioning = engine.encode(prompt, images, max_pixels=16_384)
-    return engine.think(conditioning, DecodingSettings(**settings), choose=saying(engine, text))
+    return thought_through(engine.think(conditioning, DecodingSettings(**settings), choose=saying(engine, text)))
 
 
 def condition(conditioning) -> list[int]:
@@ -28,7 +29,7 @@ def condition(conditioning) -> list[int]:
 def test_the_limit_is_kept(engine, limit):
     asked = engine.encode("draw it")
     before = engine.prompts.thinking(asked)
-    thought = engine.think(asked, DecodingSettings(max_tokens=limit))
+    thought = thought_through(engine.think(asked, DecodingSettings(max_tokens=limit)))
     ids = condition(thought)
     assert ids[: len(before.ids)] == before.ids.tolist()
     assert len(ids) == len(before.ids) + limit + OPENING
@@ -45,11 +46,21 @@ def test_the_turn_s_end_stops_and_is_not_read(engine):
 
 
 def test_text_comes_as_it_is_written(engine):
-    pieces: list[str] = []
-    asked = engine.encode("draw it")
-    thought = engine.think(asked, on_text=pieces.append, choose=saying(engine, "一只猫 😀</think>"))
-    assert "".join(pieces) == thought.think_text == "一只猫 😀</think>"
+    text = "一只猫 😀</think>"
+    *begun, last = engine.think(engine.encode("draw it"), choose=saying(engine, text))
+    pieces = [thought.piece for thought in (*begun, last)]
+    assert "".join(pieces) == last.text == last.conditioning.think_text == text
+    assert [thought.text for thought in begun] == ["".join(pieces[:count]) for count in range(1, len(pieces))]
     assert "\ufffd" not in "".join(pieces) and len([piece for piece in pieces if piece]) > 5
+
+
+@pytest.mark.parametrize("text, closed", [("one two</think>", True), ("one two<|im_end|>", False)])
+def test_tokens_are_counted_as_they_are_written(engine, text, closed):
+    *begun, last = engine.think(engine.encode("draw it"), choose=saying(engine, text))
+    written = len(engine.tokenizer.encode(["one two"])) + closed  # the turn's end is no token of the reasoning
+    assert [thought.tokens for thought in begun] == [*range(1, written + 1)] and last.tokens == written
+    assert all(thought.conditioning is None for thought in begun)
+    assert last.closed == closed
 
 
 def test_each_token_is_read_once(engine):
@@ -62,7 +73,7 @@ def test_each_token_is_read_once(engine):
 def test_the_original_conditioning_stays_as_it_was(engine):
     asked = engine.encode("draw it")
     before = condition(asked)
-    thought = engine.think(asked, choose=saying(engine, REASONING))
+    thought = thought_through(engine.think(asked, choose=saying(engine, REASONING)))
     assert condition(asked) == before and asked.think_text is None
     assert thought.think_text == REASONING and thought.prompt == asked.prompt
     assert thought.sequences["unconditional"] is asked.sequences["unconditional"]
@@ -97,7 +108,7 @@ def test_reasoning_fed_back_is_the_same_picture(engine, images):
     with tokens_read(engine) as read:
         assert torch.equal(last_of(engine.sample(again, **SMALL)), expected)
     assert read == []  # found by content
-    engine.reader.forget()
+    engine.remembered.forget()
     anew = last_of(engine.sample(again, **SMALL))  # in one go, where thinking read it token by token
     torch.testing.assert_close(anew, expected, atol=1e-4, rtol=1e-4)
 
@@ -137,8 +148,8 @@ def test_empty_reasoning_differs_from_none(engines):
     assert len(condition(engine.encode("draw it"))) == len(empty) + 1  # "\n\n" between the two
 
 
-@pytest.mark.parametrize("spelled", ["<img>", "<|im_end|>", "<|im_start|>", "</img>", "<IMG_CONTEXT>", "<image>"])
-@pytest.mark.parametrize("images", [(), (picture(),)], ids=["text to image", "edit"])
+@each("spelled", ["<img>", "<|im_end|>", "<|im_start|>", "</img>", "<IMG_CONTEXT>", "<image>"])
+@each("images", [(), (picture(),)])
 def test_edited_reasoning_that_spells_a_special_is_plain_text(engines, spelled, images):
     engine = engines("tiny-u15")
     plain, spelling = (
@@ -178,24 +189,26 @@ def test_a_second_picture_reads_nothing(engine):
 
 def test_thinking_again_starts_over(engine):
     first = think(engine)
-    again = engine.think(first, choose=saying(engine, "blue</think>"))
+    again = thought_through(engine.think(first, choose=saying(engine, "blue</think>")))
     assert condition(again) == condition(think(engine, "blue</think>")) and again.think_text == "blue</think>"
 
 
 def test_stopping_in_the_middle_leaves_nothing_behind(engine):
-    class Stopped(Exception):
-        pass
+    def begin():
+        return engine.think(engine.encode("draw it"), DecodingSettings(max_tokens=6))
 
-    def stop(piece):
-        raise Stopped
+    expected = thought_through(begin()).think_text
+    engine.remembered.forget()
+    for _ in begin():
+        break
+    assert engine.remembered.prefixes.nbytes == 0
+    assert thought_through(begin()).think_text == expected
 
-    asked = engine.encode("draw it")
-    expected = engine.think(asked, DecodingSettings(max_tokens=6)).think_text
-    engine.reader.forget()
-    with pytest.raises(Stopped):
-        engine.think(asked, DecodingSettings(max_tokens=6), on_text=stop)
-    assert engine.reader.prefixes.nbytes == 0
-    assert engine.think(asked, DecodingSettings(max_tokens=6)).think_text == expected
+
+def test_nothing_is_read_before_it_is_asked_for(engine):
+    with tokens_read(engine) as read:
+        engine.think(engine.encode("draw it"))
+    assert read == []
 
 
 def test_a_released_engine_thinks_and_draws_the_same(engine):
@@ -211,7 +224,7 @@ def test_reasoning_leaves_room_for_the_image(copy_of):
     engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=760)))
     asked = engine.encode("draw it")
     before = len(engine.prompts.thinking(asked).ids)
-    thought = engine.think(asked, DecodingSettings(max_tokens=1000), choose=saying(engine, "x" * 1000))
+    thought = thought_through(engine.think(asked, DecodingSettings(max_tokens=1000), choose=saying(engine, "x" * 1000)))
     assert before < len(condition(thought)) - OPENING and len(condition(thought)) <= 760
     with pytest.raises(PromptError, match=r"the reasoning comes to .* of the model's 760"):
         engine.encode("draw it", think_text="x" * 1000)
@@ -222,6 +235,7 @@ def test_sampled_reasoning_follows_its_seed(engines):
     asked = engine.encode("draw it")
 
     def text(seed):
-        return engine.think(asked, DecodingSettings(max_tokens=12, sample=True, temperature=1.0, seed=seed)).think_text
+        settings = DecodingSettings(max_tokens=12, sample=True, temperature=1.0, seed=seed)
+        return thought_through(engine.think(asked, settings)).think_text
 
     assert text(1) == text(1) != text(2)

@@ -198,7 +198,8 @@ def thoughts(engine: Engine, count: int) -> Tally:
     tally = Tally()
     for index, (rng, made) in enumerate(held_out_scenes(count, "thoughts")):
         asked = texts.caption(rng, made).text
-        thought = engine.think(engine.encode(asked), DecodingSettings(max_tokens=THOUGHT))
+        *_, last = engine.think(engine.encode(asked), DecodingSettings(max_tokens=THOUGHT))
+        thought = last.conditioning
         wanted = [f"{shape.colour} {shape.kind}" for shape in made.shapes] + [
             texts.PLANNED_GROUND.format(made.background)
         ]

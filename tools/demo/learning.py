@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sensenova_core.drawing import flow
-from sensenova_core.model import SenseNovaU1
+from sensenova_core.model import InModule, SenseNovaU1
 from sensenova_core.model.attention import Attend
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.model.grid import Grid
@@ -120,7 +120,7 @@ def losses(model: SenseNovaU1, readout: KindReadout, batch: Batch, stream: torch
     if batch.images:
         kind = readout.loss_of_images(read, batch)
     if len(batch.written):
-        logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers])
+        logits = model.understanding.logits(hidden.flatten(0, 1)[batch.writers], InModule(model).head())
         writing = F.cross_entropy(logits.float(), batch.written)
     if len(batch.owners):
         attend = attention_after(read, batch, batch.owners, batch.lengths)
@@ -137,13 +137,13 @@ def attention_after(read: ReadingRows, batch: Batch, owners: Tensor, lengths: Te
 def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
     """(rows, tokens, hidden) after the final norm."""
     expert = model.understanding
-    x = expert.embed(batch.ids.flatten(), model.device, model.dtype)
+    x = InModule(model).embed(batch.ids.flatten()).to(model.device, model.dtype)
     for shown, places in batch.images:
         grid = grid_of(model, shown)
         embedded = expert.vision(grid.image_to_patches(shown), expert.vision.rotary(grid, model.device))
         x = x.index_copy(0, places, embedded.flatten(0, 1).to(x.dtype))
     x = x.view(*batch.ids.shape, -1)
-    return expert.decoder(x, model.rotation(batch.positions), read.attend_at)
+    return expert.decoder(x, model.rotation(batch.positions), read.attend_at, expert.decoder.layers)
 
 
 def grid_of(model: SenseNovaU1, pictures: Tensor) -> Grid:
@@ -231,5 +231,5 @@ def guesses(model: SenseNovaU1, attend: DrawingRows, z: Tensor, t: Tensor) -> Te
         times = times + expert.noise_scale_embedder(torch.tensor([scale / config.noise.max_scale]))
     places = grid.positions(0).repeat(len(z), 1, 1)
     places[:, 0] = attend.last[:, None] + 1
-    x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at)
+    x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at, expert.decoder.layers)
     return expert.head(x, grid).float()

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sensenova_core.drawing.flow import CONDITION, IMAGES_ONLY
 from sensenova_core.model.grid import Grid
 from sensenova_core.reading.images import MEAN, STD, ReferenceImage, references
 from sensenova_core.reading.prompt import (
@@ -33,7 +32,7 @@ from sensenova_core.reading.tokenizer import (
     Special,
     Tokenizer,
 )
-from sensenova_core.settings import edit_pixel_limits, understanding_pixel_limits
+from sensenova_core.settings import CONDITION, IMAGES_ONLY, edit_pixel_limits, understanding_pixel_limits
 from tools.demo import texts
 from tools.demo.scenes import Scene, as_usual, draw, scene
 

@@ -10,8 +10,9 @@ import torch
 import sensenova_core
 from sensenova_core import SamplingSettings
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.residency import Residency
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING
+from sensenova_core.memory.plan_text import mode_of
+from sensenova_core.memory.slots import Slots
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import scaled_down, short, write_checkpoint
 from tests.support.peak import PeakBytes
 from tests.support.streaming import draw_short, peaks_of_two_runs, phase, story, watch_attention
@@ -24,14 +25,14 @@ class Buffers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = self.most = 0
-        real = Residency._new_slot
+        real = Slots.new
 
-        def new_slot(residency, key):
-            slot = real(residency, key)
+        def new_slot(slots, size):
+            slot = real(slots, size)
             self._add(slot.buffer.untyped_storage())
             return slot
 
-        monkeypatch.setattr(Residency, "_new_slot", new_slot)
+        monkeypatch.setattr(Slots, "new", new_slot)
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         self.now += storage.nbytes()
@@ -47,13 +48,14 @@ class Buffers:
 def test_never_more_buffers_than_planned(load, monkeypatch, name, mode, slots):
     buffers = Buffers(monkeypatch)
     engine = load(name, mode, slots, max_memory="64GiB")
-    residency, planned = engine.memory.weights, []
+    residency, planned = engine.memory.residency, []
 
     def look(causal: bool) -> None:
-        current = phase(engine, residency._active)
-        passing = [key for key in residency._slots if key[0] == residency._active and not residency._stays(key)]
-        assert len(passing) <= current.ring + (residency._active == UNDERSTANDING) * current.kept
-        assert len(residency._slots) + len(residency._free) <= current.slots
+        expert, slots = residency.passes.expert, residency.slots
+        current = phase(engine, expert)
+        passing = [key for key in slots.of if key[0] == expert and not residency._stays(key)]
+        assert len(passing) <= current.ring + (expert == UNDERSTANDING) * current.other_expert_units
+        assert len(slots.of) + len(slots.free) <= current.slots
         assert buffers.now <= current.buffer_bytes
         planned.append(current.buffer_bytes)
 
@@ -72,7 +74,7 @@ def test_ten_runs_end_where_the_first_did(load, mode, slots):
     with PeakBytes("cpu") as peak:
         for seed in range(10):
             draw_short(engine, seed=seed)
-            held.append((engine.memory.weights.nbytes, engine.memory.weights.store.nbytes, peak.now))
+            held.append((engine.memory.residency.nbytes, engine.memory.residency.store.nbytes, peak.now))
     assert len(set(held)) == 1
 
 
@@ -81,13 +83,13 @@ def test_ten_runs_end_where_the_first_did(load, mode, slots):
 )
 def test_release_gives_back_everything_and_the_next_run_works(load, settings):
     engine = load(**{"max_memory": "64GiB"} | settings)
-    residency = engine.memory.weights
+    residency = engine.memory.residency
     for _ in range(2):
         first = draw_short(engine)
         assert residency.nbytes > engine.memory.sizes.fixed
         assert (residency.store.nbytes > 0) == ("cpu=" in settings.get("max_memory", ""))
         engine.release()
-        assert (residency.nbytes, residency.store.nbytes, engine.reader.nbytes) == (0, 0, 0)
+        assert (residency.nbytes, residency.store.nbytes, engine.remembered.nbytes) == (0, 0, 0)
         assert {value.device.type for value in engine.model.parameters()} == {"meta"}
     assert torch.equal(draw_short(engine), first)
 
@@ -105,7 +107,7 @@ def test_nothing_is_left_of_tensors_after_a_release(load):
 def test_shrinking_gives_back_as_much_as_is_asked_for(load):
     engine = load("dense", "auto", 8, max_memory="64GiB")
     expected = draw_short(engine)
-    residency, slot = engine.memory.weights, engine.memory.sizes.slot
+    residency, slot = engine.memory.residency, engine.memory.sizes.slot
     before = residency.nbytes
     for asked, given in ((0, 0), (1, slot), (slot, slot), (slot + 1, 2 * slot), (100 * slot, 4 * slot)):
         assert residency.shrink(asked) == given
@@ -119,7 +121,7 @@ def test_what_can_be_asked_before_a_run(load):
     task = engine.drawing_task(short(engine, "x"), SamplingSettings(64, 64, 2))
     small = engine.plan(task, card=engine.memory.sizes.fixed + task.drawing.reserved + 2 * engine.memory.sizes.slot)
     assert len(small.phases[GENERATION].streamed) == engine.config.decoder.num_layers
-    assert "both experts stay" in engine.plan(task).mode
+    assert "both experts stay" in mode_of(engine.plan(task))
     assert SimpleNamespace(**vars(engine.memory.limits)).device == 64 * GIB, "asking changes nothing"
 
 

@@ -34,12 +34,12 @@ from tests.support.streaming import (
 def test_a_run_that_is_closed_leaves_the_next_one_right(load, slots, stop):
     engine = load("dense", "auto" if slots else "balanced", slots, max_memory="64GiB")
     expected = draw_short(engine, steps=3)
-    held = engine.memory.weights.nbytes
+    held = engine.memory.residency.nbytes
     with closing(engine.sample(short(engine, "x"), **SIZE, steps=3)) as run:
         for _ in range(stop):
             next(run)
     assert torch.equal(draw_short(engine, steps=3), expected)
-    assert engine.memory.weights.nbytes == held
+    assert engine.memory.residency.nbytes == held
 
 
 @pytest.mark.parametrize("slots", [None, 6])
@@ -53,7 +53,7 @@ def test_a_pass_that_is_broken_off_leaves_the_next_one_right(load, slots, at):
         draw_short(engine)
     assert torch.equal(draw_short(engine), draw_short(load("dense")))
     engine.release()
-    assert engine.memory.weights.nbytes == 0
+    assert engine.memory.residency.nbytes == 0
 
 
 def test_memory_given_back_in_the_middle_of_a_run_ends_it(load):
@@ -63,7 +63,7 @@ def test_memory_given_back_in_the_middle_of_a_run_ends_it(load):
     engine.release()
     with pytest.raises(SenseNovaError, match="given back during this run"):
         next(run)
-    assert engine.memory.weights.nbytes == 0
+    assert engine.memory.residency.nbytes == 0
 
 
 # Files that change.
@@ -115,7 +115,7 @@ def test_once_the_file_is_back_the_engine_goes_on(own, spoil):
     back = spoil(own.path / "model-00001-of-00002.safetensors")
     with pytest.raises(CheckpointError, match=r"model-00001-of-00002\.safetensors"):
         draw_short(own)
-    own.memory.weights._worker.submit(int).result()  # copies that were begun have failed too
+    own.memory.residency._worker.submit(int).result()  # copies that were begun have failed too
     back()
     assert torch.equal(draw_short(own), expected)
 
@@ -198,11 +198,11 @@ def test_an_engine_that_nobody_holds_is_freed_without_the_collector(load, run, s
     gc.disable()
     try:
         run(engine)
-        parts = (engine, engine.model, engine.memory, engine.memory.weights, engine.reader, engine.weights)
+        parts = (engine, engine.model, engine.memory, engine.memory.residency, engine.reader, engine.stored)
         watched = [weakref.ref(part) for part in parts]
         watched += [weakref.ref(layer) for layer in engine.model.modules()]
-        if isinstance(engine.memory.weights, Residency):
-            watched += [weakref.ref(slot.buffer) for slot in engine.memory.weights._slots.values()]
+        if isinstance(engine.memory.residency, Residency):
+            watched += [weakref.ref(slot.buffer) for slot in engine.memory.residency.slots.of.values()]
         del engine, parts
         assert gone(*watched), [each() for each in watched if each() is not None][:3]
     finally:
@@ -214,8 +214,8 @@ def test_threads_end_with_their_engine(load):
     draw_short(engine)
     mine = [thread for thread in threading.enumerate() if thread.name.startswith("sensenova")]
     assert any("copy" in thread.name for thread in mine)
-    watched = [weakref.ref(engine.memory.weights._worker), weakref.ref(engine.weights._readers)]
-    own = [*engine.memory.weights._worker._threads, *engine.weights._readers._threads]
+    watched = [weakref.ref(engine.memory.residency._worker), weakref.ref(engine.stored._readers)]
+    own = [*engine.memory.residency._worker._threads, *engine.stored._readers._threads]
     del engine
     assert gone(*watched)
     for thread in own:

@@ -6,9 +6,10 @@ import torch
 import sensenova_core
 from sensenova_core import DecodingSettings, DocumentSettings, SamplingSettings
 from sensenova_core.errors import SenseNovaError
-from sensenova_core.memory.units import UNDERSTANDING
+from sensenova_core.model import UNDERSTANDING
 from sensenova_core.settings import Guidance
 from sensenova_core.writing.document import Drawing
+from tests.support.each import each
 from tests.support.geometries import short
 from tests.support.streaming import (
     SIZE,
@@ -26,7 +27,7 @@ from tests.support.watch import saying
 @pytest.mark.parametrize(
     "settings", [{"vram_mode": "balanced"}, {"vram_mode": "low"}, {"slots": 4}, {"slots": 8}], ids=str
 )
-@pytest.mark.parametrize("at", [0, 19, 20, 53])
+@each("at", [0, 19, 20, 53])
 def test_drawing_goes_on_from_the_last_step_with_fewer_buffers(load, settings, at):
     """At an attention of the first, second or third step, of which there are 20 each."""
     engine = load("dense", **{"vram_mode": "auto", "max_memory": "64GiB"} | settings)
@@ -39,7 +40,7 @@ def test_drawing_goes_on_from_the_last_step_with_fewer_buffers(load, settings, a
     before = {"balanced": 3, "low": 2}.get(settings.get("vram_mode")) or settings["slots"]
     fewer = int(before * 0.75)
     assert phase(engine).slots == fewer
-    assert engine.memory.weights.nbytes <= engine.memory.sizes.fixed + fewer * engine.memory.sizes.slot
+    assert engine.memory.residency.nbytes <= engine.memory.sizes.fixed + fewer * engine.memory.sizes.slot
     assert len(said) == 1 and "memory ran out" in said[0] and "max_memory lower" in said[0]
 
 

@@ -12,11 +12,12 @@ from torch import nn
 import sensenova_core
 from sensenova_core import CheckpointError, Engine, SamplingSettings
 from sensenova_core.memory import plan as plans
-from sensenova_core.memory.budget import HOST_RESERVE
+from sensenova_core.memory.budget import SYSTEM_RESERVE
 from sensenova_core.memory.page_locked import PageLockedStore
-from sensenova_core.memory.residency import Slot
+from sensenova_core.memory.slots import Slot
 from sensenova_core.memory.transfers import DirectTransfers
-from sensenova_core.memory.units import GENERATION, UNDERSTANDING, Part, Unit
+from sensenova_core.memory.units import Part, Unit
+from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import geometry, short, write_checkpoint
 from tests.support.streaming import draw_short, phase
 
@@ -44,7 +45,7 @@ def locked(seen: list[tuple[str, int]]) -> int:
 
 def host_of(engine: Engine, units: int) -> None:
     """System memory to keep so many units in."""
-    limits = replace(engine.memory.limits, host=(units + plans.STAGING) * engine.memory.sizes.slot)
+    limits = replace(engine.memory.limits, page_locked=(units + plans.STAGING) * engine.memory.sizes.slot)
     engine.memory.limits = limits
 
 
@@ -55,8 +56,8 @@ def test_as_many_units_are_page_locked_as_are_planned(load, monkeypatch, units):
     host_of(engine, units)
     draw_short(engine)
     layers = engine.config.decoder.num_layers
-    assert locked(seen) == len(phase(engine).pinned) == min(units, layers)
-    assert engine.memory.weights.store.nbytes == min(units, layers) * engine.memory.sizes.slot
+    assert locked(seen) == len(phase(engine).page_locked) == min(units, layers)
+    assert engine.memory.residency.store.nbytes == min(units, layers) * engine.memory.sizes.slot
     engine.release()
     assert locked(seen) == 0
     assert {entry for what, entry in seen if what == "pin"} == {entry for what, entry in seen if what == "unpin"}
@@ -67,14 +68,18 @@ def test_units_that_are_kept_are_not_read_again(load, monkeypatch):
     host_of(engine, 4)
     draw_short(engine)
     reads: list = []
-    real = engine.weights.read
-    monkeypatch.setattr(engine.weights, "read", lambda name, *rest: reads.append(name) or real(name, *rest))
+    real = engine.stored.read
+    monkeypatch.setattr(engine.stored, "read", lambda name, *rest: reads.append(name) or real(name, *rest))
     draw_short(engine, steps=3, seed=6)
     kept = {
-        part.stored for index in phase(engine).pinned for part in engine.memory.weights.units[GENERATION][index].parts
+        part.name
+        for index in phase(engine).page_locked
+        for part in engine.memory.residency.units[GENERATION][index].parts
     }
-    others = {part.stored for unit in engine.memory.weights.units[GENERATION] for part in unit.parts} - kept
-    assert len(phase(engine).pinned) == 4 and len(kept) == 4 * len(engine.memory.weights.units[GENERATION][0].parts)
+    others = {part.name for unit in engine.memory.residency.units[GENERATION] for part in unit.parts} - kept
+    assert len(phase(engine).page_locked) == 4 and len(kept) == 4 * len(
+        engine.memory.residency.units[GENERATION][0].parts
+    )
     assert {reads.count(name) for name in kept} == {0} and {reads.count(name) for name in others} == {3}
 
 
@@ -125,11 +130,13 @@ def test_what_a_plan_for_the_cpu_page_locks_is_what_is_asked_for(load):
     """Its files' pages are in system memory as they are."""
     engine = load("dense", "balanced")
     draw_short(engine)
-    assert phase(engine).pinned == () and engine.memory.weights.store.nbytes == 0
+    assert phase(engine).page_locked == () and engine.memory.residency.store.nbytes == 0
     task = engine.drawing_task(short(engine, "x"), SamplingSettings(64, 64, 2))
-    engine.memory.limits = replace(engine.memory.limits, host=GIB)
-    assert engine.plan(task, host_free=HOST_RESERVE).phases[GENERATION].pinned == ()
-    assert len(engine.plan(task, host_free=8 * GIB).phases[GENERATION].pinned) == engine.config.decoder.num_layers
+    engine.memory.limits = replace(engine.memory.limits, page_locked=GIB)
+    assert engine.plan(task, system_free=SYSTEM_RESERVE).phases[GENERATION].page_locked == ()
+    assert (
+        len(engine.plan(task, system_free=8 * GIB).phases[GENERATION].page_locked) == engine.config.decoder.num_layers
+    )
 
 
 # Units of other types.
@@ -165,7 +172,7 @@ def fp8_units(count: int) -> tuple[tuple[Unit, ...], Bytes]:
             parts.append(Part(leaf, f"{index}.{leaf}", dtype, shape, start, start))
             start += -(-parts[-1].nbytes // 256) * 256
             raw = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), generator=generator)
-            stored[parts[-1].stored] = raw.to(torch.uint8).view(dtype)
+            stored[parts[-1].name] = raw.to(torch.uint8).view(dtype)
         units.append(Unit(GENERATION, index, tuple(parts), template))
     return tuple(units), Bytes(stored)
 
@@ -187,7 +194,7 @@ def test_units_of_fp8_arrive_bit_for_bit(direct, kept):
             for part in unit.parts:
                 value = getattr(module, part.leaf)
                 assert (value.dtype, value.shape) == (part.dtype, part.shape)
-                assert torch.equal(value.view(torch.uint8), weights.tensors[part.stored].view(torch.uint8))
+                assert torch.equal(value.view(torch.uint8), weights.tensors[part.name].view(torch.uint8))
     assert len(store.kept) == len(kept)
     assert store.nbytes == (len(kept) + (0 if direct or len(kept) == 4 else plans.STAGING)) * slot
     store.release()

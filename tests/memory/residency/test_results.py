@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sensenova_core import DecodingSettings
+from tests.support.each import each
 from tests.support.geometries import short
 from tests.support.streaming import (
     DEEP,
@@ -29,13 +30,13 @@ def test_results_are_the_same_bit_for_bit(load, expected, name, way):
     host = settings.pop("host", None)  # system memory for so many units, those that files pass through included
     engine = load(name, **settings)
     if host is not None:
-        engine.memory.limits = replace(engine.memory.limits, host=host * engine.memory.sizes.slot)
+        engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
     assert not engine.memory.in_place
     check_same(story(engine), expected(name))
-    assert sum(engine.memory.weights.copies.values()) > 0
+    assert sum(engine.memory.residency.copies.values()) > 0
 
 
-@pytest.mark.parametrize("slots", range(1, 12))
+@each("slots", range(1, 12))
 def test_any_number_of_buffers_draws_the_same(load, expected, slots):
     engine = load("dense", "auto", slots, max_memory="64GiB")
     check_same(

@@ -1,0 +1,173 @@
+"""A loaded model on a wire: the tasks that nodes have it do, and how ComfyUI moves its weights."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import torch
+from PIL import Image
+
+from .. import sensenova_core
+from ..sensenova_core.drawing.sampling import Step
+from ..sensenova_core.engine import Engine
+from ..sensenova_core.memory import Task
+from ..sensenova_core.reading.prompt import Conditioning, TokenSequence
+from ..sensenova_core.report.profile import Profile
+from ..sensenova_core.settings import DecodingSettings, DocumentSettings, SamplingSettings
+from ..sensenova_core.writing.conversation import Answer
+from ..sensenova_core.writing.document import Drawing, Event, Text
+from ..sensenova_core.writing.thinking import Thought
+from .progress import warn
+
+Result = TypeVar("Result")
+
+
+class LoadedEngine:
+    """What travels on a model wire: an engine, and the patcher by which ComfyUI moves its weights.
+
+    ComfyUI only holds weak references to patchers, so this object keeps the model known to its memory management.
+    loading: what loading took. loras: (file, strength) of those that runs over this wire use; other wires from the same
+    Loader have others, and all share the engine.
+
+    A task's settings are checked at the call, which raises SettingsError or PromptError. Nothing else happens before
+    the first result of its Run is asked for.
+    """
+
+    def __init__(self, engine: Engine, loading: Profile | None = None):
+        self.loras: tuple[tuple[Path, float], ...] = ()
+        self.engine, self.loading = engine, loading or Profile(engine.device)
+        self.patcher = EnginePatcher(engine, mm.unet_offload_device())
+        engine.memory.tell = warn
+        if not mm.is_device_cpu(engine.device):
+            engine.memory.free = partial(mm.get_free_memory, engine.device)
+            engine.memory.limit_page_locked(max(0, int(mm.MAX_PINNED_MEMORY)))  # none with --disable-pinned-memory
+
+    @classmethod
+    def load(cls, path: Path, dtype: str, **settings: Any) -> "LoadedEngine":
+        """Load a checkpoint for ComfyUI's device. dtype, settings: as `sensenova_core.load` takes them."""
+        device = mm.get_torch_device()
+        if dtype == "auto" and not (mm.is_device_cpu(device) or mm.should_use_bf16(device)):
+            dtype = "float32"
+        loading = Profile(device)
+        with loading.loading():
+            engine = sensenova_core.load(path, device=device, dtype=dtype, place=False, **settings)
+        return cls(engine, loading)
+
+    def with_lora(self, file: Path, strength: float) -> "LoadedEngine":
+        """The same engine on another wire, with one more LoRA."""
+        other = copy.copy(self)
+        other.loras = (*self.loras, (file, strength))
+        return other
+
+    def think(self, conditioning: Conditioning, settings: DecodingSettings) -> "Run[Thought]":
+        thoughts = self.engine.think(conditioning, settings)
+        return Run(self, lambda: self.engine.writing_task(conditioning.tokens, settings.max_tokens), thoughts)
+
+    def sample(self, conditioning: Conditioning, settings: SamplingSettings) -> "Run[Step]":
+        steps = self.engine.denoise(conditioning, settings)
+        return Run(self, lambda: self.engine.drawing_task(conditioning, settings), steps)
+
+    def understand(self, conversation: TokenSequence, settings: DecodingSettings) -> "Run[Answer]":
+        """conversation: as Engine.conversation makes it."""
+        answers = self.engine.understand(conversation, settings=settings)
+        return Run(self, lambda: self.engine.writing_task(len(conversation.ids), settings.max_tokens), answers)
+
+    def interleave(
+        self, prompt: str, images: Sequence[Image.Image], settings: DocumentSettings, max_pixels: int | None
+    ) -> "Run[Event]":
+        events = self.engine.interleave(prompt, images, settings, max_pixels)
+        return Run(self, lambda: self.engine.document_task(settings, len(images)), events)
+
+    def explain(self, settings: SamplingSettings, **forecast: Any) -> str:
+        """What a task would take, in words. forecast: as `forecast.explain` takes it."""
+        self.use_loras()
+        return self.engine.forecast(settings, **forecast)
+
+    def use_loras(self) -> None:
+        """Set the engine to this wire's LoRAs."""
+        self.engine.use_loras(self.loras)
+        self.patcher.size = self.engine.memory.wanted_bytes
+
+    def make_ready(self, task: Callable[[], Task]) -> None:
+        """Set the engine to this wire's LoRAs, have other models make room for a task, and agree with ComfyUI on the
+        memory that weights may take.
+
+        task: says what is to be done, once the LoRAs are in use: what was read without them must be read again.
+        """
+        self.use_loras()
+        mm.load_models_gpu([self.patcher], memory_required=task().most_working)
+
+
+class Run(Generic[Result]):
+    """A task to loop over, once: it makes ready, then yields results as they come. last: the one that came last.
+    profile: what the task took so far."""
+
+    last: Result
+
+    def __init__(self, model: LoadedEngine, task: Callable[[], Task], results: Iterator[Result]):
+        self._model, self._task, self._results = model, task, results
+        self.profile = Profile(model.engine.device, model.loading.load_seconds, model.loading.load_peak)
+
+    def __iter__(self) -> Iterator[Result]:
+        self._model.make_ready(self._task)
+        with self.profile.generating(self._model.engine):
+            for result in self._results:
+                self.last = result
+                _count(result, self.profile)
+                yield result
+                self.profile.tick()
+
+    def summary(self) -> str:
+        """What the run took, in words."""
+        return self.profile.summary(self._model.engine)
+
+
+def _count(result: object, profile: Profile) -> None:
+    """Count what a result adds: a finished picture, or text."""
+    if isinstance(result, Drawing):
+        result = result.step
+    if isinstance(result, Step) and result.index + 1 == result.total:
+        profile.drew(len(result.z), result.grid.tokens)
+    elif isinstance(result, Text) or (isinstance(result, Thought) and result.conditioning is not None):
+        profile.wrote(result.tokens)
+    elif isinstance(result, Answer) and result.ended is not None:
+        profile.wrote(len(result.ids))
+
+
+class EnginePatcher(comfy.model_patcher.ModelPatcher):
+    """Tells ComfyUI's memory management what an engine has on the device, layer by layer, and gives back what it asks.
+
+    Layers come to the device when a run needs them; loading only says how many may stay.
+    """
+
+    EVERYTHING = 1e30  # what ComfyUI offers where it sets no limit
+
+    def __init__(self, engine: Engine, offload_device: torch.device):
+        super().__init__(engine, engine.device, offload_device, size=engine.memory.wanted_bytes)
+
+    def model_size(self) -> int:
+        return max(self.size, self.loaded_size())
+
+    def loaded_size(self) -> int:
+        return self.model.memory.residency.nbytes
+
+    def current_loaded_device(self) -> torch.device:
+        return self.load_device if self.loaded_size() else self.offload_device
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
+        before = self.loaded_size()
+        self.model.allow(None if extra_memory >= self.EVERYTHING else int(before + extra_memory))
+        self.model.place()
+        return self.loaded_size() - before
+
+    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
+        return self.model.give_back(memory_to_free)
+
+    def detach(self, unpatch_all=True):
+        if unpatch_all:  # False is bookkeeping only: ComfyUI asks for it at every repeated load
+            self.model.release()
+        return self.model

@@ -1,0 +1,110 @@
+"""Buffers on the device: those that units lie in, those that are free, and the one that units are made ready in."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Packed
+from .transfers import Mark, Transfers
+from .units import Key, Part, Unit, fill
+
+
+class Slot:
+    """A buffer on the device that any unit of an expert fits in, or that any of them is made ready in.
+
+    ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
+    """
+
+    def __init__(self, size: int, device: torch.device, lane: Transfers):
+        self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
+        self.ready: Future[Mark] | None = None
+        self.free = lane.mark()  # after the allocation, which may itself be a piece of work in the device's queue
+        self._modules: dict[str, nn.Module] = {}
+
+    def module(self, unit: Unit) -> nn.Module:
+        """The module that computes with what lies here; one serves all units of a kind."""
+        if unit.kind not in self._modules:
+            self._modules[unit.kind] = unit.module_on(self.buffer)
+        return self._modules[unit.kind]
+
+    def drop(self) -> None:
+        """Give the memory back now, whoever still has a module on it, as a pass does until it gets the next one."""
+        for module in self._modules.values():
+            for value in module.parameters():
+                value.data = value.data.new_empty(0)
+        self._modules.clear()
+        self.buffer = None
+
+
+class Slots:
+    """All buffers of one model. room: bytes that may be taken for units to lie in.
+
+    of: by unit, the buffers that have one, or will when a copy has ended.
+    """
+
+    def __init__(self, device: torch.device, lane: Transfers):
+        self.room, self.most_bytes = 0, 0
+        self.of: dict[Key, Slot] = {}
+        self.free: list[Slot] = []
+        self.working: Slot | None = None
+        self._device, self._lane = device, lane
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Of buffers that units lie in."""
+        return sum(slot.buffer.nbytes for slot in (*self.of.values(), *self.free))
+
+    @property
+    def nbytes(self) -> int:
+        return self.buffer_bytes + (0 if self.working is None else self.working.buffer.nbytes)
+
+    def fitting(self, size: int) -> Slot | None:
+        """A free buffer, or a new one in the place of free ones of another size; None where there is no room."""
+        for slot in self.free:
+            if slot.buffer.nbytes == size:
+                self.free.remove(slot)
+                return slot
+        self.drop_free(self.room - size)
+        return self.new(size) if self.buffer_bytes + size <= self.room else None
+
+    def new(self, size: int) -> Slot:
+        slot = Slot(size, self._device, self._lane)
+        self.most_bytes = max(self.most_bytes, self.nbytes + size)
+        return slot
+
+    def evict(self, key: Key) -> None:
+        """Take a unit's buffer away from it; a copy into it that is under way ends first."""
+        slot = self.of.pop(key)
+        if slot.ready is not None:
+            if not slot.ready.cancel() and slot.ready.exception() is None:
+                self._lane.finish(slot.ready.result())
+            slot.ready = None
+        if slot.free is None:
+            slot.free = self._lane.mark()
+        self.free.append(slot)
+
+    def made_ready(self, unit: Unit, lying: Callable[[Part], Tensor | Packed], size: int) -> nn.Module:
+        """The module that computes with a unit, once it is made ready. lying: gives a part as it lies. size: of a new
+        working buffer."""
+        if self.working is None:
+            self.working = self.new(size)
+        fill(unit, lying, self.working.buffer)
+        return self.working.module(unit)
+
+    def drop_free(self, most: int = 0) -> None:
+        """Give free buffers back until no more than so many bytes are left of all that units lie in."""
+        while self.free and self.buffer_bytes > most:
+            self.free.pop().drop()
+
+    def drop_working(self) -> None:
+        if self.working is not None:
+            self.working.drop()
+            self.working = None
+
+    def drop(self) -> None:
+        for key in list(self.of):
+            self.evict(key)
+        self.drop_free()
+        self.drop_working()
