@@ -11,7 +11,7 @@ endif
 PIP := $(PY) -m pip --disable-pip-version-check
 PROMPT := a big yellow star to the left of a small red circle on a blue background
 
-.PHONY: demo demo-eval test live bench lint clean
+.PHONY: demo demo-eval test live nightly bench lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sensenova generate --model demo --prompt "$(PROMPT)" --output outputs/demo.png
@@ -28,6 +28,10 @@ test: lint
 
 live: $(VENV)/.test
 	$(PY) -m pytest -q tests/live -rs
+
+# What takes too long for every change: 100,000 damaged files.
+nightly: $(VENV)/.test
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV)/bin/python -m tests.support.mutations --cases 100000
 
 bench: $(VENV)/.runtime
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable ".[bench]"

@@ -22,6 +22,7 @@ from ..sensenova_core.checkpoint.files import (
     is_shard,
     snapshot_of,
 )
+from ..sensenova_core.checkpoint.weights import State, file_state
 from ..sensenova_core.hub.download import check_name, downloading
 from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
@@ -188,9 +189,12 @@ def _states(path: Path) -> tuple | None:
         return None
 
 
-def fingerprint(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Changes when one of these files is replaced: (path, size, time of change) of each."""
-    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files))
+def fingerprint(files: Iterable[Path]) -> tuple[tuple, ...]:
+    """Changes when one of these files is replaced or written over, also by an older one with its old time.
+
+    Of each its path, what tells it from others, and when the system last wrote anything of it, which nobody can set.
+    """
+    return tuple((str(path), file_state(path), path.stat().st_ctime_ns) for path in sorted(files))
 
 
 def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:
@@ -235,16 +239,13 @@ def _names_family(config: Path) -> bool:
 
 
 def _holds_family(file: Path) -> bool:
-    try:
-        state = file.stat()
-    except OSError:
-        return False
-    return _looked_at(file, state.st_size, state.st_mtime_ns)
+    state = file_state(file)
+    return state is not None and _looked_at(file, state)
 
 
 @lru_cache(maxsize=4096)
-def _looked_at(file: Path, size: int, time_ns: int) -> bool:
-    """`is_of_family`, once for a file as long as its size and time of change stay."""
+def _looked_at(file: Path, state: State) -> bool:
+    """`is_of_family`, once for a file as long as it is the same."""
     return is_of_family(file)
 
 

@@ -11,7 +11,11 @@ NOT_FINITE = "try dtype float32 or another attention backend, lower strengths of
 
 
 class SenseNovaError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose. Its words can be printed anywhere: half a letter of a file's
+    name that is no text, which no terminal takes, is written as an escape."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class CheckpointError(SenseNovaError):
@@ -54,7 +58,11 @@ class SettingsError(SenseNovaError, ValueError):
         return "; ".join(filter(None, (problem, self.remedy, *hints)))
 
     def __str__(self) -> str:
-        return self.in_words()
+        return printable(self.in_words())
+
+
+def printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_number(

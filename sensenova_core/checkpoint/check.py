@@ -7,6 +7,7 @@ from .formats import FORMATS
 from .tensors import TensorHeader
 
 _SHOWN = 8  # names listed of each kind of mismatch
+_LETTERS = 200  # of each, with what is wrong with it
 
 
 def check_tensors(expected: Mapping[str, tuple[int, ...]], headers: Mapping[str, TensorHeader], where: str) -> None:
@@ -56,4 +57,4 @@ def in_short(problems: Mapping[str, list[str]]) -> str:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(name[:_LETTERS] for name in names[:_SHOWN]) + more

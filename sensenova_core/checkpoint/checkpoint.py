@@ -1,7 +1,7 @@
 """A path -> all that the engine needs of a checkpoint: geometry, tensors, tokenizer. From headers alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
 from .headers import Stored, read_files, stored_types
 from .prefixes import published_names
-from .scales import check_scales, with_scales
+from .quantised import refuse_quantised
+from .scales import MARK, check_all_scaled, check_scales, with_scales
 from .tensors import TensorHeader
 
 _KINDS = 3  # types that are named
@@ -90,14 +91,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     files = locate(path)
     tensors, metadata = read_files(files)
     try:
+        refuse_quantised(tensors, metadata, _config_beside(files, _is_any), str(files.path))
         scaled = with_scales(tensors)
         names, ignored = published_names(scaled, str(files.path))
         headers = {published: scaled[name] for name, published in names.items()}
         config, config_from, assumed = _config(files, headers, metadata)
         _check_counts(config, headers, config_from)
+        check_all_scaled(headers, any(name.rpartition(".")[2] == MARK for name in tensors))
         check_scales(headers)
     except CheckpointError as error:
-        raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from error
+        raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from None
     stored = stored_types(tensors.values())
     return Checkpoint(files, config, headers, stored, config_from, assumed, tuple(ignored))
 
@@ -119,7 +122,7 @@ def _config(
         return parsed(within), "the file's metadata", {}
     raw, assumed = config_from_shapes(shapes)
     config = parsed(raw)
-    if (beside := _config_beside(files)) and _same_shapes(parsed(beside), config):
+    if (beside := _config_beside(files, _is_ours)) and _same_shapes(parsed(beside), config):
         return parsed(beside), CONFIG_JSON, {}
     return config, "the tensors' shapes", assumed
 
@@ -134,8 +137,10 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no config.json in it; give the checkpoint's own folder, not one above it")
     try:
         raw = read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; give yourself the right to read it") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); fetch the file again") from error
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: holds a {type(raw).__name__}, expected an object; fetch the file again")
     return raw
@@ -154,16 +159,20 @@ def _config_within(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _config_beside(files: Files) -> dict[str, Any] | None:
+def _config_beside(files: Files, wanted: Callable[[Any], bool]) -> dict[str, Any] | None:
     """The config.json beside a single file, or in the folder of its name. It may be of another checkpoint."""
     for file in files.configs:
         try:
             raw = read_json(file)
         except (OSError, ValueError):
             continue
-        if _is_ours(raw):
+        if wanted(raw):
             return raw
     return None
+
+
+def _is_any(raw: Any) -> bool:
+    return isinstance(raw, dict)
 
 
 def _is_ours(raw: Any) -> bool:

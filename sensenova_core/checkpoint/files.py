@@ -14,15 +14,17 @@ from ..hub.repository import (
     TOKENIZER_FILES,
     read_json,
 )
-from .prefixes import LORA
+from ..paths import path_of
+from .mistaken import GGUF, NOT_ENDED, SAFETENSORS, UNFINISHED, check_ended, look_alike
+from .prefixes import LORA_BYTES
 
-SAFETENSORS, GGUF = ".safetensors", ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MARK = b"fm_modules."  # in the names of a model's tensors
 LOOK = 2**23  # bytes of a GGUF file that hold all names, after a vocabulary if there is one
-_SHARD = re.compile(r"-\d{5,}-of-\d{5,}$")  # ends the stem of a part of a checkpoint
+_SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})$")  # the stem of a part of a checkpoint: which it is, and of how many
 _SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}$")  # ends the stem of a part of a GGUF file
 _SPLIT_GGUF = "a part of a GGUF file in several; join them (llama-gguf-split --merge), or fetch it in one file"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # a LoRA's, as PEFT calls them
 _HUB = "models--"  # begins the folder of a repository in the hub's cache
 
 
@@ -92,18 +94,19 @@ def locate(path: str | Path) -> Files:
 
     Raises CheckpointError for anything else, which says what to give in its place.
     """
-    path = Path(path).expanduser()
-    if path.suffix.lower() in PICKLES:
+    path = path_of(path)
+    if path.suffix.lower() in PICKLES and not path.is_dir():
         raise CheckpointError(
             f"{path}: a {path.suffix} file is a pickle, which can run code and is never opened; fetch the "
             ".safetensors or .gguf version"
         )
     if path.is_dir():
         return _in_folder(snapshot_of(path) if is_hub_repository(path) else path)
+    check_ended(path)
     if not path.is_file():
         raise CheckpointError(
             f"{path}: {'a link to a file that is not there' if path.is_symlink() else 'no such file or folder'}; give "
-            "the folder that holds config.json and *.safetensors, or a .safetensors or .gguf file"
+            f"the folder that holds config.json and *.safetensors, or a .safetensors or .gguf file{look_alike(path)}"
         )
     if path.name.endswith(INDEX):
         return _indexed(path)
@@ -120,7 +123,7 @@ def locate(path: str | Path) -> Files:
 
 def is_shard(file: Path) -> bool:
     """Whether a file is a part of a checkpoint in several, by its name."""
-    return file.suffix.lower() == SAFETENSORS and _SHARD.search(file.stem) is not None
+    return file.suffix.lower() == SAFETENSORS and _SHARD.match(file.stem) is not None
 
 
 def is_of_family(file: Path) -> bool:
@@ -134,7 +137,19 @@ def is_of_family(file: Path) -> bool:
             names = stream.read(length)
     except OSError:
         return False
-    return MARK in names and not any(mark.encode() in names for mark in LORA)
+    return MARK in names and not LORA_BYTES.search(names)
+
+
+def is_lora(file: Path) -> bool:
+    """Whether a safetensors file is a LoRA, by its name or the beginning of its header alone."""
+    if file.name == ADAPTER:
+        return True
+    try:
+        with open(file, "rb") as stream:
+            names = stream.read(min(int.from_bytes(stream.read(8), "little"), MAX_JSON))
+    except OSError:
+        return False
+    return LORA_BYTES.search(names) is not None
 
 
 def is_hub_repository(folder: Path) -> bool:
@@ -176,10 +191,16 @@ def _weight_map(index: Path) -> dict[str, str]:
         where = read_json(index)["weight_map"]
         names = sorted(set(where.values()))
         outside = [name for name in names if Path(name).name != name or not name.endswith(SAFETENSORS)]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a safetensors index ({error!r}); fetch the file again") from error
+    except OSError as error:
+        raise CheckpointError(f"{index}: {error.strerror}; make it readable, or fetch the file again") from error
+    except ValueError as error:
+        raise CheckpointError(f"{index}: not a safetensors index: {error}") from error
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{index}: not a safetensors index (no weight_map of tensors and files in it); fetch the file again"
+        ) from error
     if outside or not names:
-        named = f"{outside[0]!r}, which is not a .safetensors file of this folder" if outside else "no file"
+        named = f"{outside[0][:100]!r}, which is not a .safetensors file of this folder" if outside else "no file"
         raise CheckpointError(f"{index}: names {named}; fetch the index again")
     return where
 
@@ -191,12 +212,55 @@ def _in_folder(folder: Path) -> Files:
     if indexes:
         names = ", ".join(path.name for path in indexes)
         raise CheckpointError(f"{folder}: {len(indexes)} checkpoints in it; give one of their indexes: {names}")
-    if files := _visible(folder, SAFETENSORS):
+    if files := _without_loras(folder, _visible(folder, SAFETENSORS)):
+        _check_parts(folder, files)
         return Files(folder, tuple(files))
     packed = _visible(folder, GGUF)
     if len(packed) == 1:
         return Files(packed[0], (packed[0],))
     raise CheckpointError(_nothing_in(folder, [path.name for path in packed]))
+
+
+def _without_loras(folder: Path, files: list[Path]) -> list[Path]:
+    """A folder's checkpoint, without LoRAs that lie beside it. Raises CheckpointError where these are all there is."""
+    loras = [file for file in files if file.name == ADAPTER or (len(files) > 1 and is_lora(file))]
+    if not loras or len(loras) < len(files):
+        return [file for file in files if file not in loras]
+    if (folder / ADAPTER_CONFIG).is_file() or not (folder / CONFIG_JSON).is_file():
+        raise CheckpointError(
+            f"{folder}: the folder of a LoRA ({loras[0].name}){_base_of(folder)}; give it to the LoRA node or --lora, "
+            "and its checkpoint here"
+        )
+    raise CheckpointError(f"{folder}: a LoRA ({loras[0].name}) beside {CONFIG_JSON}, and no weights; fetch these too")
+
+
+def _base_of(folder: Path) -> str:
+    try:
+        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return f", made for {base[:100]}" if isinstance(base, str) and base else ""
+
+
+def _check_parts(folder: Path, files: list[Path]) -> None:
+    """Raise CheckpointError where names say that there are more parts than lie here: no index tells so."""
+    sets: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if (found := _SHARD.match(file.stem)) and len(found[2]) <= 9 and len(found[3]) <= 9:
+            sets.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    if len(sets) > 1:
+        names = ", ".join(f"{stem[:60]}-*-of-{count:05}" for stem, count in sorted(sets))
+        raise CheckpointError(
+            f"{folder}: parts of {len(sets)} checkpoints in it, and no index: {names}; keep one of them"
+        )
+    for (stem, count), there in sets.items():
+        missing = count - len(there & set(range(1, count + 1))) if count <= len(there) + MAX_JSON else 0
+        if missing > 0:
+            first = next(number for number in range(1, count + 1) if number not in there)
+            raise CheckpointError(
+                f"{folder}: {missing} of {count} shards missing, {stem[:60]}-{first:05}-of-{count:05}{SAFETENSORS} the "
+                "first of them; fetch them too, into this folder"
+            )
 
 
 def _indexed(index: Path) -> Files:
@@ -221,6 +285,9 @@ def _nothing_in(folder: Path, packed: list[str]) -> str:
         return f"{folder}: {packed[0]} is {_SPLIT_GGUF}"
     if packed:
         return f"{folder}: {len(packed)} checkpoints in it; give one of the files: {', '.join(packed)}"
+    unfinished = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(UNFINISHED))
+    if unfinished:
+        return f"{folder}: no .safetensors or .gguf file in it; {unfinished[0][:100]} is {NOT_ENDED}"
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
     if pickled or (folder / CONFIG_JSON).is_file():
         reason = f"; {pickled[0]} is a pickle, which can run code and is never opened" if pickled else ""
@@ -233,7 +300,12 @@ def _nothing_in(folder: Path, packed: list[str]) -> str:
 
 def _visible(folder: Path, ending: str) -> list[Path]:
     """Files of the folder by how their names end, in any case, without what macOS leaves beside them."""
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: the folder cannot be read: {error.strerror}; give yourself the right to read it"
+        ) from error
     return [folder / name for name in names if name.lower().endswith(ending)]
 
 

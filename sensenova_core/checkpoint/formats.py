@@ -25,7 +25,8 @@ class Format:
     """One stored type, by the name that safetensors or GGUF calls it.
 
     dtype: of plain numbers, which run as they are stored; None for packed ones. block: numbers that are stored
-    together, in block_bytes. A row of a packed tensor is a whole number of blocks.
+    together, in block_bytes. A row of a packed tensor is a whole number of blocks. numbers: the type of numbers that
+    lie one by one, though they may not run so; None for blocks.
     """
 
     name: str
@@ -33,6 +34,14 @@ class Format:
     block_bytes: int
     dtype: torch.dtype | None
     _write: Callable[[Tensor, Tensor], None]
+    numbers: torch.dtype | None = None
+
+    @property
+    def factor_dtype(self) -> torch.dtype | None:
+        """What factors of LoRAs are used in: FP8 fits in bfloat16, and float64 is not needed for a sum of two bytes."""
+        if self.dtype is not None or self.numbers is None:
+            return self.dtype
+        return torch.bfloat16 if self.block_bytes == 1 else torch.float32
 
     def nbytes(self, numbers: int) -> int:
         return numbers // self.block * self.block_bytes
@@ -148,11 +157,12 @@ def _q6_k(blocks: Tensor) -> Groups:
 
 
 def _plain(name: str, dtype: torch.dtype) -> Format:
-    return Format(name, 1, dtype.itemsize, dtype, partial(_write_as, dtype))
+    return Format(name, 1, dtype.itemsize, dtype, partial(_write_as, dtype), dtype)
 
 
-def _fp8(name: str, dtype: torch.dtype) -> Format:
-    return Format(name, 1, 1, None, partial(_write_as, dtype))
+def _converted(name: str, dtype: torch.dtype) -> Format:
+    """Plain numbers of a type that does not run: unpacked as blocks are."""
+    return Format(name, 1, dtype.itemsize, None, partial(_write_as, dtype), dtype)
 
 
 def _grouped(name: str, block: int, block_bytes: int, decode: Callable[[Tensor], Groups]) -> Format:
@@ -165,8 +175,9 @@ FORMATS = {
         _plain("F32", torch.float32),
         _plain("F16", torch.float16),
         _plain("BF16", torch.bfloat16),
-        _fp8("F8_E4M3", torch.float8_e4m3fn),
-        _fp8("F8_E5M2", torch.float8_e5m2),
+        _converted("F64", torch.float64),
+        _converted("F8_E4M3", torch.float8_e4m3fn),
+        _converted("F8_E5M2", torch.float8_e5m2),
         _grouped("Q8_0", 32, 34, _q8_0),
         _grouped("Q4_0", 32, 18, _q4_0),
         _grouped("Q4_1", 32, 20, _q4_1),

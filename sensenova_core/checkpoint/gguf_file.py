@@ -10,7 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .safetensors_file import MAX_AXES, Damage, damaged, refuse_other_kinds
+from ..errors import CheckpointError
+from .mistaken import GGUF, refuse_other_kinds, unreadable
+from .safetensors_file import MAX_AXES, Damage
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MAX_HEADER = 2**24  # bytes; a vocabulary of 150,000 words takes 6 MB
@@ -26,7 +28,7 @@ _TYPES = {
     **{0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8)},
     **{24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8)},
     **{2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24)},
-    **{8: ("Q8_0", 32, 34), 39: ("MXFP4", 32, 17), 20: ("IQ4_NL", 32, 18)},
+    **{8: ("Q8_0", 32, 34), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 20: ("IQ4_NL", 32, 18)},
     **{10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176)},
     **{14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74)},
     **{18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82)},
@@ -44,9 +46,9 @@ def read_gguf(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], 
         if not file.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError("there is no such file")
         with open(file, "rb") as stream:
-            return _read(_Reader(stream, file))
+            return _read(_Reader(stream, file), file)
     except (OSError, ValueError, struct.error) as error:
-        raise damaged(file, error) from error
+        raise unreadable(file, error) from error
 
 
 class _Reader:
@@ -55,9 +57,9 @@ class _Reader:
     def __init__(self, stream: BinaryIO, file: Path):
         self.stream, self.begun, self.at = stream, bytearray(stream.read(_PIECE)), len(MAGIC)
         self.size = os.fstat(stream.fileno()).st_size
-        refuse_other_kinds(file, self.begun, MAGIC)
+        refuse_other_kinds(file, self.begun, GGUF)
         if not self.begun.startswith(MAGIC):
-            raise Damage("it does not begin as GGUF files do")
+            raise CheckpointError(f"{file} is no GGUF file, whatever its name: it begins otherwise; give another one")
 
     def skip(self, count: int) -> None:
         self.at += count
@@ -114,10 +116,8 @@ class _Reader:
         self.skip(0)
 
 
-def _read(header: _Reader) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
-    version = header.number("I")
-    if version not in VERSIONS:
-        raise Damage(f"it is of version {version}, readable are {', '.join(map(str, VERSIONS))}")
+def _read(header: _Reader, file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
+    _check_version(header.number("I"), file)
     tensors = header.count("Q", MAX_TENSORS, "tensors")
     entries = header.count("Q", MAX_ENTRIES, "entries about it")
     metadata = _named(entries, header.text, header.value)
@@ -132,6 +132,19 @@ def _read(header: _Reader) -> tuple[dict[str, tuple[str, tuple[int, ...], int]],
     }
     _check_places({name: (placed[name][2], size) for name, (_, _, _, size) in found.items()}, header.size)
     return placed, metadata
+
+
+def _check_version(version: int, file: Path) -> None:
+    if version in VERSIONS:
+        return
+    if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, *VERSIONS):
+        raise CheckpointError(
+            f"{file} is a big-endian GGUF file, for machines that write numbers the other way round; fetch the "
+            "little-endian one, or convert it with gguf-convert-endian"
+        )
+    if version == 1:
+        raise CheckpointError(f"{file} is of version 1 of GGUF, which nobody writes any more; fetch a newer one of it")
+    raise Damage(f"it is of version {version}, readable are {', '.join(map(str, VERSIONS))}")
 
 
 def _named(count: int, name: Callable[[], str], value: Callable[[str], Any]) -> dict[str, Any]:
@@ -150,7 +163,7 @@ def _tensor(header: _Reader) -> tuple[str, tuple[int, ...], int, int]:
     shape = tuple(header.number("Q") for _ in range(axes))[::-1]  # GGUF names the width of a row first
     kind, offset = header.number("I"), header.number("Q")
     if kind not in _TYPES:
-        raise Damage(f"it holds tensors of type {kind}, which GGUF does not have")
+        raise Damage(f"it holds tensors of type {kind}, which GGUF does not have, or not yet")
     name, block, size = _TYPES[kind]
     if prod(shape) % block:
         raise Damage(f"a tensor of shape {list(shape)} is not whole blocks of {block}, as {name} stores them")

@@ -86,8 +86,11 @@ def _check_index(index: Path, headers: dict[str, TensorHeader]) -> None:
 def map_file(file: Path) -> torch.UntypedStorage:
     """A file's bytes, mapped to memory: nothing is read before it is used. Raises CheckpointError."""
     try:
-        return torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)
-    except RuntimeError as error:
+        with open(file, "rb") as stream:
+            # torch takes names in UTF-8 alone, which not all are
+            name = str(file) if str(file).isprintable() else f"/dev/fd/{stream.fileno()}"
+            return torch.UntypedStorage.from_file(name, False, file.stat().st_size)
+    except (RuntimeError, OSError) as error:
         raise _unmapped(file, error) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CheckpointError
+from .mistaken import SAFETENSORS, refuse_other_kinds, unreadable
 
 MAX_HEADER = 2**24  # bytes; the largest published model has 4 MB
 MAX_AXES = 8
@@ -23,16 +23,6 @@ BITS = {
     **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
-}
-# How files begin that are something else, whatever they are called.
-_OTHERS = {
-    b"GGUF": "a GGUF file; rename it to .gguf",
-    b"PK\x03\x04": "a pickle (or another zip archive), which can run code and is never opened; fetch the safetensors "
-    "version",
-    b"\x80\x02": "a pickle, which can run code and is never opened; fetch the safetensors version",
-    b"version https://git-lfs": "Git LFS's note of where the file is; run `git lfs pull`, or fetch the file itself",
-    b"<!DOCTYPE": "a web page; fetch the file itself",
-    b"<html": "a web page; fetch the file itself",
 }
 
 
@@ -55,19 +45,7 @@ def read_header(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
         metadata = content.pop("__metadata__", None) or {}
         return {name: _entry(name, entry, 8 + length) for name, entry in content.items()}, metadata
     except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(file, error) from error
-
-
-def damaged(file: Path, error: Exception) -> CheckpointError:
-    size = f" ({file.stat().st_size:,} bytes)" if file.is_file() else ""
-    return CheckpointError(f"{file}{size} is missing, truncated or damaged: {str(error)[:300]}; fetch it again")
-
-
-def refuse_other_kinds(file: Path, begins: bytes | bytearray, but: bytes = b"") -> None:
-    """Raise CheckpointError for a file that begins as one of another kind does."""
-    for magic, kind in _OTHERS.items():
-        if begins.startswith(magic) and magic != but:
-            raise CheckpointError(f"{file} is {kind}")
+        raise unreadable(file, error) from error
 
 
 def _header_bytes(file: Path) -> int:
@@ -75,8 +53,8 @@ def _header_bytes(file: Path) -> int:
     if not file.is_file():  # opening a pipe would wait for ever
         raise FileNotFoundError("there is no such file")
     with open(file, "rb") as stream:
-        begins = stream.read(24)
-    refuse_other_kinds(file, begins)
+        begins = stream.read(64)
+    refuse_other_kinds(file, begins, SAFETENSORS)
     length = int.from_bytes(begins[:8], "little")
     if length > MAX_HEADER:
         raise Damage(f"its header has {length:,} bytes, where a model of this family has at most {MAX_HEADER:,}")

@@ -1,5 +1,6 @@
 """Scales that FP8 checkpoints keep beside their weights, found by name and put in their weights' headers."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from .tensors import TensorHeader
 SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
 # Of inputs, which are not rounded here; what ComfyUI says of a layer that its types say too; its mark of a whole file.
 IGNORED, MARK = ("scale_input", "input_scale", "comfy_quant"), "scaled_fp8"
+_NUMBER, _TABLE, _SHOWN = re.compile(r"\.\d+\."), ".embed_tokens.", 3
 
 
 def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
@@ -34,6 +36,27 @@ def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
         elif weight is not None and leaf in IGNORED and weight.dtype.startswith("F8"):
             del weights[name]
     return weights
+
+
+def check_all_scaled(headers: Mapping[str, TensorHeader], marked: bool) -> None:
+    """Raise CheckpointError for FP8 matrices without the scale that they are to be multiplied with.
+
+    Where a file is marked, every layer has one (the embedding table, which is none, may be plain); else layers of one
+    kind have one in all layers or in none. headers: by published names.
+    """
+    fp8 = {name: header for name, header in headers.items() if header.dtype.startswith("F8") and len(header.shape) == 2}
+    scaled = {_NUMBER.sub(".*.", name) for name, header in fp8.items() if header.scale is not None}
+    missing = [
+        name
+        for name, header in fp8.items()
+        if header.scale is None and (_NUMBER.sub(".*.", name) in scaled or (marked and _TABLE not in name))
+    ]
+    if missing:
+        file = headers[missing[0]].file
+        raise CheckpointError(
+            f"{file}: {len(missing)} FP8 weights without the scale that they are to be multiplied with: "
+            f"{', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}; fetch it or another anew"
+        )
 
 
 def check_scales(headers: Mapping[str, TensorHeader]) -> None:

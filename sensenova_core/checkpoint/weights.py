@@ -18,7 +18,7 @@ from .tensors import Packed, TensorHeader
 _CHUNK = 2**25  # bytes that one thread reads at a time
 _THREADS = min(8, os.cpu_count() or 1)
 
-State = tuple[int, int]  # of a file: its size in bytes and its time of change in ns
+State = tuple[int, int, int]  # of a file: its size in bytes, its time of change in ns, and its inode
 
 
 class StoredWeights:
@@ -43,7 +43,7 @@ class StoredWeights:
     def borrow(self, headers: Mapping[str, TensorHeader], states: Mapping[Path, State | None]) -> None:
         """Read tensors of other files too, by names of their own, in place of those that were borrowed before.
 
-        states: of their files, size and time of change when they were found.
+        states: of their files when they were found, see `file_state`.
         """
         self._borrowed = dict(headers)
         self._files |= states
@@ -76,6 +76,10 @@ class StoredWeights:
 
         for name in names:
             header = self._header(name)
+            if name in self._borrowed:
+                numbers = stored(header).view(header.format.numbers).view(header.shape)
+                yield name, numbers.to(header.format.factor_dtype)
+                continue
             if not header.packed:
                 yield name, stored(header).view(header.format.dtype).view(header.shape)
                 continue
@@ -94,7 +98,7 @@ class StoredWeights:
         header = self._header(name)
         start = header.start + first_row * header.format.nbytes(header.width)
         if not isinstance(into, Packed):
-            return self._begin(header.file, start, header.format.dtype, into)
+            return self._begin(header.file, start, header.format.numbers, into)
         reads = self._begin(header.file, start, torch.uint8, into.bytes)
         if into.scale is not None:
             reads += self._begin(header.scale.file, header.scale.start, header.scale.format.dtype, into.scale)
@@ -139,12 +143,12 @@ def assign(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def file_state(file: Path) -> State | None:
-    """None where there is no such file."""
+    """What tells a file from another in its place, also from an older one with its old time; None for no file."""
     try:
         status = file.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _prevailing_dtype(headers: Mapping[str, TensorHeader]) -> torch.dtype:

@@ -33,9 +33,10 @@ def run(options) -> int:
 
 def _target(options) -> Path | None:
     from ..hub.download import check_name
+    from ..paths import path_of
 
     if options.to is not None:
-        return options.to.expanduser()
+        return path_of(options.to)
     if not os.environ.get("COMFYUI_PATH"):
         return None
     name = "tokenizer" if options.tokenizer_only else check_name(options.repo)

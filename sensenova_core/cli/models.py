@@ -10,6 +10,7 @@ from .. import DEMO
 from ..errors import CheckpointError, PromptError, SettingsError
 from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
+from ..paths import is_there, path_of
 from ..settings import BEST_AREA, LoadSettings
 from .options import add_settings, given
 
@@ -57,7 +58,7 @@ def resolve_model(model: str) -> Path:
 
     Never downloads; raises CheckpointError.
     """
-    path = Path(model).expanduser()
+    path = path_of(model)
     if model == BUILT_IN and not path.exists():
         return DEMO
     if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
@@ -147,12 +148,12 @@ def parse_lora(text: str) -> tuple[str, float]:
     if not text:
         raise SettingsError("--lora is empty; give PATH or PATH:STRENGTH")
     path, _, strength = text.rpartition(":")
-    if len(path) < 2 or Path(text).exists():
+    if len(path) < 2 or is_there(str(path_of(text))):
         return text, 1.0
     try:
         return path, float(strength)
     except ValueError as error:
-        if Path(path).is_file():
+        if path_of(path).is_file():
             raise SettingsError(f"--lora {text}: {strength!r} is no strength; give a number, such as 0.5") from error
         return text, 1.0
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,9 @@ DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
 _PIECE = 2**20  # bytes hashed at a time
 _POLL_SECONDS = 0.2
 _SPARE = 2**28  # bytes of the disk that stay free
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(?<!\.)")  # of files
+_HIDDEN = re.compile(r"\.[A-Za-z0-9_][A-Za-z0-9._-]*")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)  # to Windows, whatever follows
 _ERROR = "sensenova: error: "  # begins the command line's last words
 _RUN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from sensenova_core.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -210,10 +213,25 @@ def files_of(
     weights = _weights(repo, list(there)) if file is None else [file]
     if file is not None and file not in there:
         raise CheckpointError(f"{repo}: no file {file} in it; there are {', '.join(there)}")
-    others = [name for name in there if name.endswith(".json") and name not in tokenizer]
+    # hidden ones are nobody's to load, and our record of the folder is one
+    others = [
+        name for name in there if name.endswith(".json") and name not in tokenizer and not _HIDDEN.fullmatch(name)
+    ]
     if file is not None:  # an index names files that are not fetched
         others = [name for name in others if not name.endswith(INDEX)]
+    _check_plain(repo, (*weights, *others))
     return {name: there[name] for name in (*tokenizer, *weights, *others)}
+
+
+def _check_plain(repo: str, names: Iterable[str]) -> None:
+    """Names become paths here, and what is a path differs between systems: backslashes, colons, names of devices."""
+    odd = [name for name in names if not _PLAIN.fullmatch(name) or _DEVICE.match(name)]
+    if odd:
+        raise CheckpointError(
+            f"{repo}: {len(odd)} of its files have names that are no plain ones, {odd[0][:100]!a} the first "
+            "of them; nothing was fetched. Names of letters, digits, ., _ and - are taken: fetch it by hand, "
+            "or from another repository"
+        )
 
 
 def _wanted(sibling) -> Wanted:

@@ -1,7 +1,6 @@
 """LoRA files: which parameters one changes, and where the two thin factors of each change lie.
 
-What is added to a parameter is factor * up @ down. Keys are a parameter's published name without `.weight` and one of
-the endings below, with or without a prefix, or flat after another; docs/model.md.
+What is added to a parameter is factor * up @ down. How keys are read: `keys`.
 """
 
 import math
@@ -13,33 +12,41 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import prefixes
 from ..checkpoint.check import in_short
-from ..checkpoint.files import PICKLES, SAFETENSORS
+from ..checkpoint.files import PICKLES, SAFETENSORS, check_ended, look_alike
 from ..checkpoint.safetensors_file import read_header
 from ..checkpoint.tensors import TensorHeader
 from ..checkpoint.weights import State, file_state
 from ..errors import CheckpointError
+from ..hub.repository import CONFIG_JSON
+from ..paths import path_of
+from .keys import Parameters, parsed
 from .peft import DORA, PEFT_FILE, Settings, read_settings, settings_beside
 
-PREFIXES = (*prefixes.PREFIXES, "base_model.model.", "transformer.")
-FLAT = "lora_unet_"  # begins keys of kohya's tools, which have an underscore for every dot of a name
-DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight")
-UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight")
-ALPHA = ".alpha"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 FOREIGN = "of another type"
-TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of factors
-ALPHA_TYPES = TYPES | {"F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
+TYPES = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")  # of factors
+# Of alphas: bytes -> a number.
+ALPHA_TYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32},
+    **{"I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+}
 # Changes of other kinds: what they are, and what tells.
 OTHERS = {
     DORA: re.compile(r"dora_scale|lora_magnitude_vector"),
-    "LoHa": re.compile(r"\.hada_"),
-    "LoKr": re.compile(r"\.lokr_"),
-    "whole differences of weights": re.compile(r"\.(diff|diff_b|set_weight|modules_to_save\..*)$"),
+    "LoHa": re.compile(r"[._]hada_"),
+    "LoKr": re.compile(r"[._]lokr_"),
+    "OFT": re.compile(r"[._]b?oft_"),
+    "(IA)3": re.compile(r"[._]ia3_"),
+    "LoCon of three factors": re.compile(r"[._]lora_mid(\.|$)"),
+    "factors of a table of words (lora_embedding)": re.compile(r"[._]lora_embedding_", re.IGNORECASE),
+    "biases": re.compile(r"[._]lora[._]?(up|down|a|b)(\.[^.]+)?\.bias$", re.IGNORECASE),
+    "whole differences of weights": re.compile(r"[._](diff|diff_b|set_weight|modules_to_save\..*)$"),
 }
 REMEDY = (
-    "Plain LoRAs of this model are understood: <parameter>.lora_down, .lora_up and .alpha, or PEFT's .lora_A and "
-    ".lora_B; take one that was made for it, or have its maker export it as such"
+    "Plain LoRAs of this model are understood, of pairs up and down, or A and B, with or without alpha; take one that "
+    "was made for it, or have its maker export it as such"
 )
 
 
@@ -54,6 +61,11 @@ class Factors:
     down: TensorHeader
     factor: float
     told: bool = True
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
+        """What both lie in when they are used."""
+        return self.up.format.factor_dtype, self.down.format.factor_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,25 +119,43 @@ class Lora:
 
 
 def lora_file(path: str | Path) -> Path:
-    """The file that is meant: of PEFT's folders the one in it. Raises CheckpointError where there is none.
+    """The file that is meant: of PEFT's and diffusers' folders the one in it. Raises CheckpointError for none.
 
     A link is not followed: its name and what lies beside it count, as in the hub's cache.
     """
-    path = Path(path).expanduser()
-    file = path / PEFT_FILE if path.is_dir() else path
+    path = path_of(path)
+    file = _within(path) if path.is_dir() else path
     if file.suffix.lower() in PICKLES:
         raise CheckpointError(
             f"LoRA {file}: a pickle, which can run code and is never opened; fetch the safetensors version"
         )
+    check_ended(file)
     if not file.is_file():
-        raise CheckpointError(f"LoRA {file}: no such file; give a .safetensors file, or a folder with {PEFT_FILE}")
+        raise CheckpointError(
+            f"LoRA {file}: no such file; give a .safetensors file, or a folder with {PEFT_FILE}{look_alike(file)}"
+        )
     if file.suffix.lower() != SAFETENSORS:
         raise CheckpointError(f"LoRA {file}: not a .safetensors file; have its maker export it as such")
     return Path(os.path.abspath(file))
 
 
+def _within(folder: Path) -> Path:
+    """The LoRA of a folder: by the name that PEFT or diffusers gives it, or the only file of its kind."""
+    named = next((folder / name for name in (PEFT_FILE, DIFFUSERS_FILE) if (folder / name).is_file()), None)
+    if named is not None:
+        return named
+    if (folder / CONFIG_JSON).is_file():
+        raise CheckpointError(
+            f"LoRA {folder}: a checkpoint's folder (it has {CONFIG_JSON}), and no LoRA; give it as the model: to the "
+            "Loader, or with --model"
+        )
+    files = [each for each in sorted(folder.iterdir()) if each.suffix.lower() == SAFETENSORS and each.is_file()]
+    pickles = [each for each in folder.glob("adapter_model.*") if each.suffix.lower() in PICKLES]
+    return files[0] if len(files) == 1 else (pickles or [folder / PEFT_FILE])[0]
+
+
 def lora_states(file: Path) -> dict[Path, State | None]:
-    """Size and time of change of a LoRA's file, and of the settings that belong to it if there are any."""
+    """Size, time of change and inode of a LoRA's file, and of the settings that belong to it if there are any."""
     return {each: file_state(each) for each in (file, settings_beside(file)) if each is not None}
 
 
@@ -137,11 +167,13 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
     tensors, said = read_header(file)
     headers = {key: TensorHeader(file, *tensor) for key, tensor in tensors.items()}
     problems: dict[str, list[str]] = {}
-    parts = _parts(headers, problems)
+    parts = _parts(headers, Parameters(shapes), problems)
+    if not parts:
+        _check_is_lora(file, headers, Parameters(shapes))
     settings = read_settings(file, said)
     for kind, names in settings.refused.items():
         problems.setdefault(kind, []).extend(names)
-    factors = _factors(parts, shapes, _alphas(file, headers), settings, problems)
+    factors = _factors(parts, shapes, settings, problems)
     if text := in_short(problems):
         raise CheckpointError(f"LoRA {file.name} does not fit: {text}. {REMEDY}")
     if not factors:
@@ -149,69 +181,71 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
     return Lora(file, states, factors, settings.metadata)
 
 
-def _parts(headers: Mapping[str, TensorHeader], problems: dict[str, list[str]]) -> dict[str, dict[str, TensorHeader]]:
-    """Parameter without .weight -> "up", "down", "alpha" -> tensor. Adds what is none of these to the problems."""
+def _check_is_lora(file: Path, headers: Mapping[str, TensorHeader], parameters: Parameters) -> None:
+    """Raise CheckpointError for the weights themselves of a model like this one."""
+    whole = [key for key in headers if key.endswith(".weight") and parameters.find(key)]
+    if whole:
+        raise CheckpointError(
+            f"LoRA {file.name}: a whole checkpoint ({len(whole)} weights of the model itself), and no LoRA; give it as "
+            "the model: to the Loader, or with --model"
+        )
+
+
+def _parts(
+    headers: Mapping[str, TensorHeader], parameters: Parameters, problems: dict[str, list[str]]
+) -> dict[str, dict[str, TensorHeader]]:
+    """Parameter -> "up", "down", "alpha" -> tensor. Adds what is none of these to the problems.
+
+    A parameter that the model lacks is called as its keys call it.
+    """
     found: dict[str, dict[str, TensorHeader]] = {}
+    adapters: set[str] = set()
     for key, header in headers.items():
         kind = next((kind for kind, tells in OTHERS.items() if tells.search(key)), None)
-        place, role = _place(key)
-        if kind or role is None:
+        part = parsed(key)
+        if kind or part is None:
             problems.setdefault(kind or "unknown", []).append(key)
-        elif role in found.setdefault(place, {}):
+            continue
+        place = parameters.find(part.place) or part.place
+        if part.adapter and part.role != "alpha":
+            adapters.add(part.adapter)
+        if part.role in found.setdefault(place, {}):
             problems.setdefault("unknown", []).append(f"{key} (a second one)")
-        elif role != "alpha" and header.dtype not in TYPES:
+        elif part.role != "alpha" and header.dtype not in TYPES:
             said = f"{key} is {header.dtype}, readable are {', '.join(TYPES)}"
             problems.setdefault(FOREIGN, []).append(said)
         else:
-            found[place][role] = header
+            found[place][part.role] = header
+    if len(adapters) > 1:
+        problems.setdefault("adapters in one file", []).extend(sorted(adapters))
     return found
 
 
 def _factors(
     found: Mapping[str, Mapping[str, TensorHeader]],
     shapes: Mapping[str, tuple[int, ...]],
-    alphas: Mapping[str, float],
     settings: Settings,
     problems: dict[str, list[str]],
 ) -> dict[str, Factors]:
     """By the names of parameters. Adds what does not fit to the problems."""
     factors: dict[str, Factors] = {}
-    flat = {FLAT + name.removesuffix(".weight").replace(".", "_"): name for name in shapes}
-    for place, parts in found.items():
-        name = flat.get(place, f"{place}.weight")
+    for name, parts in found.items():
+        place = name.removesuffix(".weight")
         if not {"up", "down"} <= parts.keys():
             if FOREIGN not in problems:
                 problems.setdefault("without their other half", []).append(place)
         elif name not in shapes:
             problems.setdefault("for parameters that this model lacks", []).append(place)
-        elif name in factors:
-            problems.setdefault("unknown", []).append(f"{place} (a second one)")
         elif (fitted := _fitted(parts["up"], parts["down"], shapes[name])) is None:
             sizes = f"{list(parts['up'].shape)} and {list(parts['down'].shape)}"
-            said = f"{place} is {list(shapes[name])}, its factors {sizes}"
-            problems.setdefault("of another shape", []).append(said)
+            problems.setdefault("of another shape", []).append(f"{place} is {list(shapes[name])}, its factors {sizes}")
         else:
             rank = fitted[1].shape[0]
-            factor = alphas[place] / rank if place in alphas else settings.factor(name.removesuffix(".weight"), rank)
+            factor = _alpha(parts["alpha"]) / rank if "alpha" in parts else settings.factor(place, rank)
             if factor is not None and not math.isfinite(factor):
                 problems.setdefault("of no finite alpha", []).append(place)
             factors[name] = Factors(*fitted, 1.0 if factor is None else factor, told=factor is not None)
     return factors
-
-
-def _place(key: str) -> tuple[str, str | None]:
-    """A parameter without .weight, and which part of its change a key is for; None for no known one."""
-    for role, endings in (("down", DOWN), ("up", UP), ("alpha", (ALPHA,))):
-        for ending in endings:
-            if key.endswith(ending):
-                return _without_prefix(key.removesuffix(ending)), role
-    return key, None
-
-
-def _without_prefix(name: str) -> str:
-    """No parameter's own name begins with any of them."""
-    prefix = next(filter(name.startswith, PREFIXES), None)
-    return name if prefix is None else _without_prefix(name.removeprefix(prefix))
 
 
 def _fitted(up: TensorHeader, down: TensorHeader, shape: tuple[int, ...]) -> tuple[TensorHeader, TensorHeader] | None:
@@ -220,21 +254,23 @@ def _fitted(up: TensorHeader, down: TensorHeader, shape: tuple[int, ...]) -> tup
     if len(shape) < 2 or len(up.shape) < 2 or len(down.shape) < 2:
         return None
     rows, width, rank = shape[0], math.prod(shape[1:]), down.shape[0]
-    flat = down.shape == (rank, width) or down.shape[1:] == shape[1:]
+    flat = down.shape == (rank, width) or _without_ones(down.shape[1:]) == _without_ones(shape[1:])
     fits = up.shape[:2] == (rows, rank) and set(up.shape[2:]) <= {1} and flat and rank > 0
     return (replace(up, shape=(rows, rank)), replace(down, shape=(rank, width))) if fits else None
 
 
-def _alphas(file: Path, headers: Mapping[str, TensorHeader]) -> dict[str, float]:
-    """By parameter. They are single numbers, and all that is read of the file's tensors here."""
-    alphas = {}
-    with open(file, "rb") as stream:
-        for key, header in headers.items():
-            if not key.endswith(ALPHA):
-                continue
-            number, dtype = math.nan, ALPHA_TYPES.get(header.dtype)
-            if header.numel == 1 and dtype is not None:
-                stream.seek(header.start)
-                number = float(torch.frombuffer(bytearray(stream.read(dtype.itemsize)), dtype=dtype))
-            alphas[_place(key)[0]] = number
-    return alphas
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without axes of one at its end, as of a matrix that is written as a convolution of 1 x 1."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _alpha(header: TensorHeader) -> float:
+    """A single number, of which one for each parameter is all that is read of a file's tensors here."""
+    dtype = ALPHA_TYPES.get(header.dtype)
+    if header.numel != 1 or dtype is None:
+        return math.nan
+    with open(header.file, "rb") as stream:
+        stream.seek(header.start)
+        return float(torch.frombuffer(bytearray(stream.read(dtype.itemsize)), dtype=dtype))

@@ -57,11 +57,12 @@ def read_settings(file: Path, metadata: dict[str, str]) -> Settings:
         if beside is not None:
             inside = read_json(beside)
         elif WITHIN in metadata:  # each is named below its model
-            inside = {name.rpartition("transformer.")[2]: value for name, value in json.loads(metadata[WITHIN]).items()}
+            inside = {name.rpartition(".")[2]: value for name, value in json.loads(metadata[WITHIN]).items()}
         raw = metadata | inside
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        source = beside or file
-        raise CheckpointError(f"LoRA {source}: its settings are no JSON object ({error}); fetch it again") from error
+        said = str(error)[:200] if isinstance(error, OSError | ValueError) else "expected names and values"
+        remedy = "" if ";" in said else "; fetch it again"
+        raise CheckpointError(f"LoRA {beside or file}: its settings are no JSON object: {said}{remedy}") from error
     refused = {kind: [name] for name, kind in REFUSED.items() if _yes(raw.get(name))}
     alphas = _alphas(raw.get("alpha_pattern"), refused)
     told = {name: value for name, value in raw.items() if isinstance(value, str)}

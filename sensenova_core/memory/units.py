@@ -173,7 +173,7 @@ def _with_changes(unit: Unit, loras: Sequence[tuple[Lora, float]]) -> Unit:
             if (factors := lora.factors.get(part.name)) is None:
                 continue
             names, rank = lora.names(part.name), factors.down.shape[0]
-            dtypes = factors.up.format.dtype, factors.down.format.dtype
+            dtypes = factors.dtypes
             up = Part(part.leaf, names[0], dtypes[0], (part.shape[0], rank), lies_at, 0, part.first_row)
             down = Part(part.leaf, names[1], dtypes[1], factors.down.shape, _aligned(lies_at + up.nbytes), 0)
             lies_at = _aligned(down.lies_at + down.nbytes)

@@ -32,7 +32,7 @@ NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
 SMALLEST_AREA = 32 * 32  # of one token
 MAX_LAYERS, MAX_EXPERTS = 2**10, 2**16  # experts of all layers together, on one path
 FAMILY = "NEOChatModel"  # what every config.json of the family names as its architecture
-_BACKBONES = {"qwen3", "qwen3_moe"}
+_BACKBONES = ("qwen3", "qwen3_moe")
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ class ModelConfig:
         architectures = raw.get("architectures")
         if not isinstance(architectures, list) or FAMILY not in architectures:
             raise CheckpointError(
-                f"config.json: architectures is {architectures!r}, expected [{FAMILY!r}]; "
+                f"config.json: architectures is {_quoted(architectures)}, expected [{FAMILY!r}]; "
                 "this is not a SenseNova-U1 or U1.5 checkpoint"
             )
         llm, vision = top.section("llm_config"), top.section("vision_config")
         backbone = llm.raw.get("model_type", "qwen3")
         if backbone not in _BACKBONES:
-            raise CheckpointError(f"{llm.where}model_type is {backbone!r}, expected one of {sorted(_BACKBONES)}")
+            raise CheckpointError(f"{llm.where}model_type is {_quoted(backbone)}, expected one of {list(_BACKBONES)}")
         top.refuse_other(_TOP_SWITCHES)
         llm.refuse_other(_DECODER_SWITCHES)
         config = cls(
@@ -180,7 +180,7 @@ class _Section:
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise CheckpointError(
-                f"{self.where}{key} is {repr(value)[:40]}, expected a whole number over 0 and up to {most}; "
+                f"{self.where}{key} is {_quoted(value)}, expected a whole number over 0 and up to {most}; "
                 "fetch the file again"
             )
         return value
@@ -189,13 +189,22 @@ class _Section:
         """A finite number over 0."""
         value = self._value(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
-            raise CheckpointError(f"{self.where}{key} is {value!r}, expected a number over 0; fetch the file again")
+            raise CheckpointError(
+                f"{self.where}{key} is {_quoted(value)}, expected a number over 0; fetch the file again"
+            )
         return float(value)
 
     def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
         value = self._value(key, default)
         if value not in known:
-            raise CheckpointError(f"{self.where}{key} is {value!r}, known are {', '.join(known)}")
+            raise CheckpointError(f"{self.where}{key} is {_quoted(value)}, known are {', '.join(known)}")
+        return value
+
+    def several(self, key: str) -> list:
+        """A list, empty where there is none."""
+        value = self._value(key, [])
+        if not isinstance(value, list):
+            raise CheckpointError(f"{self.where}{key} is {_quoted(value)}, expected a list; fetch the file again")
         return value
 
     def refuse_other(self, switches: Mapping[str, Any]) -> None:
@@ -204,7 +213,7 @@ class _Section:
             value = self.raw.get(key, implemented)
             if (value or None) != (implemented or None):
                 raise CheckpointError(
-                    f"{self.where}{key} is {value!r}; this engine implements {implemented!r} only, "
+                    f"{self.where}{key} is {_quoted(value)}; this engine implements {implemented!r} only, "
                     "and other values would draw wrong pictures silently"
                 )
 
@@ -215,11 +224,15 @@ class _Section:
         return default if value is None else value
 
 
+def _quoted(value: object) -> str:
+    return repr(value)[:100]
+
+
 def _decoder(llm: _Section) -> DecoderConfig:
     rope = _rope(llm)
     hidden_size, num_layers = llm.count("hidden_size"), llm.count("num_hidden_layers", most=MAX_LAYERS)
     num_heads = llm.count("num_attention_heads", most=2**12)
-    if any(kind != "full_attention" for kind in llm.raw.get("layer_types") or ()):
+    if any(kind != "full_attention" for kind in llm.several("layer_types")):
         raise CheckpointError(f"{llm.where}layer_types holds other than full_attention, which is all there is here")
     understanding, generation = _experts(llm, num_layers)
     num_kv_heads = llm.count("num_key_value_heads", num_heads, most=2**12)
@@ -253,7 +266,9 @@ def _rope(llm: _Section) -> _Section:
             rope = llm.section(key)
             kind = rope.raw.get("rope_type", rope.raw.get("type", "default"))
             if kind != "default":
-                raise CheckpointError(f"{rope.where}rope_type is {kind!r}; this engine implements 'default' only")
+                raise CheckpointError(
+                    f"{rope.where}rope_type is {_quoted(kind)}; this engine implements 'default' only"
+                )
     parameters = llm.raw.get("rope_parameters") or {}
     return llm.section("rope_parameters") if "rope_theta" in parameters else llm
 
@@ -277,7 +292,7 @@ def _experts(llm: _Section, num_layers: int) -> tuple[tuple[ExpertsConfig | None
         width=llm.count("gen_moe_intermediate_size", understanding.width),
         renormalise=understanding.renormalise,
     )
-    dense = set(llm.raw.get("mlp_only_layers") or ())
+    dense = {layer for layer in llm.several("mlp_only_layers") if isinstance(layer, int)}
     period = llm.count("decoder_sparse_step", 1)
     sparse = [layer not in dense and (layer + 1) % period == 0 for layer in range(num_layers)]
     return tuple(understanding if here else None for here in sparse), (generation,) * num_layers

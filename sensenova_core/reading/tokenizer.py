@@ -2,11 +2,13 @@
 
 import hashlib
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import CheckpointError, PromptError
+from ..hub.repository import stand_in
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 THINK_START, THINK_END = "<think>", "</think>"
@@ -89,11 +91,15 @@ def _backend(folder: Path):
     from tokenizers import Tokenizer as Backend
 
     if (folder / "tokenizer.json").is_file():
+        kind = None
         try:
-            return Backend.from_file(str(folder / "tokenizer.json"))
+            raw = (folder / "tokenizer.json").read_bytes()  # the library opens names in UTF-8 alone, which not all are
+            kind = stand_in(raw)
+            return Backend.from_buffer(raw.removeprefix(BOM_UTF8))
         except Exception as error:  # the library raises bare Exception for a file it cannot parse
             raise CheckpointError(
-                f"{folder / 'tokenizer.json'}: not readable ({error}); fetch the file again"
+                f"{folder / 'tokenizer.json'}: not readable: "
+                f"{f'it is {kind}' if kind else f'{str(error)[:200]}; fetch the file again'}"
             ) from error
     if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
         raise CheckpointError(f"{folder}: no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt")

@@ -218,8 +218,6 @@ def test_a_config_beside_counts_if_it_is_of_this_size(single):
             {"model.diffusion_model.fm_modules.x": 1},
             ["mixed", "model.diffusion_model.fm_modules.x"],
         ),
-        ("diffusion_model.diffusion_model.", {}, ["doubled prefixes: diffusion_model.diffusion_model."]),
-        ("model.diffusion_model.diffusion_model.", {}, ["doubled"]),
         (
             "",
             {"vae.a": 1, "vae.b": 1, "text_encoders.c": 1},

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ import pytest
 import sensenova_core
 from sensenova_core import CheckpointError
 from sensenova_core.cli.models import resolve_model
-from sensenova_core.hub.download import Wanted, download
+from sensenova_core.hub.download import Wanted, download, files_of
 from sensenova_core.hub.download_record import RECORD, Record, check_origin, is_whole
 from tests.conftest import REPOSITORY
 from tests.support.fake_hub import PIECE, FakeHub
@@ -190,6 +191,31 @@ def test_a_checksum_is_of_its_kind(tmp_path):
     git = "ce013625030ba8dba906f756967f9e9ca394464a"  # as `git hash-object` says
     assert Wanted(6, None, git).is_in(file) and Wanted(6).is_in(file)
     assert not Wanted(6, "0" * 64, git).is_in(file) and not Wanted(6, None, "0" * 40).is_in(file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        r"..\\..\\evil.json",
+        "C:evil.json",
+        "a b.json",
+        "naïve.safetensors",
+        "con.json",
+        "x\n.json",
+        "-rf.json",
+    ],
+)
+def test_names_that_are_no_plain_ones_are_refused(hub, monkeypatch, name):
+    from huggingface_hub import HfApi
+
+    listed = ["config.json", "model.safetensors", name]
+    siblings = [SimpleNamespace(rfilename=each, size=2, blob_id=None, lfs=None) for each in listed]
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=siblings))
+    with pytest.raises(CheckpointError, match=r"some/odd: 1 of its files have names that are no plain ones") as error:
+        files_of("some/odd")
+    assert ascii(name) in str(error.value)
+    siblings[-1].rfilename = "Model_v1.5-Q8.json"
+    assert set(files_of("some/odd")) == {"config.json", "model.safetensors", "Model_v1.5-Q8.json"}
 
 
 def test_a_folder_remembers_its_repository(tmp_path, monkeypatch):
