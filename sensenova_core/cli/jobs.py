@@ -142,7 +142,7 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
 
     side = engine.config.token_pixels
     grid = grid_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
-    return ReferenceImage(torch.empty(3, grid.height, grid.width, device="meta"), grid, size)
+    return ReferenceImage(torch.empty(3, grid.height, grid.width, dtype=torch.float32, device="meta"), grid, size)
 
 
 def _overrides(line: str) -> dict[str, Any]:

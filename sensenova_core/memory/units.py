@@ -227,7 +227,7 @@ class Fixed:
         for name, value in weights.mapped([*self._small]):
             dtype = weights.dtype(name)
             if terms := self._terms(weights, name):
-                merged = torch.empty(value.shape, dtype=dtype)
+                merged = torch.empty(value.shape, dtype=dtype, device="cpu")
                 merge(value, terms, merged)
                 value = merged
             elif isinstance(value, Packed):
@@ -269,7 +269,7 @@ class Fixed:
         """Rows of the table, on the CPU: no others are unpacked or changed."""
         ids = ids.cpu()
         rows = self._rows.at(ids) if isinstance(self._rows, Packed) else self._rows[ids]
-        into = torch.empty(rows.shape, dtype=self._dtype)
+        into = torch.empty(rows.shape, dtype=self._dtype, device="cpu")
         merge(rows, [(amount, up[ids], down) for amount, up, down in self._added], into)
         return into
 

@@ -19,8 +19,8 @@ from ..settings import MAX_ASPECT, MAX_IMAGES
 METADATA_KEY = "sensenova"  # in the metadata of pictures that this engine drew: the settings that made them
 
 # What the understanding embedder expects, per rgb channel.
-MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
-STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+MEAN = torch.tensor((0.485, 0.456, 0.406), dtype=torch.float32, device="cpu").view(3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225), dtype=torch.float32, device="cpu").view(3, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,7 +159,8 @@ class Reader:
         return self._extend(unread)
 
     def _embedded(self, ids: list[int]) -> Tensor:
-        return self.model.understanding.embed(torch.tensor(ids), self.model.device, self.model.dtype)
+        ids = torch.tensor(ids, dtype=torch.int64, device="cpu")
+        return self.model.understanding.embed(ids, self.model.device, self.model.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(1, hidden) -> float32 (vocabulary,)."""
