@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..sensenova_core.reading.images import check_ratio
 from ..sensenova_core.reading.tokenizer import THINK_END
 from . import runtime
+from .batches import check_image, to_pictures
 from .decoding import decoding_input, decoding_settings
 from .sockets import (
     CATEGORY,
@@ -66,15 +67,19 @@ class ImageCondition(io.ComfyNode):
     @classmethod
     def execute(cls, images, masks=None, max_pixels=0, **unknown) -> io.NodeOutput:
         masks, pictures = masks or {}, []
-        _check_names(images, masks, unknown)
+        _check_names(images or {}, masks, unknown)
+        for name, batch in (images or {}).items():
+            check_image(batch, name)
+        if not images:
+            raise ValueError("no image is connected; connect one, or leave this node out to draw from text")
+        if (number := sum(map(len, images.values()))) > MAX_IMAGES:
+            raise ValueError(f"{number} images are connected, batches counted; give at most {MAX_IMAGES}")
         for name, batch in images.items():
             metadata = runtime.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
-            for picture in runtime.to_pictures(batch, masks.get(_mask_of(name))):
+            for picture in to_pictures(batch, masks.get(_mask_of(name)), name):
                 check_ratio(*picture.size, f"Image-{len(pictures) + 1}, from {name},")
                 picture.info |= metadata
                 pictures.append(picture)
-        if len(pictures) > MAX_IMAGES:
-            raise ValueError(f"{len(pictures)} images are connected, batches counted; give at most {MAX_IMAGES}")
         return io.NodeOutput(References(tuple(pictures), max_pixels or None))
 
 

@@ -1,4 +1,4 @@
-"""Another package's defaults of torch, set before or after ours is imported: same pictures and texts, to the last bit."""
+"""Another package's defaults of torch, set before or after the import of ours: same pictures and texts, to the bit."""
 
 import subprocess
 import sys

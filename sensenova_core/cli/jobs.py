@@ -45,11 +45,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt with its settings, its image files and their sizes (width, height)."""
+    """One prompt with its settings, its image files (of a pipe the image itself) and their sizes (width, height)."""
 
     source: Source
     prompt: str
-    paths: tuple[str, ...]
+    paths: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
     settings: Any
 
@@ -69,7 +69,7 @@ class Job:
 
 def read_jobs(options) -> list[Job]:
     """All prompts, every one and its images checked before anything is loaded. Raises an error naming the line."""
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[Any, tuple[int, int]]] = {}
     if options.jsonl is None:
         return [_job(Source(options, None, {}), sizes)]
     try:
@@ -88,8 +88,10 @@ def read_jobs(options) -> list[Job]:
     return jobs
 
 
-def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
-    """measured: the sizes of images that were opened before; gets those of this job."""
+def _job(source: Source, measured: dict[str, tuple[Any, tuple[int, int]]]) -> Job:
+    """measured: what to open again, and the sizes, of images that were opened before; gets those of this job."""
+    from ..reading.picture_files import is_pipe
+
     options = source.options
     values = {name: getattr(options, name) for name in (*PICTURE_OPTIONS, *OTHER_KEYS)} | source.values
     images = values["image"] or []
@@ -97,13 +99,15 @@ def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
     _check_images(len(paths), options.modality)
     for path in paths:
         if path not in measured:
+            once = is_pipe(path)
             [image] = open_images([path])
-            measured[path] = image.size
-    sizes = tuple(measured[path] for path in paths)
+            measured[path] = (image if once else path, image.size)
+    sizes = tuple(measured[path][1] for path in paths)
     size = _size(values["width"], values["height"], sizes, options)
     crop = options.crop or (options.same_size and bool(paths))
     prompt = DEFAULT_PROMPT if values["prompt"] is None else values["prompt"]
-    return Job(source, prompt, paths, sizes, sampling_settings(values, size, values["batch_size"], crop))
+    settings = sampling_settings(values, size, values["batch_size"], crop)
+    return Job(source, prompt, tuple(measured[path][0] for path in paths), sizes, settings)
 
 
 def _check_images(images: int, modality: str) -> None:
