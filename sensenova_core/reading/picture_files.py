@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from ..errors import PromptError
 from ..paths import path_of
 from . import picture_kinds
-from .images import check_ratio
+from .images import MAX_METADATA, METADATA_KEY, check_ratio
 
 MAX_PIXELS = 2**29  # of one file: 180 megapixels of a camera are a third of it, and decoded it takes 1.5 GiB
 MAX_BYTES = 2**30  # of a pipe
@@ -85,10 +85,11 @@ def is_pipe(given: str | os.PathLike) -> bool:
 
 
 def text_of(path: str | os.PathLike) -> dict[str, str]:
-    """The texts in a picture file's metadata; none where it cannot be read. Only looks at what stands before pixels."""
+    """What a picture file's metadata says of how it was drawn; nothing where it cannot be read. Decodes no pixels."""
     try:
         with _no_limits(), Image.open(path) as image:
-            return {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
+            found = {key: image.info.get(key) for key in (METADATA_KEY, "prompt")}
+            return {key: text for key, text in found.items() if isinstance(text, str) and len(text) <= MAX_METADATA}
     except Exception:  # it is only for a warning, whatever is wrong
         log.debug("no metadata of %s", shown(path), exc_info=True)
         return {}
@@ -234,4 +235,4 @@ def _jpeg_pixels(content: bytes) -> bytes:
 @cache
 def _say(text: str) -> None:
     """Once, however often its picture is opened."""
-    log.info(text)
+    log.warning(text)
