@@ -66,7 +66,9 @@ def open_picture(given: str | bytes | os.PathLike) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PromptError(_too_large(name, "more")) from error
     except Exception as error:  # Pillow's readers raise anything on damaged files
-        raise PromptError(f"{name}: {picture_kinds.what_is(suffixed, head, reopened, error)}") from error
+        with _no_limits():
+            what = picture_kinds.what_is(suffixed, head, reopened, error)
+        raise PromptError(f"{name}: {what}") from error
     check_ratio(*image.size, name)
     if several:
         _say(f"{name}: it holds several frames or pages; the first is read")
