@@ -35,7 +35,8 @@ def check_image(batch: object, name: str) -> None:
     _check_tensor(batch, name, "an IMAGE")
     shape, said = tuple(batch.shape), f"{name} has the shape {_said(batch)}"
     if len(shape) != 4:
-        hint = "convert it with Convert Mask to Image" if len(shape) < 4 else "give pictures"
+        alone = len(shape) == 3 and shape[-1] in CHANNELS
+        hint = "add the batch axis" if alone else "a mask becomes one by Convert Mask to Image"
         raise ValueError(f"{said}, and an IMAGE is (batch, height, width, channels); {hint}")
     if not shape[0]:
         raise ValueError(f"{name} is an empty batch; connect at least one picture, or nothing")

@@ -64,7 +64,7 @@ def test_highlights_are_white():
         (IMAGE[:0], "image3 is an empty batch"),
         (torch.zeros(0), "image3 has the shape (0,)"),
         (torch.zeros(0, 0, 0, 0), "image3 is an empty batch"),
-        (IMAGE[0], "(6, 9, 3), and an IMAGE is (batch, height, width, channels)"),
+        (IMAGE[0], "(6, 9, 3), and an IMAGE is (batch, height, width, channels); add the batch axis"),
         (IMAGE[..., 0], "Convert Mask to Image"),
         (torch.tensor(0.5), "has the shape ()"),
         (IMAGE[None], "has the shape (1, 2, 6, 9, 3)"),
