@@ -9,6 +9,7 @@ from ..sensenova_core.errors import SettingsError
 from ..sensenova_core.reading.images import check_ratio
 from ..sensenova_core.settings import EDIT_PIXELS_OF_ALL, MAX_IMAGES, ReasoningSettings
 from . import pictures, widgets
+from .batches import check_image, to_pictures
 from .decoding import decoding_input, decoding_settings
 from .progress import TextProgress, warn
 from .sockets import (
@@ -70,16 +71,20 @@ class ImageCondition(io.ComfyNode):
     def execute(
         cls, images: dict[str, Tensor], masks: dict[str, Tensor] | None = None, max_pixels: int = 0, **unknown: object
     ) -> io.NodeOutput:
-        masks, read = masks or {}, []
+        images, masks, read = images or {}, masks or {}, []
         _check_names(images, masks, unknown)
         for name, batch in images.items():
+            check_image(batch, name)
+        if not images:
+            raise SettingsError("no image is connected", "connect one, or leave this node out to draw from text")
+        if (number := sum(map(len, images.values()))) > MAX_IMAGES:
+            raise SettingsError(f"{number} images are connected, batches counted", f"give at most {MAX_IMAGES}")
+        for name, batch in images.items():
             metadata = pictures.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
-            for picture in pictures.to_pictures(batch, masks.get(_mask_of(name))):
+            for picture in to_pictures(batch, masks.get(_mask_of(name)), name):
                 check_ratio(*picture.size, f"Image-{len(read) + 1}, from {name},")
                 picture.info |= metadata
                 read.append(picture)
-        if len(read) > MAX_IMAGES:
-            raise SettingsError(f"{len(read)} images are connected, batches counted", f"give at most {MAX_IMAGES}")
         return io.NodeOutput(References(tuple(read), max_pixels or None))
 
 

@@ -140,7 +140,7 @@ class Packed:
         whole = numbers.shape[1] // columns * columns
         for start, part in zip(range(0, len(numbers), height), numbers.split(height), strict=True):
             first = self.first_row + start
-            scale = self.scale[torch.arange(first, first + len(part), device=part.device) // rows]
+            scale = self.scale[torch.arange(first, first + len(part), dtype=torch.int64, device=part.device) // rows]
             if whole:
                 tiles = part[:, :whole].unflatten(1, (-1, columns))
                 torch.mul(tiles, scale[:, : whole // columns, None], out=tiles)

@@ -72,7 +72,8 @@ class StoredWeights:
                 self._check_unchanged(header.file)
                 files[header.file] = map_file(header.file)
             size = header.format.nbytes(header.numel)
-            return torch.asarray(files[header.file][header.start : header.start + size], dtype=torch.uint8)
+            held = files[header.file][header.start : header.start + size]
+            return torch.asarray(held, dtype=torch.uint8, device="cpu")
 
         for name in names:
             header = self._header(name)
@@ -118,7 +119,7 @@ class StoredWeights:
     def _read(self, file: Path, start: int, stored: torch.dtype, holder: list[Tensor]) -> None:
         """holder: of the tensor to fill, which nothing in the pool holds any longer when this has ended."""
         into = holder.pop()
-        raw = into if into.dtype == stored else torch.empty(into.numel(), dtype=stored)
+        raw = into if into.dtype == stored else torch.empty(into.numel(), dtype=stored, device="cpu")
         view = memoryview(raw.view(torch.uint8).numpy())
         self._check_unchanged(file)
         with open(file, "rb", buffering=0) as stream:

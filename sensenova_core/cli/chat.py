@@ -5,6 +5,7 @@ import sys
 
 from ..errors import PromptError, SettingsError
 from ..settings import DecodingSettings
+from .dropped import dropped, named
 from .errors import message
 from .jobs import DEFAULT_PROMPT
 from .models import add_running_options, open_engine, open_images, pick_device
@@ -12,7 +13,7 @@ from .options import add_image_options, add_settings, check_max_pixels, decoding
 
 IMAGE_PLACEHOLDER = "<image>"
 HELP = """Ask something. Ctrl-C ends an answer.
-/image FILE  adds a picture to the next question
+/image FILE  adds a picture to the next question, as dropping its file here does
 /help        shows this
 /quit        ends, as an empty line or Ctrl-D does"""
 
@@ -77,6 +78,7 @@ class Conversation:
         self.engine, self.settings, self.max_pixels = engine, settings, options.max_pixels
         self.messages = [Message("system", system)] if system else []
         self.images, self.new = [], []
+        self.unseen = ""  # the names of pictures that were to be shown with the next question and could not be opened
 
     def show(self, images: list) -> None:
         """Show images with the next question, unless that could not be asked. Raises PromptError."""
@@ -145,11 +147,28 @@ def _obey(conversation: Conversation, line: str) -> None:
     elif command == "/image":
         if not rest:
             raise PromptError("/image needs the name of a picture file")
-        conversation.show(open_images([rest.strip()]))
+        _show(conversation, named(rest))
     elif re.fullmatch(r"/\w+", command):
         raise PromptError(f"{command} is unknown; /help shows all commands")
     else:
-        conversation.ask(line, interruptible=True)
+        files, question = dropped(line)
+        if files:
+            _show(conversation, files)
+        if question:
+            if conversation.unseen:
+                unseen, conversation.unseen = conversation.unseen, ""
+                raise PromptError(f"not asked, as {unseen} was not shown; show it with /image, or ask again without it")
+            conversation.ask(question, interruptible=True)
+
+
+def _show(conversation: Conversation, files: list[str]) -> None:
+    """Show pictures with the next question, which is not asked where one of them cannot be opened."""
+    from ..reading.picture_files import shown
+
+    conversation.unseen = ", ".join(shown(file) for file in files)
+    images = open_images(files)
+    conversation.unseen = ""
+    conversation.show(images)
 
 
 def _lines():

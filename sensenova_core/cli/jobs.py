@@ -44,11 +44,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt with its settings, its image files and their sizes (width, height)."""
+    """One prompt with its settings, its image files (of a pipe the image itself) and their sizes (width, height)."""
 
     source: Source
     prompt: str
-    paths: tuple[str, ...]
+    paths: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
     settings: SamplingSettings
 
@@ -68,7 +68,7 @@ class Job:
 
 def read_jobs(options) -> list[Job]:
     """All prompts, every one and its images checked before anything is loaded. Raises an error naming the line."""
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[Any, tuple[int, int]]] = {}
     if options.jsonl is None:
         return [_job(Source(options, None, {}), sizes)]
     try:
@@ -87,8 +87,10 @@ def read_jobs(options) -> list[Job]:
     return jobs
 
 
-def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
-    """measured: the sizes of images that were opened before; gets those of this job."""
+def _job(source: Source, measured: dict[str, tuple[Any, tuple[int, int]]]) -> Job:
+    """measured: what to open again, and the sizes, of images that were opened before; gets those of this job."""
+    from ..reading.picture_files import is_pipe
+
     options = source.options
     line = {"prompt": options.prompt, "image": options.image} | source.values
     values = given(options, SamplingSettings)
@@ -97,13 +99,15 @@ def _job(source: Source, measured: dict[str, tuple[int, int]]) -> Job:
     _check_images(len(paths), options.modality)
     for path in paths:
         if path not in measured:
+            once = is_pipe(path)
             [image] = open_images([path])
-            measured[path] = image.size
-    sizes = tuple(measured[path] for path in paths)
+            measured[path] = (image if once else path, image.size)
+    sizes = tuple(measured[path][1] for path in paths)
     size = _size(values["width"], values["height"], sizes, options)
     values["crop"] |= options.same_size and bool(paths)
     prompt = DEFAULT_PROMPT if line["prompt"] is None else line["prompt"]
-    return Job(source, prompt, paths, sizes, sampling_settings(values, size))
+    settings = sampling_settings(values, size)
+    return Job(source, prompt, tuple(measured[path][0] for path in paths), sizes, settings)
 
 
 def _check_images(images: int, modality: str) -> None:
@@ -139,7 +143,7 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
 
     side = engine.config.token_pixels
     grid = grid_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
-    return ReferenceImage(torch.empty(3, grid.height, grid.width, device="meta"), grid, size)
+    return ReferenceImage(torch.empty(3, grid.height, grid.width, dtype=torch.float32, device="meta"), grid, size)
 
 
 def _overrides(line: str) -> dict[str, Any]:

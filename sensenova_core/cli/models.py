@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from .. import DEMO
-from ..errors import CheckpointError, PromptError, SettingsError
+from ..errors import CheckpointError, SettingsError
 from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
 from ..paths import is_there, path_of
@@ -186,22 +186,10 @@ def _hold_to(limit: int | None, device) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
 
 
-def open_images(paths: Iterable[str]) -> list:
-    """Pictures as PIL images, turned as their EXIF says. Raises PromptError naming the file."""
-    return [_opened(path) for path in paths]
+def open_images(paths: Iterable) -> list:
+    """Picture files as PIL images, upright; a PIL image stays as it is. Raises PromptError naming the file."""
+    from PIL import Image
 
+    from ..reading.picture_files import open_picture
 
-def _opened(path: str):
-    from PIL import Image, ImageOps
-
-    from ..reading.images import check_ratio
-
-    try:
-        image = Image.open(path)
-        info = image.info
-        turned = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PromptError(f"image {path}: {error}; give a picture file") from error
-    check_ratio(*turned.size, f"image {path}")
-    turned.info = info
-    return turned
+    return [path if isinstance(path, Image.Image) else open_picture(path) for path in paths]

@@ -18,7 +18,7 @@ EPSILON = 1e-8  # keeps the ratios of norms finite
 
 def schedule(steps: int, shift: float) -> Tensor:
     """`steps` + 1 times from 0 to 1, float32; a shift over 1 spends more steps near the noise."""
-    sigma = 1 - torch.linspace(0, 1, steps + 1)
+    sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float32, device="cpu")
     return 1 - shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -40,7 +40,7 @@ def noise_stream(seed: int) -> torch.Generator:
 
 def starting_noise(stream: torch.Generator, batch: int, height: int, width: int) -> Tensor:
     """Standard normal float32 (batch, 3, height, width). Images of a batch or of a document continue one stream."""
-    return torch.randn((batch, 3, height, width), generator=stream)
+    return torch.randn((batch, 3, height, width), generator=stream, dtype=torch.float32, device="cpu")
 
 
 def velocity(guess: Tensor, z: Tensor, t: Tensor, t_eps: float) -> Tensor:

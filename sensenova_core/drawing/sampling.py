@@ -86,7 +86,8 @@ class Denoiser:
     def _time_embeddings(self, config: ModelConfig) -> Tensor:
         embeddings = self.generation.timestep_embedder(self.device_times[:-1])
         if config.noise.embedded:
-            scale = torch.tensor([self.noise_scale / config.noise.max_scale], device=embeddings.device)
+            scale = self.noise_scale / config.noise.max_scale
+            scale = torch.tensor([scale], dtype=torch.float32, device=embeddings.device)
             embeddings = embeddings + self.generation.noise_scale_embedder(scale)
         return embeddings
 

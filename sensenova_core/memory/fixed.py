@@ -41,7 +41,7 @@ class Fixed:
         for name, value in stored.mapped([*self._small]):
             dtype = stored.dtype(name)
             if terms := self._terms(stored, name):
-                merged = torch.empty(value.shape, dtype=dtype)
+                merged = torch.empty(value.shape, dtype=dtype, device="cpu")
                 merge(value, terms, merged)
                 value = merged
             elif isinstance(value, Packed):
@@ -64,7 +64,7 @@ class Fixed:
         rows = self._rows.at(ids) if packed else self._rows[ids]
         if not packed and not self._added:
             return rows
-        into = torch.empty(rows.shape, dtype=self._dtype)
+        into = torch.empty(rows.shape, dtype=self._dtype, device="cpu")
         merge(rows, [(amount, up[ids], down) for amount, up, down in self._added], into)
         return into
 

@@ -19,7 +19,7 @@ class PageLockedBuffer:
     """System memory for one unit. copied: the mark of the last copy out of it."""
 
     def __init__(self, size: int, lane: Transfers, pin: bool):
-        self.bytes = torch.empty(size, dtype=torch.uint8)
+        self.bytes = torch.empty(size, dtype=torch.uint8, device="cpu")
         self.pinned = pin and lane.pin(self.bytes)
         self.copied: Mark = None
         self._lane = lane

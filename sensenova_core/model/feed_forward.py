@@ -64,14 +64,15 @@ class MixtureOfExperts(nn.Module):
         """(tokens, hidden) -> the same: sorted by expert, multiplied expert by expert, and added up token by token."""
         weights, chosen = self.route(tokens)
         of_expert, order = chosen.flatten().sort(stable=True)  # tokens * per_token places, in the order of experts
-        experts = torch.arange(self.config.num_experts, device=tokens.device)
+        experts = torch.arange(self.config.num_experts, dtype=torch.int64, device=tokens.device)
         ends = torch.searchsorted(of_expert, experts, right=True, out_int32=True)  # of each expert's rows
         rows = tokens.index_select(0, order // self.config.per_token)  # (tokens * per_token, hidden)
         if self.stack is not None and _multiplies_groups(rows):
             rows = self.stack(rows, ends)
         else:
             self._one_by_one(rows, ends)
-        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        place = torch.arange(len(order), dtype=order.dtype, device=order.device)
+        place = torch.empty_like(order).scatter_(0, order, place)
         # A bag's sum gathers, weighs and adds in one pass, always in the same order, with nothing in between.
         return F.embedding_bag(place.view_as(chosen), rows, per_sample_weights=weights.to(rows.dtype), mode="sum")
 

@@ -39,8 +39,9 @@ class Grid:
 
     def positions(self, t: int) -> Tensor:
         """Time, row and column of every token, all at time t: int64 (3, tokens)."""
-        row = torch.arange(self.rows).repeat_interleave(self.columns)
-        return torch.stack([torch.full_like(row, t), row, torch.arange(self.columns).repeat(self.rows)])
+        row, column = (torch.arange(count, dtype=torch.int64, device="cpu") for count in (self.rows, self.columns))
+        row, column = row.repeat_interleave(self.columns), column.repeat(self.rows)
+        return torch.stack([torch.full_like(row, t), row, column])
 
     def image_to_tokens(self, image: Tensor) -> Tensor:
         tiles = image.reshape(len(image), -1, self.rows, self.side, self.columns, self.side)

@@ -44,7 +44,7 @@ def rotation(positions: Tensor, head_dim: int, theta: float, theta_hw: float) ->
         angles = positions[..., axis, :, None].float() * frequencies(width, base, device)  # (..., tokens, width / 2)
         cos += [angles.cos(), angles.cos()]
         sin += [-angles.sin(), angles.sin()]
-        channels = torch.arange(start, start + width, device=device)
+        channels = torch.arange(start, start + width, dtype=torch.int64, device=device)
         partner.append(channels.roll(width // 2))
         start += width
     return Rotation(torch.cat(cos, -1).unsqueeze(-2), torch.cat(sin, -1).unsqueeze(-2), torch.cat(partner))

@@ -35,7 +35,7 @@ class PatchEmbedder(nn.Module):
         half = self.config.hidden_size // 2
         steps = frequencies(half, self.config.rope_theta, device)  # (half / 2,)
         _, row, column = 2 * grid.positions(0).to(device)[:, :, None]  # of a token's first patch: (tokens, 1)
-        corner = torch.arange(4, device=device)  # of the 2 x 2 patches, row-major
+        corner = torch.arange(4, dtype=torch.int64, device=device)  # of the 2 x 2 patches, row-major
         row, column = row + corner // 2, column + corner % 2  # (tokens, 4)
         angles = torch.cat([column[..., None] * steps, row[..., None] * steps], -1)  # (tokens, 4, half)
         return angles.cos(), angles.sin()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,12 +15,15 @@ from torch import Tensor
 from ..errors import PromptError, check_count
 from ..model.grid import Grid
 from ..settings import MAX_ASPECT, MAX_IMAGES
+from .colours import as_shown
 
 METADATA_KEY = "sensenova"  # in the metadata of pictures that this engine drew: the settings that made them
 
+MAX_METADATA = 2**23  # characters of it that are looked at: a long graph has a tenth of that
+
 # What the understanding embedder expects, per rgb channel.
-MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
-STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+MEAN = torch.tensor((0.485, 0.456, 0.406), dtype=torch.float32, device="cpu").view(3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225), dtype=torch.float32, device="cpu").view(3, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +49,12 @@ def reference_image(
 ) -> ReferenceImage:
     """Flatten, resize and normalise. side: pixels of one token. budget: pixels the image may have, if fewer.
 
+    Of LA the grey alone counts, as the reference implementation has it; `references` flattens before it comes here.
     Raises PromptError for an aspect ratio over 200.
     """
     grid = grid_read(image.height, image.width, side, min_pixels, max_pixels, budget)
-    resized = flattened(image).resize((grid.width, grid.height), Image.Resampling.BICUBIC)
+    flat = image.convert("RGB") if image.mode == "LA" else flattened(image)
+    resized = flat.resize((grid.width, grid.height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
     return ReferenceImage((pixels - MEAN) / STD, grid, image.size, seeds_of(image))
 
@@ -63,14 +68,18 @@ def grid_read(height: int, width: int, side: int, min_pixels: int, max_pixels: i
 
 
 def seeds_of(image: Image.Image) -> frozenset[int]:
-    """The seeds in a picture's metadata: of our command line, or of a ComfyUI graph with our sampler in it."""
+    """The seeds in a picture's metadata: of our command line, or of a ComfyUI graph with our sampler in it.
+
+    Only for a warning, so that of longer text, and of another program's, there are none.
+    """
+    texts = [image.info.get(key) for key in (METADATA_KEY, "prompt")]
     try:
-        settings = json.loads(image.info.get(METADATA_KEY) or "{}")
-        nodes = json.loads(image.info.get("prompt") or "{}").values()
+        texts = [text if text and len(text) <= MAX_METADATA else "{}" for text in texts]
+        settings, nodes = json.loads(texts[0]), json.loads(texts[1]).values()
         found = [settings.get("seed"), *(node["inputs"].get("seed") for node in nodes if _is_sampler(node))]
-    except (ValueError, TypeError, AttributeError, KeyError):
-        return frozenset()  # another program's metadata
-    return frozenset(seed for seed in found if isinstance(seed, int))
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, MemoryError):
+        return frozenset()
+    return frozenset(seed for seed in found if isinstance(seed, int) and not isinstance(seed, bool))
 
 
 def _is_sampler(node: dict) -> bool:
@@ -78,16 +87,12 @@ def _is_sampler(node: dict) -> bool:
 
 
 def flattened(image: Image.Image) -> Image.Image:
-    """RGB; transparency of RGBA on white. 16-bit greys are scaled to 8 bits, which PIL itself would clip."""
-    if image.mode in ("La", "RGBa"):  # premultiplied, which PIL converts to its plain twin only
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode.startswith("I"):
-        levels = (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255)
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+    """RGB as a screen shows it, see `colours`; transparency of any mode on white."""
+    shown = as_shown(image)
+    if shown.mode == "RGB":
+        return shown
+    white = Image.new("RGBA", shown.size, "white")
+    return Image.alpha_composite(white, shown).convert("RGB")
 
 
 def references(
@@ -111,11 +116,24 @@ def references(
             check_count("max_pixels", budget, 1)
     for index, image in enumerate(images, 1):
         check_ratio(*image.size, f"Image-{index}")
-    return tuple(reference_image(image, side, *limits, budget) for image, budget in zip(images, budgets, strict=True))
+    return tuple(
+        _reference(image, f"Image-{index}", side, limits, budget)
+        for index, (image, budget) in enumerate(zip(images, budgets, strict=True), 1)
+    )
+
+
+def _reference(image: Image.Image, name: str, side: int, limits: tuple[int, int], budget: int | None) -> ReferenceImage:
+    try:
+        flat = flattened(image)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # of a file that Pillow decodes only now
+        raise PromptError(f"{name} cannot be decoded ({error}); copy or download its file again") from error
+    return replace(reference_image(flat, side, *limits, budget), seeds=seeds_of(image))
 
 
 def check_ratio(width: int, height: int, name: str = "an image") -> None:
-    """Raise PromptError if one side is over 200 times the other; `name` says which image that is."""
+    """Raise PromptError if one side is over 200 times the other, or none; `name` says which image that is."""
+    if not width or not height:
+        raise PromptError(f"{name} of {width}x{height} has no pixels; give a picture that has some")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise PromptError(
             f"{name} of {width}x{height} is more than {MAX_ASPECT} times as long as wide; crop it or pad it first"

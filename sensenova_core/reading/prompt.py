@@ -72,9 +72,9 @@ class TokenSequence:
         """The same with text tokens appended."""
         return replace(
             self,
-            ids=torch.cat([self.ids, torch.tensor(ids, dtype=torch.int64)]),
+            ids=torch.cat([self.ids, torch.tensor(ids, dtype=torch.int64, device="cpu")]),
             positions=torch.cat([self.positions, text_positions(self.last_t + 1, len(ids))], 1),
-            slots=torch.cat([self.slots, torch.zeros(len(ids), dtype=torch.bool)]),
+            slots=torch.cat([self.slots, torch.zeros(len(ids), dtype=torch.bool, device="cpu")]),
         )
 
 
@@ -228,7 +228,7 @@ class PromptBuilder:
                 flat += [Special(IMAGE_START), *[Special(IMAGE_SLOT)] * piece.grid.tokens, Special(IMAGE_END)]
             else:
                 flat.append(piece)
-        ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64)
+        ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64, device="cpu")
         grids = tuple(image.grid for image in images)
         special = self.tokenizer.ids
         slots = ids == special[IMAGE_SLOT]
@@ -244,8 +244,8 @@ def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[Grid, ...])
     grids: of each image, in order; row and column are 0 for text.
     """
     slot = ids == slot_id
-    after_start = torch.cat([torch.zeros(1, dtype=torch.bool), ids[:-1] == start_id])
-    out = torch.zeros(3, len(ids), dtype=torch.int64)
+    after_start = torch.cat([torch.zeros(1, dtype=torch.bool, device="cpu"), ids[:-1] == start_id])
+    out = torch.zeros(3, len(ids), dtype=torch.int64, device="cpu")
     out[0] = ((~slot) | after_start).cumsum(0) - 1
     if grids:
         out[1:, slot] = torch.cat([grid.positions(0)[1:] for grid in grids], 1)
@@ -254,13 +254,13 @@ def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[Grid, ...])
 
 def text_positions(t: int, tokens: int) -> Tensor:
     """Positions of text that begins at time t: int64 (3, tokens)."""
-    time = t + torch.arange(tokens)
+    time = t + torch.arange(tokens, dtype=torch.int64, device="cpu")
     return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)])
 
 
 def runs(time: Tensor) -> tuple[tuple[int, bool], ...]:
     """(stop, is_image) of each stretch of text or of one image; time: (tokens,), shared by the tokens of an image."""
-    shared = torch.zeros(len(time) + 1, dtype=torch.bool)
+    shared = torch.zeros(len(time) + 1, dtype=torch.bool, device=time.device)
     shared[1:-1] = time[1:] == time[:-1]
     image = shared[1:] | shared[:-1]  # equal to a neighbour; an image of one token may pass as text
     breaks = (image[1:] != image[:-1]) | (image[1:] & (time[1:] != time[:-1]))

@@ -111,7 +111,7 @@ class Reader:
     def feed(self, contexts: list[Context], ids: list[int]) -> list[Tensor]:
         """Read more text tokens into each context; the last hidden states, (1, hidden) each."""
         phase = "reading" if len(ids) > 1 else "writing"
-        x = self.run(phase, lambda weights: self._embedded(torch.tensor(ids), weights))
+        x = self.run(phase, lambda weights: self._embedded(torch.tensor(ids, dtype=torch.int64, device="cpu"), weights))
         return self._extend([(context, x, text_positions(context.last_t + 1, len(ids))) for context in contexts])
 
     def feed_image(self, contexts: list[Context], embedded: Tensor, grid: Grid, ids: list[int]) -> list[Tensor]:
@@ -119,7 +119,9 @@ class Reader:
 
         <img> must have been read before. Returns the last hidden states, (1, hidden) each.
         """
-        text = self.run("reading", lambda weights: self._embedded(torch.tensor(ids), weights))
+        text = self.run(
+            "reading", lambda weights: self._embedded(torch.tensor(ids, dtype=torch.int64, device="cpu"), weights)
+        )
         x = torch.cat([embedded, text])
         unread = []
         for context in contexts:

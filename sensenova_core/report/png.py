@@ -22,7 +22,10 @@ def to_pil(image: Tensor) -> Image.Image:
 def save_png(image: Tensor, path: Path, settings: Mapping[str, Any]) -> None:
     """Write (height, width, 3) in 0 .. 1, `settings` as JSON in its metadata. The file appears whole or not at all."""
     info = PngInfo()
-    info.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
+    text = json.dumps(settings, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # of names that are not UTF-8
+        text = json.dumps(settings)
+    info.add_itxt(METADATA_KEY, text)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     try:

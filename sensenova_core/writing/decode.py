@@ -40,7 +40,7 @@ def _penalised(logits: Tensor, chosen: list[int], penalty: float) -> Tensor:
     """Divide a chosen token's positive logit by the penalty, multiply a negative one by it."""
     if penalty == 1 or not chosen:
         return logits
-    index = torch.tensor(sorted(set(chosen)), device=logits.device)
+    index = torch.tensor(sorted(set(chosen)), dtype=torch.int64, device=logits.device)
     values = logits[index]
     return logits.index_copy(0, index, torch.where(values > 0, values / penalty, values * penalty))
 

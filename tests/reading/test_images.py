@@ -208,3 +208,11 @@ def test_an_edit_with_the_seed_of_its_image_is_warned_of(engines, tmp_path):
     assert conditioning.repeated_noise(8, (96, 64)) is None
     assert conditioning.repeated_noise(7, (64, 96)) is None
     assert engine.encode("a cat").repeated_noise(7, (96, 64)) is None
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.safetensors", "\ud800", "\udfff\U0001f600"], ids=ascii)
+def test_settings_that_are_not_utf_8_are_saved_too(tmp_path, name):
+    save_png(torch.rand(4, 4, 3), tmp_path / "drawn.png", {"seed": 7, "model": name, "prompt": "\u732b"})
+    image = Image.open(tmp_path / "drawn.png")
+    assert seeds_of(image) == {7}
+    assert json.loads(image.info["sensenova"])["model"] == name

@@ -1,0 +1,91 @@
+"""What comes over ComfyUI's IMAGE and MASK wires -> pictures, refused in words where it is neither."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops
+from torch import Tensor
+
+CHANNELS = (1, 3, 4)
+_UNIT = {torch.uint8: 255, torch.bool: 1}  # of whole numbers: what white is
+_TOO_BRIGHT = 2  # on average: numbers that are not of 0 .. 1
+
+
+def to_pictures(batch: Tensor, mask: Tensor | None = None, name: str = "image") -> list[Image.Image]:
+    """An IMAGE (batch, height, width, 1, 3 or 4) as PIL pictures; a MASK makes what it covers transparent as well.
+
+    name: of the input, for messages. Raises ValueError for what is no IMAGE or no MASK.
+    """
+    check_image(batch, name)
+    masks = None if mask is None else _masks(mask, name.replace("image", "mask"))
+    pictures = []
+    for index, pixels in enumerate(batch):
+        values = _levels(pixels, f"{name}, picture {index + 1}," if len(batch) > 1 else name)
+        picture = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+        if masks is not None:
+            covered = _levels(masks[min(index, len(masks) - 1)], name.replace("image", "mask"), invert=True)
+            picture = picture.convert("RGBA")
+            shown = Image.fromarray(covered).resize(picture.size, Image.Resampling.BILINEAR)
+            picture.putalpha(ImageChops.multiply(picture.getchannel("A"), shown))
+        pictures.append(picture)
+    return pictures
+
+
+def check_image(batch: object, name: str) -> None:
+    """Raise ValueError unless it is an IMAGE with a picture in it; looks at no pixel."""
+    _check_tensor(batch, name, "an IMAGE")
+    shape, said = tuple(batch.shape), f"{name} has the shape {_said(batch)}"
+    if len(shape) != 4:
+        alone = len(shape) == 3 and shape[-1] in CHANNELS
+        hint = "add the batch axis" if alone else "a mask becomes one by Convert Mask to Image"
+        raise ValueError(f"{said}, and an IMAGE is (batch, height, width, channels); {hint}")
+    if not shape[0]:
+        raise ValueError(f"{name} is an empty batch; connect at least one picture, or nothing")
+    if shape[-1] not in CHANNELS and shape[1] in CHANNELS:
+        raise ValueError(f"{said}: its channels come first; give (batch, height, width, channels)")
+    if shape[-1] not in CHANNELS:
+        raise ValueError(f"{said}: {shape[-1]} channels; give 3 (RGB), 4 (with transparency) or 1 (grey)")
+    if 0 in shape:
+        raise ValueError(f"{said}, without any pixel; give a picture that has some")
+
+
+def _masks(mask: object, name: str) -> Tensor:
+    """(masks, height, width), whether they came so, alone, or with an axis of 1 for channels."""
+    _check_tensor(mask, name, "a MASK")
+    masks = mask[None] if mask.ndim == 2 else mask
+    if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[-1]):
+        masks = masks.squeeze(1 if masks.shape[1] == 1 else -1)
+    if masks.ndim != 3:
+        raise ValueError(f"{name} has the shape {_said(mask)}, and a MASK is (batch, height, width); give one")
+    if 0 in masks.shape:
+        raise ValueError(f"{name} has the shape {_said(mask)} and is empty; connect a mask that has pixels, or nothing")
+    return masks
+
+
+def _check_tensor(value: object, name: str, wanted: str) -> None:
+    if not isinstance(value, Tensor):
+        what = "nothing (None)" if value is None else f"of type {type(value).__name__[:100]}"
+        raise ValueError(f"{name} is {what}; connect {wanted}")
+    if value.is_complex() or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        raise ValueError(f"{name} is a tensor of {_kind(value)}; {wanted} holds numbers from 0 to 1")
+    if not value.is_floating_point() and value.dtype not in _UNIT:
+        raise ValueError(f"{name} is of {_kind(value)}; {wanted} holds numbers from 0 to 1: divide by what is white")
+
+
+def _levels(values: Tensor, name: str, invert: bool = False) -> np.ndarray:
+    """0 .. 255, rounded. Raises ValueError for numbers that are none."""
+    numbers = values.detach().to("cpu", torch.float32).numpy() / _UNIT.get(values.dtype, 1)
+    if np.isnan(numbers).any():
+        raise ValueError(f"{name} holds NaN, which is no brightness; look at the node that made it")
+    if numbers.mean(dtype=np.float64) > _TOO_BRIGHT and np.isfinite(numbers).all():
+        raise ValueError(f"{name} goes up to {numbers.max():.6g}, and 1 is white; divide it by what is white there")
+    numbers = 1 - numbers if invert else numbers
+    return (numbers * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _said(value: Tensor) -> str:
+    text = str(tuple(value.shape))
+    return text if len(text) <= 100 else f"of {value.ndim} axes"
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.") + ("" if value.layout == torch.strided else ", sparse")
