@@ -16,7 +16,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
 )
 MAX_JSON = 2**24  # bytes of a config, or of an index
-FETCH = "fetch it again"
+FETCH = "fetch the file again"
 # How files begin that stand in for others, whatever they are called, in small letters.
 STAND_INS = {
     b"version https://git-lfs": "Git LFS's note of where the file is; run `git lfs pull`, or fetch the file itself",
