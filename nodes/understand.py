@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sensenova_core.reading.prompt import IMAGE_PLACEHOLDER, Message
+from ..sensenova_core.reading.prompt import Message, filled
 from ..sensenova_core.settings import DecodingSettings
 from . import widgets
 from .decoding import decoding_input, decoding_settings
@@ -75,7 +75,6 @@ def asked(chat: Chat, question: str, *, images: References, system_message: str)
     messages = chat.messages
     if not messages and system_message.strip():
         messages = (Message("system", system_message.strip()),)
-    missing = len(images.images) - question.count(IMAGE_PLACEHOLDER)
-    text = f"{IMAGE_PLACEHOLDER}\n" * missing + question
+    asked = Message("user", filled(question, len(images.images)))
     budgets = (images.max_pixels,) * len(images.images)
-    return Chat((*messages, Message("user", text)), (*chat.images, *images.images), (*chat.max_pixels, *budgets))
+    return Chat((*messages, asked), (*chat.images, *images.images), (*chat.max_pixels, *budgets))
