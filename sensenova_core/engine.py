@@ -89,6 +89,7 @@ class Engine:
         self.name, self.config = self.checkpoint.name, self.checkpoint.config
         shapes = {checkpoint_name(name): shape for name, shape in SenseNovaU1.shapes(self.config).items()}
         # First, for building a model of many experts takes seconds.
+        self.checkpoint.check_readable()
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
         self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))

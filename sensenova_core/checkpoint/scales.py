@@ -45,7 +45,9 @@ def check_all_scaled(headers: Mapping[str, TensorHeader], marked: bool) -> None:
     kind have one in all layers or in none. headers: by published names.
     """
     fp8 = {name: header for name, header in headers.items() if header.dtype.startswith("F8") and len(header.shape) == 2}
-    scaled = {_NUMBER.sub(".*.", name) for name, header in fp8.items() if header.scale is not None}
+    scaled = {
+        _NUMBER.sub(".*.", name) for name, header in fp8.items() if header.scale is not None and header.scale_fits
+    }
     missing = [
         name
         for name, header in fp8.items()
