@@ -93,7 +93,7 @@ def checkpoint_path(name: str) -> Path:
 
 
 def chosen(choice: str, repo: str) -> tuple[str, Path]:
-    """A choice's name, and its folder or file; downloaded from `repo` where it is not there, unless that is empty."""
+    """A choice's name, and its folder or file. What is not there is downloaded from `repo`, if that is not empty."""
     if repo and not is_there(choice):
         path = downloaded(choice, repo)
         return (path.name if choice == AUTOMATIC else choice), path
@@ -151,8 +151,8 @@ def _folder_of(repo: str) -> Path:
 def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
     """Changes when a choice means another checkpoint, or a file of it is replaced.
 
-    repo: what is downloaded if the choice is not there, if anything is. None, of either, is a link, whose value is not
-    known here: what the choice may mean, which is any checkpoint of the list, must then be as it was.
+    repo: what is downloaded if the choice is not there; "" for nothing. Where one of the two is None, it is linked to
+    another node and not known here: it may mean any checkpoint of the list, and changes when one of them does.
     """
     try:
         if choice is None or (repo is None and not is_there(choice)):
@@ -169,7 +169,7 @@ def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
 
 
 def _states(path: Path) -> tuple | None:
-    """Of a checkpoint's files: of what was downloaded, those that were changed since; of others all."""
+    """Changes with a checkpoint's files. Of what was downloaded, only files that were changed since are looked at."""
     try:
         files = locate(path)
         record = Record.of(files.folder)

@@ -25,7 +25,8 @@ from .sockets import CATEGORY, Document, Images, Model, Preset, References, pres
 
 NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
 # As in sample.py; one picture at a time, of the model's own sizes.
-SAMPLING, WITHOUT = (*DRAWING, "t_eps"), ("width", "height", "batch_size", "crop")
+SAMPLING = (*DRAWING, "t_eps")
+WITHOUT = ("width", "height", "batch_size", "crop")
 TOKENS = {"default": MAX_DOCUMENT_TOKENS, "max": 65_536}
 
 
@@ -91,7 +92,9 @@ class Interleave(io.ComfyNode):
 
 def collect(events: Iterable[Event]) -> Document.Type:
     """Gather events into a document, showing text and drawing steps on the node as they come."""
-    builder, text, drawing = DocumentBuilder(), TextProgress(None), None
+    builder = DocumentBuilder()
+    text = TextProgress(None)
+    drawing: Progress | None = None
     for event in events:
         builder.add(event)
         if isinstance(event, Text):

@@ -39,7 +39,8 @@ class LoadedEngine:
 
     def __init__(self, engine: Engine, loading: Profile | None = None):
         self.loras: tuple[tuple[Path, float], ...] = ()
-        self.engine, self.loading = engine, loading or Profile(engine.device)
+        self.engine = engine
+        self.loading = loading or Profile(engine.device)
         self.patcher = EnginePatcher(engine, mm.unet_offload_device())
         engine.memory.tell = warn
         if not mm.is_device_cpu(engine.device):
@@ -108,7 +109,8 @@ class Run(Watched[Result]):
     def __init__(self, model: LoadedEngine, task: Callable[[], Task], results: Iterator[Result]):
         loading = model.loading
         super().__init__(results, Profile(model.engine.device, loading.load_seconds, loading.load_peak))
-        self._model, self._task = model, task
+        self._model = model
+        self._task = task
 
     def __iter__(self) -> Iterator[Result]:
         self._model.make_ready(self._task)

@@ -80,7 +80,8 @@ class Conversation:
         from ..reading.prompt import Message
 
         check_max_pixels(options)
-        self.settings, self.max_pixels = decoding_settings(options), options.max_pixels
+        self.max_pixels = options.max_pixels
+        self.settings = decoding_settings(options)
         shown = open_images(options.image)
         self.engine, self.profile = open_engine(options)
         self.profiled = options.profile
@@ -119,7 +120,8 @@ class Conversation:
             print(ENDINGS[ended].format(self.settings.max_tokens), file=sys.stderr)
         if said or ended != "interrupted":
             self.messages += [Message("user", question), Message("assistant", said)]
-            self.images, self.new = self.images + self.new, []
+            self.images += self.new
+            self.new = []
 
     def finish(self) -> None:
         if self.profiled:

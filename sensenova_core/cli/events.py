@@ -10,7 +10,8 @@ def collect(events: Iterable[Event]) -> Document:
     """Print text while it is written and a bar for every picture."""
     from tqdm import tqdm
 
-    builder, bar = DocumentBuilder(), None
+    builder = DocumentBuilder()
+    bar = None
     for event in _until_interrupted(events):
         builder.add(event)
         if isinstance(event, Text):

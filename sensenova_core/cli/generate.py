@@ -68,9 +68,9 @@ def run(options) -> int:
     if options.modality in TEXT_MODALITIES:
         warn_without_effect(options, DRAWING, f"with --modality {options.modality}")
         return chat.ask_once(options)
-    jobs, output = read_jobs(options), Path(options.output)
+    jobs = read_jobs(options)
     _warn_of_the_useless(options, editing=any(job.paths for job in jobs))
-    check_output(output, jobs)
+    check_output(Path(options.output), jobs)
     reasoning = decoding_settings(options, ReasoningSettings) if options.think else None
     engine, profile = open_engine(options)
     for job in jobs:
@@ -170,8 +170,9 @@ def save(images: "Tensor", job: Job, think_text: str | None) -> list[Path]:
     about = {"model": Path(options.model).name}
     about |= {"loras": [re.split(r"[/\\]", each)[-1] for each in options.lora]} if options.lora else {}
     about |= {} if think_text is None else {"think_text": think_text}
-    one_file, paths = output.suffix.lower() == ".png", []
+    one_file = output.suffix.lower() == ".png"
     names = numbered(output, len(images))
+    paths = []
     for index, picture in enumerate(images):
         path = names[index] if one_file else next_free(output, "sensenova")
         save_png(picture, path, {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, **about})

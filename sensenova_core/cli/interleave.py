@@ -43,7 +43,8 @@ def add_parser(commands) -> None:
 
 def run(options) -> int:
     images = open_images(options.image)
-    settings, folder = _settings(options, images), Path(options.output)
+    settings = _settings(options, images)
+    folder = Path(options.output)
     check_folder(folder)
     from ..report.pages import save_document
     from ..report.profile import Watched
