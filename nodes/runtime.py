@@ -23,7 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..sensenova_core.engine import Engine
+from ..sensenova_core.errors import SettingsError
 from ..sensenova_core.memory import Task
+from ..sensenova_core.report.places import check_place
 from ..sensenova_core.report.png import to_pil
 from ..sensenova_core.report.profile import Profile
 
@@ -233,10 +235,20 @@ def source_metadata(graph: dict | None, node_id: str, name: str) -> dict[str, st
     return {}
 
 
-def next_output_folder(prefix: str) -> Path:
-    """A folder below ComfyUI's output folder that does not exist yet: prefix_00001, prefix_00002, ..."""
+def output_place(prefix: str) -> tuple[Path, str]:
+    """A folder, which is ComfyUI's output folder or lies below it, and what names in it begin with."""
     folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    return next(path for n in range(1, 10**6) if not (path := Path(folder) / f"{name}_{n:05d}").exists())
+    return Path(folder), name
+
+
+def output_error(prefix: str, file: str) -> str | None:
+    """Why `file` could not be saved in a folder prefix_00001, so that nobody waits for it; None where it could."""
+    below = Path(folder_paths.get_output_directory(), f"{prefix}_00001", file)
+    try:
+        check_place(below)
+    except SettingsError as error:
+        return str(error)
+    return None
 
 
 def _preview(image: Tensor) -> Image.Image:

@@ -10,7 +10,7 @@ from .models import add_running_options, open_engine, open_images, pick_device
 from .options import add_text_options, decoding_settings
 
 IMAGE_PLACEHOLDER = "<image>"
-HELP = """Ask something. Ctrl-C ends an answer.
+HELP = """Ask something. Ctrl-C ends an answer; where none is being written, it ends the conversation.
 /image FILE  adds a picture to the next question
 /help        shows this
 /quit        ends, as an empty line or Ctrl-D does"""
@@ -160,6 +160,7 @@ def _lines():
         try:
             line = input("> ").strip()
         except EOFError:
+            print()  # what the terminal shows next begins a line
             return
         if not line:
             return

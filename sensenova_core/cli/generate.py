@@ -2,11 +2,13 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import SettingsError, check_count
 from ..reading.tokenizer import THINK_END
+from ..report.places import check_place
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
 from .models import add_running_options, open_engine, pick_device
@@ -22,6 +24,7 @@ from .options import (
     decoding_settings,
     warn_without_effect,
 )
+from .record import Record, with_keys
 
 TEXT_MODALITIES = ("img2text", "text2text")
 MODALITIES = ("auto", "text2img", "img2img", *TEXT_MODALITIES)
@@ -32,6 +35,7 @@ DRAWING = (
     *(name for name in PICTURE_OPTIONS if name != "seed"),
     *("cfg_interval", "batch_size", "same_size", "crop", "think", "max_think_tokens", "output"),
 )
+BYTES = 4  # of a pixel of a PNG that compresses badly, at most
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
     )
+    parser.add_argument("--resume", action="store_true", help="draw the lines of --jsonl that --output lacks")
     parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png (default: .)")
     add_reference_options(parser)
     parser.set_defaults(run=run, default=parser.get_default)
@@ -72,6 +77,10 @@ def run(options) -> int:
     jobs, output = read_jobs(options), Path(options.output)
     _warn_of_the_useless(options, any(job.paths for job in jobs))
     check_output(output, jobs)
+    jobs = with_keys(jobs, options)
+    record = Record(output, jobs) if options.resume else None
+    if record and not (jobs := record.missing(jobs)):
+        return 0
     reasoning = decoding_settings(options, "max_think_tokens") if options.think else None
     from ..report.profile import Profile
 
@@ -82,9 +91,9 @@ def run(options) -> int:
             with job.source.named():
                 job.check(engine)
         engine.place()
-    for job in jobs:
+    for job in record.claimed(jobs) if record else jobs:
         with job.source.named():
-            _draw_and_save(engine, job, reasoning, options, profile)
+            _draw_and_save(engine, job, reasoning, options, profile, record)
     if options.profile:
         print(profile.summary(engine))
     return 0
@@ -97,6 +106,8 @@ def _check_options(options) -> None:
         raise SettingsError(f"--jsonl is for pictures; --modality {options.modality} answers one --prompt at a time")
     if options.jsonl is not None and options.prompt is not None:
         raise SettingsError("--jsonl and --prompt exclude each other; every line has a prompt of its own")
+    if options.resume and options.jsonl is None:
+        raise SettingsError("--resume needs --jsonl; a single prompt is drawn whenever it is asked for")
     if options.print_think and not options.think:
         raise SettingsError("--print-think needs --think; without it nothing is thought")
     if options.max_pixels is not None:
@@ -120,6 +131,8 @@ def check_output(output: Path, jobs: list[Job]) -> None:
         raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
     if one_file and (folder := next(filter(Path.is_dir, numbered(output, jobs[0].settings.batch_size)), None)):
         raise SettingsError(f"--output {output}: {folder} is a folder; give another name")
+    last = numbered(output, jobs[0].settings.batch_size)[-1] if one_file else output / "sensenova_00001.png"
+    check_place(last, max(BYTES * job.size[0] * job.size[1] * job.settings.batch_size for job in jobs))
     check_folder(output.parent if one_file else output)
 
 
@@ -128,14 +141,18 @@ def numbered(output: Path, images: int) -> list[Path]:
     return [output, *(output.with_stem(f"{output.stem}_{index}") for index in range(2, images + 1))]
 
 
-def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
+def _draw_and_save(engine, job: Job, reasoning, options, profile, record: Record | None) -> None:
     """Nothing of one job's images is left when the next begins."""
     with profile.generating(engine):
         conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think, profile)
         image = _drawn(engine, conditioning, job, profile)
     settings = job.settings
     profile.drew(settings.batch_size, engine.config.grid(width=settings.width, height=settings.height).tokens)
-    for path in save(image, job, conditioning.think_text, Path(options.output), options.model, options.lora):
+    there = record.there(job) if record else {}
+    paths = save(image, job, conditioning.think_text, Path(options.output), options.model, options.lora, there)
+    if record:
+        record.finished(job, paths)
+    for path in paths:
         print(path)
 
 
@@ -171,16 +188,32 @@ def _drawn(engine, conditioning, job: Job, profile):
     return step.image()
 
 
-def save(image, job: Job, think_text: str | None, output: Path, model: str, loras: Sequence[str] = ()) -> list[Path]:
-    """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
-    from ..report.png import next_free, save_png
+def save(
+    image,
+    job: Job,
+    think_text: str | None,
+    output: Path,
+    model: str,
+    loras: Sequence[str] = (),
+    there: Mapping[int, Path] = MappingProxyType({}),
+) -> list[Path]:
+    """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on).
+
+    there: index in the batch -> the file of what was written before, and is not again.
+    """
+    from ..report.png import save_numbered, save_png
 
     one_file, paths = output.suffix.lower() == ".png", []
     names = numbered(output, len(image))
     for index, picture in enumerate(image):
-        path = names[index] if one_file else next_free(output, "sensenova")
-        settings = {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
+        if index in there:
+            paths.append(there[index])
+            continue
+        settings = {"line": job.key} if job.key else {}
+        settings |= {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
         settings |= {"loras": [re.split(r"[/\\]", each)[-1] for each in loras]} if loras else {}
-        save_png(picture, path, settings if think_text is None else settings | {"think_text": think_text})
-        paths.append(path)
+        settings |= {} if think_text is None else {"think_text": think_text}
+        if one_file:
+            save_png(picture, names[index], settings)
+        paths.append(names[index] if one_file else save_numbered(picture, output, "sensenova", settings))
     return paths

@@ -52,6 +52,7 @@ class Job:
     paths: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     settings: Any
+    key: str = ""  # of a line of --jsonl: see record.py
 
     @property
     def size(self) -> tuple[int, int]:
@@ -161,7 +162,8 @@ def _overrides(line: str) -> dict[str, Any]:
         else:
             raise SettingsError(f"{name!r} is unknown; the keys are {', '.join((*OTHER_KEYS, *PICTURE_OPTIONS))}")
         if not _fits(value, kind):
-            raise SettingsError(f"{name} is {value!r}; expected {kind}")
+            shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)[:100]
+            raise SettingsError(f"{name} is {shown}; expected {kind}")
     return values
 
 
