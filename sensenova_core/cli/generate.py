@@ -1,6 +1,7 @@
 """`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,9 +128,9 @@ def check_output(output: Path, jobs: list[Job]) -> None:
     one_file = output.suffix.lower() == ".png"
     if one_file and len(jobs) > 1:
         raise SettingsError(f"--output {output} is one file for {len(jobs)} prompts; give a folder")
-    if not one_file and (output.suffix.lower() in OTHER_PICTURES or output.is_file()):
+    if not one_file and (output.suffix.lower() in OTHER_PICTURES or os.path.isfile(output)):
         raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
-    if one_file and (folder := next(filter(Path.is_dir, numbered(output, jobs[0].settings.batch_size)), None)):
+    if one_file and (folder := next(filter(os.path.isdir, numbered(output, jobs[0].settings.batch_size)), None)):
         raise SettingsError(f"--output {output}: {folder} is a folder; give another name")
     last = numbered(output, jobs[0].settings.batch_size)[-1] if one_file else output / "sensenova_00001.png"
     check_place(last, max(BYTES * job.size[0] * job.size[1] * job.settings.batch_size for job in jobs))

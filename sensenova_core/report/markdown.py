@@ -9,6 +9,7 @@ _ANYWHERE = re.compile(r"[\\`*_{}\[\]()#|~$^=!@]|%(?=%)|(?<=%)%")
 _IN_WORDS = re.compile(r"(?<=\w):(?=\S)|(?<=\w)\.(?=\w)|:(?=\w+:)")
 # What makes lists, rules and definitions of lines.
 _AT_START = re.compile(r"^( {0,3})(?:([-+:])|(\d+)(\.))", re.MULTILINE)
+_ADDRESS = re.compile(r"@(?=\w)")  # GitHub links it, escaped or not; a sign of no width makes it none
 _INDENTED = re.compile(r"^(?: {4,}| {0,3}\t)[ \t]*", re.MULTILINE)  # makes code of a line
 
 
@@ -17,4 +18,5 @@ def escaped(text: str) -> str:
     text = _INDENTED.sub("   ", text)
     text = _IN_WORDS.sub(r"\\\g<0>", _ANYWHERE.sub(r"\\\g<0>", text))
     text = _AT_START.sub(lambda found: f"{found[1]}{found[3] or ''}\\{found[2] or found[4]}", text)
-    return re.sub("[&<>]", lambda found: _HTML[found[0]], text)
+    text = re.sub("[&<>]", lambda found: _HTML[found[0]], text)
+    return _ADDRESS.sub("@&#8288;", text)

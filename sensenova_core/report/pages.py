@@ -185,20 +185,22 @@ def _blocks(document: Document, font) -> Iterator[str | Image.Image]:
                 yield from _lines(text[:_LONGEST], font)
 
 
-def _lines(text: str, font) -> list[str]:
+def _lines(text: str, font) -> Iterator[str]:
     """Cut a paragraph to the width of the page: at spaces where there are any, else between characters."""
-    lines, width = [""], _WIDTH - 2 * _MARGIN
+    line, width = "", _WIDTH - 2 * _MARGIN
     for word in re.findall(r"\s+|[^\s\u2e80-\uffff]+|\S", text):  # letters of wide scripts stand alone
-        if font.getlength(lines[-1] + word) <= width:
-            lines[-1] += word
+        if font.getlength(line + word) <= width:
+            line += word
             continue
-        if lines[-1].strip():
-            lines.append("")
+        if line.strip():
+            yield line.rstrip()
+            line = ""
         for letter in word.lstrip():
-            if font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return [line.rstrip() for line in lines]
+            if font.getlength(line + letter) > width:
+                yield line.rstrip()
+                line = ""
+            line += letter
+    yield line.rstrip()
 
 
 def _font():

@@ -20,7 +20,7 @@ from ..locks import locked
 _LEFT = re.compile(r"\.sensenova-\w+\.part|\.document-\w+|.+_\d{5}\.png\.part")  # the last two of earlier versions
 _OF_DOCUMENTS = re.compile(r"image_\d+\.png|document\.(md|html)")
 _ALONE = re.compile(r"\.(sensenova-\w+\.part|sensenova-\w+\.line|document-\w+)\.lock")
-_LOCK, _OLD_SECONDS = ".lock", 3600
+_LOCK, _OLD_SECONDS = ".lock", 10
 _WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
@@ -48,15 +48,17 @@ def _clear(folder: Path) -> None:
     """Remove what saves into `folder` have left whose processes were killed; what is being written stays."""
     for entry in _entries(folder):
         try:
-            if _LEFT.fullmatch(entry.name) and _is_ours(entry):
-                lock = folder / (entry.name + _LOCK)
-                with locked(lock) as held:
-                    if held:
-                        _remove(folder / entry.name)
+            # a young lock alone may be of a save that begins just now
+            alone = _ALONE.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _OLD_SECONDS
+            if not alone and not (_LEFT.fullmatch(entry.name) and _is_ours(entry)):
+                continue
+            left = folder / entry.name.removesuffix(_LOCK)
+            lock = left.with_name(left.name + _LOCK)
+            with locked(lock) as held:
                 if held:
-                    lock.unlink(missing_ok=True)
-            elif _ALONE.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _OLD_SECONDS:
-                os.unlink(entry.path)  # a young one may be of a save that begins just now
+                    _remove(left)
+            if held:
+                lock.unlink(missing_ok=True)
         except OSError:
             continue  # it is another user's, say
 
