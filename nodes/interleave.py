@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from comfy_api.latest import io, ui
 
+from ..sensenova_core.errors import SettingsError
 from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
 from ..sensenova_core.report.pages import Document as Pages
 from ..sensenova_core.settings import INTERLEAVE_SIZES, DocumentSettings, Guidance, SamplingSettings
@@ -141,11 +142,13 @@ class SaveDocument(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None) -> bool | str:
-        """Before anything is drawn; None is a link. Places outside of the output folder are ComfyUI's to refuse."""
+        """Before anything is drawn; None is a link."""
         return (filename_prefix and runtime.output_error(filename_prefix, "document.html")) or True
 
     @classmethod
     def execute(cls, document, filename_prefix, format) -> io.NodeOutput:
+        if problem := runtime.output_error(filename_prefix, "document.html"):
+            raise SettingsError(problem)
         path = save_numbered_document(document, *runtime.output_place(filename_prefix), format)
         runtime.show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

@@ -4,6 +4,7 @@ import copy
 import html
 import json
 import logging
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -242,8 +243,14 @@ def output_place(prefix: str) -> tuple[Path, str]:
 
 
 def output_error(prefix: str, file: str) -> str | None:
-    """Why `file` could not be saved in a folder prefix_00001, so that nobody waits for it; None where it could."""
-    below = Path(folder_paths.get_output_directory(), f"{prefix}_00001", file)
+    """Why `file` could not be saved in a folder prefix_00001, so that nobody waits for it; None where it could.
+
+    Of places outside of the output folder as well, which ComfyUI refuses when it comes to saving.
+    """
+    root = folder_paths.get_output_directory()
+    below = Path(root, f"{os.path.normpath(prefix)}_00001", file)
+    if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
+        return None
     try:
         check_place(below)
     except SettingsError as error:

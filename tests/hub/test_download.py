@@ -329,7 +329,8 @@ def test_a_download_ends_with_its_parent(hub, tmp_path, way):
     hub.repositories[REPO], hub.seconds = dict(SLOW), 0.3
     folder = tmp_path / "model"
     script = "import os, sys, time; from pathlib import Path; from sensenova_core.hub.download import downloading\n"
-    script += "for done, total in downloading(sys.argv[1], Path(sys.argv[2])):\n    if any(Path(sys.argv[2]).glob('.model*.part')):\n"
+    script += "for done, total in downloading(sys.argv[1], Path(sys.argv[2])):\n"
+    script += "    if any(Path(sys.argv[2]).glob('.model*.part')):\n"
     script += {
         "killed": "        os.kill(os.getpid(), 9)",
         "ended": "        os._exit(0)",

@@ -26,9 +26,10 @@ def drawn_with_kills(folder: Path, lines: int, processes: int = 1, most_kills: i
     listed.write_text("\n".join(map(json.dumps, values)))
     command = [sys.executable, "-m", "sensenova_core", "generate", "--model", "demo", "--num-steps", "1", "--resume"]
     command += ["--width", "64", "--height", "64", "--jsonl", str(listed), "--output", str(output)]
+    quiet = subprocess.DEVNULL
     chance, kills, statuses = random.Random(seed), 0, [-9]
     while any(statuses):
-        running = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) for _ in range(processes)]
+        running = [subprocess.Popen(command, cwd=REPOSITORY, stdout=quiet, stderr=quiet) for _ in range(processes)]
         wanted = _count(output) + chance.randint(1, max(1, lines // 3))
         while any(process.poll() is None for process in running):
             if kills < most_kills and _count(output) >= wanted:
