@@ -249,10 +249,13 @@ def output_error(prefix: str, file: str) -> str | None:
     """
     root = folder_paths.get_output_directory()
     below = Path(root, f"{os.path.normpath(prefix)}_00001", file)
-    if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
-        return None
     try:
+        prefix.encode()
+        if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
+            return None
         check_place(below)
+    except UnicodeEncodeError:
+        return f"filename_prefix {ascii(prefix)[:100]} has letters that no file name has; give another name"
     except SettingsError as error:
         return str(error)
     return None

@@ -170,5 +170,5 @@ def windows_refuses(target: Path) -> str | None:
 
 def _quoted(path: Path) -> str:
     """A path in a message: in letters that every terminal has, and not endless."""
-    text = str(path).encode("utf-8", "backslashreplace").decode()
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(path))
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED // 2]}...{text[-_QUOTED // 2 :]}"
