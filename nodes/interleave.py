@@ -5,7 +5,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_document
+from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
 from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
@@ -136,7 +137,15 @@ class SaveDocument(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+        """Before anything is drawn; None is a link."""
+        return (filename_prefix and folders.output_error(filename_prefix, "document.html")) or True
+
+    @classmethod
     def execute(cls, document: Document.Type, filename_prefix: str, format: str) -> io.NodeOutput:
-        path = save_document(document, folders.next_output_folder(filename_prefix), format)
+        if problem := folders.output_error(filename_prefix, "document.html"):
+            raise SettingsError(problem)
+        folder, stem = folders.output_place(filename_prefix)
+        path = save_numbered_document(document, folder, stem, form=format)
         show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..reading.prompt import TokenSequence
 
-HELP = """Ask something. Ctrl-C ends an answer.
+HELP = """Ask something. Ctrl-C ends an answer; where none is being written, it ends the conversation.
 /image FILE  adds a picture to the next question, as dropping its file here does
 /help        shows this
 /quit        ends, as an empty line or Ctrl-D does"""
@@ -173,6 +173,7 @@ def _lines() -> Iterator[str]:
         try:
             line = input("> ").strip()
         except EOFError:
+            print()  # what the terminal shows next begins a line
             return
         if not line:
             return
