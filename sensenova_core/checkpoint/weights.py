@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,37 +60,34 @@ class StoredWeights:
         """What a tensor runs in."""
         header = self.headers[name]
         as_stored = self.keep_norms and "norm" in name and not header.packed
-        return header.format.dtype if as_stored else self.compute_dtype
+        return header.format.numbers if as_stored else self.compute_dtype
 
     def mapped(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor | Packed]]:
         """(name, tensor) of each, in its stored type: the file itself, mapped to memory, of which nothing is copied."""
         files: dict[Path, torch.UntypedStorage] = {}
 
         def stored(header: TensorHeader) -> Tensor:
-            """Its bytes."""
+            """Its numbers, or the bytes of its blocks, one after another."""
             if header.file not in files:
                 self._check_unchanged(header.file)
                 files[header.file] = map_file(header.file)
-            size = header.format.nbytes(header.numel)
-            held = files[header.file][header.start : header.start + size]
-            return torch.asarray(held, dtype=torch.uint8, device="cpu")
+            held = files[header.file][header.start : header.start + header.own_bytes]
+            return torch.asarray(held, dtype=torch.uint8, device="cpu").view(header.format.numbers)
 
         for name in names:
             header = self._header(name)
             if name in self._borrowed:
-                numbers = stored(header).view(header.format.numbers).view(header.shape)
-                yield name, numbers.to(header.format.factor_dtype)
-                continue
-            if not header.packed:
-                yield name, stored(header).view(header.format.dtype).view(header.shape)
-                continue
-            packed = Packed(header.format, header.shape, stored(header).view(header.rows, -1))
-            if header.scale is not None:
-                scale = stored(header.scale).view(header.scale.format.dtype).float().view(header.scale_shape)
-                packed = replace(packed, scale=scale, tile=header.tile)
-            yield name, packed
+                yield name, stored(header).view(header.shape).to(header.format.factor_dtype)
+            elif not header.packed:
+                yield name, stored(header).view(header.shape)
+            else:
+                packed = Packed(header.format, header.shape, stored(header).view(torch.uint8).view(header.rows, -1))
+                if header.scale is not None:
+                    scale = stored(header.scale).float().view(header.scale.table)
+                    packed = replace(packed, scale=scale, tile=header.tile)
+                yield name, packed
 
-    def read(self, name: str, into: Tensor | Packed, first_row: int = 0) -> list:
+    def read(self, name: str, into: Tensor | Packed, first_row: int = 0) -> list[Future[None]]:
         """Begin to fill a CPU tensor in the type it has, from a stored tensor's rows on; several threads do it.
 
         Returns futures whose `result()` must be awaited, and raises what went wrong. Reads the file and does not map
@@ -99,28 +96,32 @@ class StoredWeights:
         header = self._header(name)
         start = header.start + first_row * header.format.nbytes(header.width)
         if not isinstance(into, Packed):
-            return self._begin(header.file, start, header.format.numbers, into)
-        reads = self._begin(header.file, start, torch.uint8, into.bytes)
-        if into.scale is not None:
-            reads += self._begin(header.scale.file, header.scale.start, header.scale.format.dtype, into.scale)
+            return self._begin(header, start, into)
+        reads = self._begin(header, start, into.bytes.view(header.format.numbers))
+        if header.scale is not None and into.scale is not None:
+            reads += self._begin(header.scale, header.scale.start, into.scale)
         return reads
 
     def _header(self, name: str) -> TensorHeader:
         return self.headers[name] if name in self.headers else self._borrowed[name]
 
-    def _begin(self, file: Path, start: int, stored: torch.dtype, into: Tensor) -> list:
-        flat, step = into.reshape(-1), _CHUNK // stored.itemsize
+    def _begin(self, header: TensorHeader, start: int, into: Tensor) -> list[Future[None]]:
+        flat = into.reshape(-1)
+        size = header.format.numbers.itemsize
+        step = _CHUNK // size
         return [
-            self._readers.submit(self._read, file, start + begin * stored.itemsize, stored, [part])
+            self._readers.submit(self._read, header, start + begin * size, [part])
             for begin, part in zip(range(0, flat.numel(), step), flat.split(step), strict=True)
         ]
 
     @torch.inference_mode()
-    def _read(self, file: Path, start: int, stored: torch.dtype, holder: list[Tensor]) -> None:
+    def _read(self, header: TensorHeader, start: int, holder: list[Tensor]) -> None:
         """holder: of the tensor to fill, which nothing in the pool holds any longer when this has ended."""
         into = holder.pop()
+        file = header.file
+        stored = header.format.numbers
         raw = into if into.dtype == stored else torch.empty(into.numel(), dtype=stored, device="cpu")
-        view = memoryview(raw.view(torch.uint8).numpy())
+        view = raw.view(torch.uint8).numpy().data
         self._check_unchanged(file)
         with open(file, "rb", buffering=0) as stream:
             stream.seek(start)
@@ -154,9 +155,9 @@ def file_state(file: Path) -> State | None:
 
 def _prevailing_dtype(headers: Mapping[str, TensorHeader]) -> torch.dtype:
     """The type that most bytes are stored in; bfloat16, as this family was published, where some are packed."""
-    totals = Counter()
+    totals: Counter[torch.dtype] = Counter()
     for header in headers.values():
         if header.packed:
             return torch.bfloat16
-        totals[header.format.dtype] += header.nbytes
+        totals[header.format.numbers] += header.nbytes
     return totals.most_common(1)[0][0]
