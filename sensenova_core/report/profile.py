@@ -61,11 +61,13 @@ class Profile:
     def generating(self, engine: Engine) -> Iterator[None]:
         """Around one call. Count what it drew with `drew`."""
         start = self._start()
-        engine.memory.clock.drain()
+        with engine.alone():
+            engine.memory.clock.drain()
         yield
         self.generation_seconds += self._stop(start, self.generation_peak)
         self.calls += 1
-        self.spent.update(engine.memory.clock.drain())
+        with engine.alone():
+            self.spent.update(engine.memory.clock.drain())
 
     def drew(self, images: int, tokens: int) -> None:
         """Count `images` images of `tokens` tokens each."""
