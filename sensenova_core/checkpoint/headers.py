@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import CheckpointError
 from .files import GGUF, Files, locate, shards_of
 from .gguf_file import BLOCKS, read_gguf
@@ -81,21 +79,3 @@ def _check_index(index: Path, headers: dict[str, TensorHeader]) -> None:
             f"{index}: says that {name} lies in {where.get(name, 'no file')}, "
             f"it lies in {headers[name].file.name if name in headers else 'none'}; fetch both anew, of one version"
         )
-
-
-def map_file(file: Path) -> torch.UntypedStorage:
-    """A file's bytes, mapped to memory: nothing is read before it is used. Raises CheckpointError."""
-    try:
-        with open(file, "rb") as stream:
-            # torch takes names in UTF-8 alone, which not all are
-            name = str(file) if str(file).isprintable() else f"/dev/fd/{stream.fileno()}"
-            return torch.UntypedStorage.from_file(name, False, file.stat().st_size)
-    except (RuntimeError, OSError) as error:
-        raise _unmapped(file, error) from error
-
-
-def _unmapped(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{file} ({file.stat().st_size / 2**30:.0f} GiB) cannot be mapped to memory: {error}; use a version in "
-        "shards of a few GB, or allow larger mappings (vm.overcommit_memory = 1 on Linux)"
-    )
