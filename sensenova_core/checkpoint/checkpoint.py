@@ -13,7 +13,7 @@ from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
 from .headers import Stored, read_files, stored_types
 from .prefixes import published_names
-from .quantised import refuse_quantised
+from .quantised import quantised_as, refused
 from .scales import MARK, check_all_scaled, check_scales, with_scales
 from .tensors import TensorHeader
 
@@ -25,7 +25,7 @@ class Checkpoint:
     """What lies at a path. headers: by the published names. stored: type -> what the files hold in it.
 
     config_from: who says how large the model is. assumed: what no file says, and all published models have in common.
-    ignored: tensors that the model does not need.
+    ignored: tensors that the model does not need. quantised: the format that it is in, if it is one that is not read.
     """
 
     files: Files
@@ -35,6 +35,12 @@ class Checkpoint:
     config_from: str
     assumed: Mapping[str, Any]
     ignored: tuple[str, ...]
+    quantised: str | None = None
+
+    def check_readable(self) -> None:
+        """Raise CheckpointError for a format that can be looked at and not be loaded."""
+        if self.quantised is not None:
+            raise refused(str(self.files.path), self.quantised)
 
     @property
     def name(self) -> str:
@@ -90,8 +96,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     files = locate(path)
     tensors, metadata = read_files(files)
+    quantised = quantised_as(tensors, metadata, next(_configs_beside(files), None))
     try:
-        refuse_quantised(tensors, metadata, next(_configs_beside(files), None), str(files.path))
         scaled = with_scales(tensors)
         names, ignored = published_names(scaled, str(files.path))
         headers = {published: scaled[name] for name, published in names.items()}
@@ -100,9 +106,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         check_all_scaled(headers, marked=any(name.rpartition(".")[2] == MARK for name in tensors))
         check_scales(headers)
     except CheckpointError as error:
+        if quantised is not None:
+            raise refused(str(files.path), quantised) from None
         raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from None
     stored = stored_types(tensors.values())
-    return Checkpoint(files, config, headers, stored, config_from, assumed, tuple(ignored))
+    return Checkpoint(files, config, headers, stored, config_from, assumed, tuple(ignored), quantised)
 
 
 def _config(

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import CheckpointError
 from .files import GGUF, Files, shards_of
 from .gguf_file import read_gguf
@@ -68,18 +66,3 @@ def _check_index(index: Path, headers: dict[str, TensorHeader]) -> None:
             f"{index}: says that {name} lies in {where.get(name, 'no file')}, "
             f"it lies in {headers[name].file.name if name in headers else 'none'}; fetch both anew, of one version"
         )
-
-
-def map_file(file: Path) -> torch.UntypedStorage:
-    """A file's bytes, mapped to memory: nothing is read before it is used. Raises CheckpointError."""
-    try:
-        with open(file, "rb") as stream:
-            # torch takes names in UTF-8 alone, which not all are
-            name = str(file) if str(file).isprintable() else f"/dev/fd/{stream.fileno()}"
-            size = file.stat().st_size
-            return torch.from_file(name, shared=False, size=size, dtype=torch.uint8, device="cpu").untyped_storage()
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(
-            f"{file} ({file.stat().st_size / 2**30:.0f} GiB) cannot be mapped to memory: {error}; use a version in "
-            "shards of a few GB, or allow larger mappings (vm.overcommit_memory = 1 on Linux)"
-        ) from error

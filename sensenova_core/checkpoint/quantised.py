@@ -68,29 +68,28 @@ _TELLS: tuple[tuple[str, Callable[[_Found], bool]], ...] = (
 )
 
 
-def refuse_quantised(
-    headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any], config: Mapping[str, Any] | None, where: str
-) -> None:
-    """Raise CheckpointError for a checkpoint in a format that is not read, before any list of its tensors.
+def quantised_as(
+    headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any], config: Mapping[str, Any] | None
+) -> str | None:
+    """The format that a checkpoint is in, by name, if it is one that is not read.
 
-    config: a config.json's content, which may name the method. Tensors alone decide whether anything is refused.
+    config: a config.json's content, which may name the method. Tensors alone decide whether it is any.
     """
     blocks = sorted({each.dtype for each in headers.values() if each.dtype not in FORMATS and _GGUF.match(each.dtype)})
     if blocks:
-        raise _refused(where, f"GGUF's {' and '.join(blocks)}")
+        return f"GGUF's {' and '.join(blocks)}"
     leaves: dict[str, set[str]] = {}
     for name, header in headers.items():
         leaves.setdefault(name.rpartition(".")[2], set()).add(header.dtype)
     found = _Found(tuple(headers), leaves)
     if not any(types & _WHOLE for types in found.leaves.values()) and not found.said(r"weight_scale_2$"):
-        return
+        return None
     kind = next((kind for kind, tells in _TELLS if tells(found)), None)
     said = _said(metadata, config)
     if kind is not None:
-        raise _refused(where, _both(kind, said))
+        return _both(kind, said)
     packed = [each for each in headers.values() if each.dtype in _WHOLE and each.numel > 2**12]
-    if said is not None and packed:
-        raise _refused(where, said)
+    return said if packed else None
 
 
 def _both(kind: str, said: str | None) -> str:
@@ -100,7 +99,7 @@ def _both(kind: str, said: str | None) -> str:
     return (said if " or " in kind else kind) if said in kind else f"{said}, {kind}"
 
 
-def _refused(where: str, kind: str) -> CheckpointError:
+def refused(where: str, kind: str) -> CheckpointError:
     return CheckpointError(f"{where} is quantised as {kind}, which is not read here; {INSTEAD}")
 
 

@@ -48,7 +48,9 @@ def check_all_scaled(headers: Mapping[str, TensorHeader], *, marked: bool) -> No
     layer. In other files, layers of one kind must all have one, or none of them. headers: by published names.
     """
     fp8 = {name: header for name, header in headers.items() if header.dtype.startswith("F8") and len(header.shape) == 2}
-    scaled = {_NUMBER.sub(".*.", name) for name, header in fp8.items() if header.scale is not None}
+    scaled = {
+        _NUMBER.sub(".*.", name) for name, header in fp8.items() if header.scale is not None and header.scale_fits
+    }
     missing = [
         name
         for name, header in fp8.items()

@@ -29,7 +29,7 @@ def run(options) -> int:
     folder = download(
         options.repo,
         _target(options),
-        options.revision,
+        revision=options.revision,
         tokenizer_only=options.tokenizer_only,
         file=options.file,
     )

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,7 +154,7 @@ def _other_checksum(repo: str, name: str) -> CheckpointError:
     return CheckpointError(f"{repo}: {name} came with another checksum than the hub has, and was removed; run it again")
 
 
-def downloading(repo: str, to: Path, revision: str | None = None) -> Iterator[tuple[int, int]]:
+def downloading(repo: str, to: Path, revision: str | None = None) -> Generator[tuple[int, int], None, None]:
     """`download` in a process of its own. Yields (bytes that are there, bytes in all) a few times a second.
 
     Stopping the loop stops the download at once; the next one goes on from there. Raises CheckpointError.

@@ -16,9 +16,9 @@ import torch
 from ..checkpoint.check import in_short
 from ..checkpoint.files import PICKLES, SAFETENSORS, check_ended, look_alike
 from ..checkpoint.formats import FORMATS
+from ..checkpoint.mapped_file import State, file_state
 from ..checkpoint.safetensors_file import read_header
 from ..checkpoint.tensors import TensorHeader
-from ..checkpoint.weights import State, file_state
 from ..errors import CheckpointError
 from ..hub.repository import CONFIG_JSON, PEFT_FILE
 from ..paths import path_of
