@@ -7,7 +7,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..hub.repository import stand_in
 
-SAFETENSORS, GGUF = ".safetensors", ".gguf"
+SAFETENSORS = ".safetensors"
+GGUF = ".gguf"
 # Of downloads that have not ended, by the programs that make them.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp", ".!qb", ".opdownload")
 NOT_ENDED = "a download that has not ended; let it end, or begin it again"

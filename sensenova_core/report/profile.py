@@ -68,11 +68,13 @@ class Profile:
     def generating(self, engine: Engine) -> Iterator[None]:
         """Around one call."""
         start = self._start()
-        engine.memory.clock.drain()
+        with engine.alone():
+            engine.memory.clock.drain()
         yield
         self.generation_seconds += self._stop(start, self.generation_peak)
         self.calls += 1
-        self.spent.update(engine.memory.clock.drain())
+        with engine.alone():
+            self.spent.update(engine.memory.clock.drain())
 
     def count(self, result: object) -> None:
         """Count what a result adds: a batch of pictures once it is finished, or text once it is whole."""
