@@ -16,11 +16,13 @@ from ..sensenova_core import DEMO, CheckpointError
 from ..sensenova_core.checkpoint import locate
 from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
 from ..sensenova_core.checkpoint.weights import State, file_state
+from ..sensenova_core.errors import SettingsError
 from ..sensenova_core.hub.download import check_name, downloading
 from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
 from ..sensenova_core.lora import lora_states
 from ..sensenova_core.model.config import FAMILY
+from ..sensenova_core.report.places import check_place
 from . import progress
 
 FOLDER_KEY = "sensenova"
@@ -93,7 +95,7 @@ def checkpoint_path(name: str) -> Path:
 
 
 def chosen(choice: str, repo: str) -> tuple[str, Path]:
-    """A choice's name, and its folder or file; downloaded from `repo` where it is not there, unless that is empty."""
+    """A choice's name, and its folder or file. What is not there is downloaded from `repo`, if that is not empty."""
     if repo and not is_there(choice):
         path = downloaded(choice, repo)
         return (path.name if choice == AUTOMATIC else choice), path
@@ -151,8 +153,8 @@ def _folder_of(repo: str) -> Path:
 def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
     """Changes when a choice means another checkpoint, or a file of it is replaced.
 
-    repo: what is downloaded if the choice is not there, if anything is. None, of either, is a link, whose value is not
-    known here: what the choice may mean, which is any checkpoint of the list, must then be as it was.
+    repo: what is downloaded if the choice is not there; "" for nothing. Where one of the two is None, it is linked to
+    another node and not known here: it may mean any checkpoint of the list, and changes when one of them does.
     """
     try:
         if choice is None or (repo is None and not is_there(choice)):
@@ -169,7 +171,7 @@ def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
 
 
 def _states(path: Path) -> tuple | None:
-    """Of a checkpoint's files: of what was downloaded, those that were changed since; of others all."""
+    """Changes with a checkpoint's files. Of what was downloaded, only files that were changed since are looked at."""
     try:
         files = locate(path)
         record = Record.of(files.folder)
@@ -269,7 +271,26 @@ def lora_fingerprint(name: str | None) -> tuple | None:
         return None
 
 
-def next_output_folder(prefix: str) -> Path:
-    """A folder below ComfyUI's output folder that does not exist yet: prefix_00001, prefix_00002, ..."""
+def output_place(prefix: str) -> tuple[Path, str]:
+    """A folder, which is ComfyUI's output folder or lies below it, and what names in it begin with."""
     folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    return next(path for n in range(1, 10**6) if not (path := Path(folder) / f"{name}_{n:05d}").exists())
+    return Path(folder), name
+
+
+def output_error(prefix: str, file: str) -> str | None:
+    """Why `file` could not be saved in a folder prefix_00001, so that nobody waits for it; None where it could.
+
+    Of places outside of the output folder as well, which ComfyUI refuses when it comes to saving.
+    """
+    root = folder_paths.get_output_directory()
+    below = Path(root, f"{os.path.normpath(prefix)}_00001", file)
+    try:
+        prefix.encode()
+        if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
+            return None
+        check_place(below)
+    except UnicodeEncodeError:
+        return f"filename_prefix {ascii(prefix)[:100]} has letters that no file name has; give another name"
+    except SettingsError as error:
+        return str(error)
+    return None

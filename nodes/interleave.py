@@ -5,7 +5,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_document
+from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
 from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
@@ -25,7 +26,8 @@ from .sockets import CATEGORY, Document, Images, Model, Preset, References, pres
 
 NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
 # As in sample.py; one picture at a time, of the model's own sizes.
-SAMPLING, WITHOUT = (*DRAWING, "t_eps"), ("width", "height", "batch_size", "crop")
+SAMPLING = (*DRAWING, "t_eps")
+WITHOUT = ("width", "height", "batch_size", "crop")
 TOKENS = {"default": MAX_DOCUMENT_TOKENS, "max": 65_536}
 
 
@@ -91,7 +93,9 @@ class Interleave(io.ComfyNode):
 
 def collect(events: Iterable[Event]) -> Document.Type:
     """Gather events into a document, showing text and drawing steps on the node as they come."""
-    builder, text, drawing = DocumentBuilder(), TextProgress(None), None
+    builder = DocumentBuilder()
+    text = TextProgress(None)
+    drawing: Progress | None = None
     for event in events:
         builder.add(event)
         if isinstance(event, Text):
@@ -133,7 +137,15 @@ class SaveDocument(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+        """Before anything is drawn; None is a link."""
+        return (filename_prefix and folders.output_error(filename_prefix, "document.html")) or True
+
+    @classmethod
     def execute(cls, document: Document.Type, filename_prefix: str, format: str) -> io.NodeOutput:
-        path = save_document(document, folders.next_output_folder(filename_prefix), format)
+        if problem := folders.output_error(filename_prefix, "document.html"):
+            raise SettingsError(problem)
+        folder, stem = folders.output_place(filename_prefix)
+        path = save_numbered_document(document, folder, stem, form=format)
         show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

@@ -39,7 +39,8 @@ class LoadedEngine:
 
     def __init__(self, engine: Engine, loading: Profile | None = None):
         self.loras: tuple[tuple[Path, float], ...] = ()
-        self.engine, self.loading = engine, loading or Profile(engine.device)
+        self.engine = engine
+        self.loading = loading or Profile(engine.device)
         self.patcher = EnginePatcher(engine, mm.unet_offload_device())
         engine.memory.tell = warn
         if not mm.is_device_cpu(engine.device):
@@ -108,7 +109,8 @@ class Run(Watched[Result]):
     def __init__(self, model: LoadedEngine, task: Callable[[], Task], results: Iterator[Result]):
         loading = model.loading
         super().__init__(results, Profile(model.engine.device, loading.load_seconds, loading.load_peak))
-        self._model, self._task = model, task
+        self._model = model
+        self._task = task
 
     def __iter__(self) -> Iterator[Result]:
         self._model.make_ready(self._task)
@@ -141,16 +143,16 @@ class EnginePatcher(comfy.model_patcher.ModelPatcher):
         return self.load_device if self.loaded_size() else self.offload_device
 
     # The signatures of the next three are ComfyUI's.
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:  # noqa: FBT002
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
         before = self.loaded_size()
         self.model.allow(None if extra_memory >= self.EVERYTHING else int(before + extra_memory))
         self.model.place()
         return self.loaded_size() - before
 
-    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:  # noqa: FBT002
+    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
         return self.model.give_back(memory_to_free)
 
-    def detach(self, unpatch_all=True):  # noqa: FBT002
+    def detach(self, unpatch_all=True):
         if unpatch_all:  # False is bookkeeping only: ComfyUI asks for it at every repeated load
             self.model.release()
         return self.model

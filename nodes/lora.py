@@ -52,7 +52,8 @@ class Lora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
-        engine, file = model.engine, folders.lora_path(lora_name)
+        engine = model.engine
+        file = folders.lora_path(lora_name)
         lora = engine.read_lora(file)
         changed = model.with_lora(file, strength)
         preset = preset_of((engine.read_lora(path), other) for path, other in changed.loras)

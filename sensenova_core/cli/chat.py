@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..reading.prompt import TokenSequence
 
-HELP = """Ask something. Ctrl-C ends an answer.
+HELP = """Ask something. Ctrl-C ends an answer; where none is being written, it ends the conversation.
 /image FILE  adds a picture to the next question, as dropping its file here does
 /help        shows this
 /quit        ends, as an empty line or Ctrl-D does"""
@@ -80,7 +80,8 @@ class Conversation:
         from ..reading.prompt import Message
 
         check_max_pixels(options)
-        self.settings, self.max_pixels = decoding_settings(options), options.max_pixels
+        self.max_pixels = options.max_pixels
+        self.settings = decoding_settings(options)
         shown = open_images(options.image)
         self.engine, self.profile = open_engine(options)
         self.profiled = options.profile
@@ -119,7 +120,8 @@ class Conversation:
             print(ENDINGS[ended].format(self.settings.max_tokens), file=sys.stderr)
         if said or ended != "interrupted":
             self.messages += [Message("user", question), Message("assistant", said)]
-            self.images, self.new = self.images + self.new, []
+            self.images += self.new
+            self.new = []
 
     def finish(self) -> None:
         if self.profiled:
@@ -171,6 +173,7 @@ def _lines() -> Iterator[str]:
         try:
             line = input("> ").strip()
         except EOFError:
+            print()  # what the terminal shows next begins a line
             return
         if not line:
             return

@@ -1,11 +1,14 @@
 """`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
 import logging
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
+from ..report.places import check_place
 from ..settings import DecodingSettings, ReasoningSettings, SamplingSettings
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
@@ -21,6 +24,7 @@ from .options import (
     options_of,
     warn_without_effect,
 )
+from .record import Record, with_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +41,7 @@ THINKING = options_of(ReasoningSettings, "seed")
 EDITING = ("img_cfg_scale", "max_pixels", "same_size")
 # Options that a text modality has no use for; its answers have a seed too.
 DRAWING = (*options_of(SamplingSettings, "seed"), "same_size", "think", "max_think_tokens", "output")
+BYTES = 4  # of a pixel of a PNG that compresses badly, at most
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
     )
+    parser.add_argument("--resume", action="store_true", help="draw the lines of --jsonl that --output lacks")
     parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png (default: .)")
     add_reference_options(parser)
     parser.set_defaults(run=run, default=parser.get_default)
@@ -68,9 +74,14 @@ def run(options) -> int:
     if options.modality in TEXT_MODALITIES:
         warn_without_effect(options, DRAWING, f"with --modality {options.modality}")
         return chat.ask_once(options)
-    jobs, output = read_jobs(options), Path(options.output)
+    jobs = read_jobs(options)
+    output = Path(options.output)
     _warn_of_the_useless(options, editing=any(job.paths for job in jobs))
     check_output(output, jobs)
+    jobs = with_keys(jobs, options)
+    record = Record(output, jobs) if options.resume else None
+    if record and not (jobs := record.missing(jobs)):
+        return 0
     reasoning = decoding_settings(options, ReasoningSettings) if options.think else None
     engine, profile = open_engine(options)
     for job in jobs:
@@ -78,9 +89,9 @@ def run(options) -> int:
             job.check(engine)
     with profile.loading():
         engine.place()
-    for job in jobs:
+    for job in record.claimed(jobs) if record else jobs:
         with job.source.named():
-            _draw_and_save(engine, profile, job, reasoning=reasoning)
+            _draw_and_save(engine, profile, job, reasoning=reasoning, record=record)
     if options.profile:
         print(profile.summary(engine))
     return 0
@@ -93,6 +104,8 @@ def _check_options(options) -> None:
         raise SettingsError(f"--jsonl is for pictures; --modality {options.modality} answers one --prompt at a time")
     if options.jsonl is not None and options.prompt is not None:
         raise SettingsError("--jsonl and --prompt exclude each other; every line has a prompt of its own")
+    if options.resume and options.jsonl is None:
+        raise SettingsError("--resume needs --jsonl; a single prompt is drawn whenever it is asked for")
     if options.print_think and not options.think:
         raise SettingsError("--print-think needs --think; without it nothing is thought")
     check_max_pixels(options)
@@ -111,10 +124,12 @@ def check_output(output: Path, jobs: list[Job]) -> None:
     one_file = output.suffix.lower() == ".png"
     if one_file and len(jobs) > 1:
         raise SettingsError(f"--output {output} is one file for {len(jobs)} prompts; give a folder")
-    if not one_file and (output.suffix.lower() in OTHER_PICTURES or output.is_file()):
+    if not one_file and (output.suffix.lower() in OTHER_PICTURES or os.path.isfile(output)):
         raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
-    if one_file and (folder := next(filter(Path.is_dir, numbered(output, jobs[0].settings.batch_size)), None)):
+    if one_file and (folder := next(filter(os.path.isdir, numbered(output, jobs[0].settings.batch_size)), None)):
         raise SettingsError(f"--output {output}: {folder} is a folder; give another name")
+    last = numbered(output, jobs[0].settings.batch_size)[-1] if one_file else output / "sensenova_00001.png"
+    check_place(last, max(BYTES * job.size[0] * job.size[1] * job.settings.batch_size for job in jobs))
     check_folder(output.parent if one_file else output)
 
 
@@ -123,8 +138,13 @@ def numbered(output: Path, images: int) -> list[Path]:
     return [output, *(output.with_stem(f"{output.stem}_{index}") for index in range(2, images + 1))]
 
 
-def _draw_and_save(engine: "Engine", profile: "Profile", job: Job, *, reasoning: DecodingSettings | None) -> None:
-    """Nothing of one job's images is left when the next begins. reasoning: how to reason first, None for not at all."""
+def _draw_and_save(
+    engine: "Engine", profile: "Profile", job: Job, *, reasoning: DecodingSettings | None, record: Record | None
+) -> None:
+    """Nothing of one job's images is left when the next begins.
+
+    reasoning: how to reason first, None for not at all. record: of the lines that are drawn, if there is one.
+    """
     from ..report.profile import Watched
 
     with profile.generating(engine):
@@ -135,7 +155,10 @@ def _draw_and_save(engine: "Engine", profile: "Profile", job: Job, *, reasoning:
         if warning := conditioning.repeated_noise(job.settings.seed, job.size):
             log.warning(warning)
         image = _drawn(Watched(engine.denoise(conditioning, job.settings), profile), job.settings.steps)
-    for path in save(image, job, conditioning.think_text):
+    paths = save(image, job, conditioning.think_text, there=record.there(job) if record else {})
+    if record:
+        record.finished(job, paths)
+    for path in paths:
         print(path)
 
 
@@ -161,19 +184,28 @@ def _drawn(steps: "Watched[Step]", total: int) -> "Tensor":
     return steps.last.image()
 
 
-def save(images: "Tensor", job: Job, think_text: str | None) -> list[Path]:
-    """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
-    from ..report.png import next_free, save_png
+def save(images: "Tensor", job: Job, think_text: str | None, *, there: Mapping[int, Path]) -> list[Path]:
+    """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on).
+
+    there: index in the batch -> the file of what was written before, and is not again.
+    """
+    from ..report.png import save_numbered, save_png
 
     options = job.source.options
     output = Path(options.output)
+    line = {"line": job.key} if job.key else {}
     about = {"model": Path(options.model).name}
     about |= {"loras": [re.split(r"[/\\]", each)[-1] for each in options.lora]} if options.lora else {}
     about |= {} if think_text is None else {"think_text": think_text}
-    one_file, paths = output.suffix.lower() == ".png", []
     names = numbered(output, len(images))
+    paths = []
     for index, picture in enumerate(images):
-        path = names[index] if one_file else next_free(output, "sensenova")
-        save_png(picture, path, {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, **about})
-        paths.append(path)
+        settings = {**line, "prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, **about}
+        if index in there:
+            paths.append(there[index])
+        elif output.suffix.lower() == ".png":
+            save_png(picture, names[index], settings)
+            paths.append(names[index])
+        else:
+            paths.append(save_numbered(picture, output, "sensenova", settings=settings))
     return paths

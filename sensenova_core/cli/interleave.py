@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from ..errors import SettingsError
+from ..report.places import check_place
 from ..settings import INTERLEAVE_SIZES, MAX_DOCUMENT_TOKENS, DecodingSettings, DocumentSettings, SamplingSettings
 from .models import add_running_options, best_area, open_engine, open_images
 from .options import (
@@ -43,9 +44,11 @@ def add_parser(commands) -> None:
 
 def run(options) -> int:
     images = open_images(options.image)
-    settings, folder = _settings(options, images), Path(options.output)
+    settings = _settings(options, images)
+    folder = Path(options.output)
+    check_place(folder / f"{options.stem}_00001" / "document.html")
     check_folder(folder)
-    from ..report.pages import save_document
+    from ..report.pages import save_numbered_document
     from ..report.profile import Watched
     from .events import collect
 
@@ -53,14 +56,15 @@ def run(options) -> int:
     with profile.generating(engine):
         events = engine.interleave(options.prompt, images, settings=settings, max_pixels=options.max_pixels)
         document = collect(Watched(events, profile))
-    taken = next(n for n in range(1, 10**6) if not (folder / f"{options.stem}_{n:05d}").exists())
-    path = save_document(document, folder / f"{options.stem}_{taken:05d}", options.format)
+    if document.ended == "interrupted" and not document.parts:
+        raise KeyboardInterrupt
+    path = save_numbered_document(document, folder, options.stem, form=options.format)
     if document.ended != "end":
         print(f"[ended: {ENDINGS[document.ended]}]", file=sys.stderr)
     print(path)
     if options.profile:
         print(profile.summary(engine))
-    return 0
+    return 130 if document.ended == "interrupted" else 0
 
 
 def _settings(options, images: list) -> DocumentSettings:

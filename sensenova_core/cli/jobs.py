@@ -56,6 +56,7 @@ class Job:
     paths: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
     settings: SamplingSettings
+    key: str = ""  # of a line of --jsonl: see record.py
 
     @property
     def size(self) -> tuple[int, int]:
@@ -165,7 +166,8 @@ def _overrides(line: str) -> dict[str, Any]:
         if name not in KEYS:
             raise SettingsError(f"{name!r} is unknown", f"the keys are {', '.join(KEYS)}")
         if not _fits(value, KEYS[name]):
-            raise SettingsError(f"{name} is {value!r}", f"expected {KEYS[name]}")
+            shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)[:100]
+            raise SettingsError(f"{name} is {shown}", f"expected {KEYS[name]}")
     return {name: [*map(float, value)] if KEYS[name] == "two numbers" else value for name, value in values.items()}
 
 

@@ -46,7 +46,7 @@ def add_running_options(parser) -> None:
 
 
 def add_running_settings(parser, but: tuple[str, ...] = ()) -> None:
-    """What a model runs on and how, `but` for settings of these names."""
+    """What a model runs on and how, without the settings of the names in `but`."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add_settings(parser, LoadSettings, but=but)
 
@@ -97,7 +97,7 @@ def _holds(folder: Path, model: str) -> bool:
 
 @cache
 def best_area(model: str) -> int:
-    """Pixels of the pictures that a model draws best; of one that cannot be read, which loading will say."""
+    """Pixels of the pictures that a model draws best; those of the published ones for a model that cannot be read."""
     from ..checkpoint import open_checkpoint
 
     try:

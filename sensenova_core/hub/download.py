@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .download_record import Record, check_origin, state_of
+from .locks import locked
 from .repository import CONFIG_JSON, INDEX, TOKENIZER_FILES
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
@@ -32,8 +33,10 @@ _HIDDEN = re.compile(r"\.[A-Za-z0-9_][A-Za-z0-9._-]*")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)  # to Windows, whatever follows
 _ERROR = "sensenova: error: "  # begins the command line's last words
 _RUN = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from sensenova_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from sensenova_core.hub.parent import end_with; "
+    "end_with(int(sys.argv.pop(1))); from sensenova_core.cli import main; sys.exit(main(sys.argv[1:]))"
 )
+_LOCK = ".cache/sensenova-download.lock"  # the hub's library has a folder of that name there too
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Wanted:
 def download(
     repo: str,
     to: Path | None = None,
-    revision: str | None = None,
     *,
+    revision: str | None = None,
     tokenizer_only: bool = False,
     file: str | None = None,
 ) -> Path:
@@ -73,7 +76,8 @@ def download(
 
     tokenizer_only: a few MB instead of all. file: the one to fetch where a repository has several checkpoints.
     What is there already is not fetched again, and what was broken off goes on. Every file is compared with the hub's
-    checksum of it, and removed if it differs. Raises CheckpointError, also for a folder that holds another repository.
+    checksum of it, and removed if it differs. Raises CheckpointError, also for a folder that holds another repository,
+    or that another process is downloading to.
     """
     if to is not None and not tokenizer_only:
         check_origin(to, repo)
@@ -83,9 +87,24 @@ def download(
     if to is None:
         return _into_cache(repo, wanted, revision)
     _check_room(repo, wanted, to)
-    to.mkdir(parents=True, exist_ok=True)
-    _into_folder(repo, wanted, to, revision=revision, recorded=not tokenizer_only)
+    with _alone(to):
+        if not tokenizer_only:
+            check_origin(to, repo)
+        _into_folder(repo, wanted, to, revision=revision, recorded=not tokenizer_only)
     return to
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises CheckpointError where another process is downloading to a folder, which is made if need be."""
+    lock = folder / _LOCK
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock) as held:
+        if held is False:
+            raise CheckpointError(
+                f"{folder}: another process is downloading to it; wait for it, or end it: what has come is kept"
+            )
+        yield
 
 
 def _into_folder(repo: str, wanted: dict[str, Wanted], to: Path, *, revision: str | None, recorded: bool) -> None:
@@ -102,6 +121,10 @@ def _into_folder(repo: str, wanted: dict[str, Wanted], to: Path, *, revision: st
     if recorded:
         anew = any(record.files[name] != came for name, came in before.files.items())
         replace(record, whole=True, times=before.times + 1 if anew else before.times).write(to)
+    for name, each in wanted.items():  # what had come of other versions goes on no more
+        for part in to.glob(f".{glob.escape(name)}.*.part"):
+            if part != _part(to / name, each) and re.fullmatch(r"[0-9a-f]{1,12}", part.name[len(name) + 2 : -5]):
+                part.unlink()
 
 
 def _fetch(repo: str, file: Path, wanted: Wanted, *, revision: str | None) -> None:
@@ -134,6 +157,13 @@ def _part(file: Path, wanted: Wanted) -> Path:
 
 
 def _into_cache(repo: str, wanted: dict[str, Wanted], revision: str | None) -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    with _alone(Path(HF_HUB_CACHE) / ".locks" / f"models--{repo.replace('/', '--')}"):
+        return _into_snapshot(repo, wanted, revision)
+
+
+def _into_snapshot(repo: str, wanted: dict[str, Wanted], revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = Path()
@@ -162,24 +192,23 @@ def downloading(repo: str, to: Path, revision: str | None = None) -> Generator[t
     check_origin(to, repo)
     wanted = files_of(repo, revision)
     total = sum(each.size for each in wanted.values())
-    command = [sys.executable, "-c", _RUN, str(Path(__file__).parents[2]), "download", repo, "--to", str(to)]
+    command = [sys.executable, "-c", _RUN, str(Path(__file__).parents[2]), str(os.getpid())]
+    command += ["download", repo, "--to", str(to)]
     command += ["--revision", revision] if revision else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # by which it sees that this process has ended
             stdout=subprocess.DEVNULL,
             stderr=said,
-        )
-        try:
-            while process.poll() is None:
-                yield _bytes_there(to, wanted), total
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        ) as process:
+            try:
+                while process.poll() is None:
+                    yield _bytes_there(to, wanted), total
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                process.kill()  # unless it has ended
         if process.returncode:
             said.seek(0)
             lines = [line.strip() for line in said if line.strip()] or ["it ended without a word"]

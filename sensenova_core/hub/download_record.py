@@ -33,7 +33,10 @@ class Record:
             return None
 
     def write(self, folder: Path) -> None:
-        (folder / RECORD).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        """Whole or not at all: half a record would be none."""
+        unfinished = folder / f"{RECORD}.part"
+        unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        unfinished.replace(folder / RECORD)
 
     def is_of(self, repo: str) -> bool:
         return self.repo.lower() == repo.lower()
