@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..sensenova_core.reading.prompt import IMAGE_PLACEHOLDER, Message
 from .decoding import decoding_input, decoding_settings, max_tokens_input, penalty_input
+from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress
 from .sockets import (
     CATEGORY,
@@ -58,6 +59,11 @@ class Understand(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, decoding=UNSEEN):
+        return check_choice("decoding", decoding)
+
+    @classmethod
+    @checked
     def execute(
         cls, model: Model.Type, question: str, max_tokens: int, decoding: dict | None = None,
         images: Images.Type | None = None, history: History.Type | None = None, system_message: str = "",

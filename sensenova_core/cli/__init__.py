@@ -6,7 +6,7 @@ import logging
 import sys
 
 from .. import __version__
-from ..errors import SenseNovaError, SettingsError, out_of_memory
+from ..errors import SenseNovaError, SettingsError, missing_package, out_of_memory
 from . import (
     chat,
     download,
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _failed(message(error, options))
     except (SenseNovaError, OSError) as error:  # a full disk, say
         return _failed(str(error))
+    except ImportError as error:
+        return _failed(missing_package(error))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SenseNovaError, SettingsError
+from ..errors import SenseNovaError, SettingsError, quoted
 from ..settings import MAX_IMAGES, SamplingSettings, edit_pixel_limits, settings_of
 from .errors import message
 from .models import best_area, open_images
@@ -156,9 +156,9 @@ def _overrides(line: str) -> dict[str, Any]:
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in values.items():
         if name not in KEYS:
-            raise SettingsError(f"{name!r} is unknown", f"the keys are {', '.join(KEYS)}")
+            raise SettingsError(f"{quoted(name)} is unknown", f"the keys are {', '.join(KEYS)}")
         if not _fits(value, KEYS[name]):
-            raise SettingsError(f"{name} is {value!r}", f"expected {KEYS[name]}")
+            raise SettingsError(f"{name} is {quoted(value)}", f"expected {KEYS[name]}")
     return {name: [*map(float, value)] if KEYS[name] == "two numbers" else value for name, value in values.items()}
 
 
