@@ -14,14 +14,7 @@ import folder_paths
 
 from ..sensenova_core import DEMO, CheckpointError
 from ..sensenova_core.checkpoint import locate
-from ..sensenova_core.checkpoint.files import (
-    GGUF,
-    SAFETENSORS,
-    is_hub_repository,
-    is_of_family,
-    is_shard,
-    snapshot_of,
-)
+from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
 from ..sensenova_core.checkpoint.weights import State, file_state
 from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.hub.download import check_name, downloading
@@ -198,7 +191,7 @@ def fingerprint(files: Iterable[Path]) -> tuple[tuple, ...]:
     return tuple((str(path), file_state(path), path.stat().st_ctime_ns) for path in sorted(files))
 
 
-def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:
+def _below(root: Path, *, any_folder: bool) -> Iterator[tuple[str, Path]]:
     """Checkpoints in a model folder that other models may be in: (name, folder or file).
 
     any_folder: a folder with a config.json is one whatever it says, so that what is wrong with it is said on loading.

@@ -42,7 +42,7 @@ class Inspect(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, **kwargs):
+    def fingerprint_inputs(cls, checkpoint, **others):
         return folders.fingerprint_of(checkpoint)
 
     @classmethod

@@ -10,32 +10,24 @@ from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
     MAX_DOCUMENT_TOKENS,
+    DecodingSettings,
     DocumentSettings,
     SamplingSettings,
 )
 from ..sensenova_core.writing.document import Drawing, Event, Text
 from . import folders, widgets
-from .decoding import decoding_input, decoding_settings, max_tokens_input
+from .decoding import decoding_input, decoding_settings
 from .door import UNSEEN, check_choice, checked
 from .pictures import NOTHING, picture_to_wire
 from .progress import Progress, TextProgress, show_picture, show_text
 from .sample import DRAWING, INTERVAL, sampling_settings
 from .size import size_input, size_of
-from .sockets import (
-    CATEGORY,
-    Document,
-    Images,
-    Model,
-    Preset,
-    References,
-    preset_input,
-    profile_output,
-)
+from .sockets import CATEGORY, Document, Images, Model, Preset, References, preset_input, profile_output
 
 NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
 # As in sample.py; one picture at a time, of the model's own sizes.
 SAMPLING, WITHOUT = (*DRAWING, "t_eps"), ("width", "height", "batch_size", "crop")
-MAX_TOKENS = 65_536
+TOKENS = {"default": MAX_DOCUMENT_TOKENS, "max": 65_536}
 
 
 class Interleave(io.ComfyNode):
@@ -55,7 +47,7 @@ class Interleave(io.ComfyNode):
                 Images.Input("images", optional=True, tooltip="From Image Condition: pictures to start from."),
                 size_input(INTERLEAVE_SIZES),
                 *widgets.inputs(DocumentSettings, ("think", "max_images")),
-                max_tokens_input(default=MAX_DOCUMENT_TOKENS, max=MAX_TOKENS),
+                *widgets.inputs(DecodingSettings, ["max_tokens"], max_tokens=TOKENS),
                 decoding_input(),
                 *widgets.inputs(SamplingSettings, SAMPLING, cfg_norm={"options": NORMS}),
                 *widgets.inputs(DocumentSettings, ["system_message"], system_message={"multiline": True}),
@@ -80,9 +72,9 @@ class Interleave(io.ComfyNode):
     @checked
     @widgets.called(**INTERVAL, crop=None)
     def execute(
-        cls, model: Model.Type, prompt: str, think: bool, max_images: int, max_tokens: int, size: dict | None = None,
-        decoding: dict | None = None, images: Images.Type | None = None, system_message: str = "",
-        preset: Preset.Type | None = None, **drawing: Any,
+        cls, *, model: Model.Type, prompt: str, think: bool, max_images: int, max_tokens: int,
+        size: dict | None = None, decoding: dict | None = None, images: Images.Type | None = None,
+        system_message: str = "", preset: Preset.Type | None = None, **drawing: Any,
     ) -> io.NodeOutput:  # fmt: skip
         images = images or References()
         first = images.images[0].size if images.images else None
@@ -95,7 +87,7 @@ class Interleave(io.ComfyNode):
             think=think,
             system=system_message or None,
         )
-        events = model.interleave(prompt, images.images, settings, images.max_pixels)
+        events = model.interleave(prompt, images=images.images, settings=settings, max_pixels=images.max_pixels)
         document = collect(events)
         picture = page(document)
         show_picture(picture)

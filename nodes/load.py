@@ -67,13 +67,13 @@ class Loader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, download=False, repo=DEFAULT_MODEL, **kwargs):
+    def fingerprint_inputs(cls, checkpoint, *, download=False, repo=DEFAULT_MODEL, **others):
         return folders.fingerprint_of(checkpoint, repo if download else "")
 
     @classmethod
     @checked
     def execute(
-        cls, checkpoint: str, download: bool = False, repo: str = DEFAULT_MODEL, **settings: str
+        cls, checkpoint: str, *, download: bool = False, repo: str = DEFAULT_MODEL, **settings: str
     ) -> io.NodeOutput:
         name, path = folders.chosen(checkpoint, repo if download else "")
         model = LoadedEngine.load(path, **settings)

@@ -48,7 +48,7 @@ class Lora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **kwargs):
+    def fingerprint_inputs(cls, lora_name, **others):
         return folders.lora_fingerprint(lora_name)
 
     @classmethod

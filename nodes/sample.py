@@ -51,11 +51,11 @@ class FlowMatchSampler(io.ComfyNode):
     @checked
     @widgets.called(**INTERVAL)
     def execute(
-        cls, model: Model.Type, conditioning: Conditioning.Type, width: int, height: int,
+        cls, *, model: Model.Type, conditioning: Conditioning.Type, width: int, height: int,
         preset: Preset.Type | None = None, **drawing: Any,
     ) -> io.NodeOutput:  # fmt: skip
         edited = conditioning.images[0].original if conditioning.images else None
-        width, height = size_or_best(model, width, height, edited)
+        width, height = size_or_best(model, (width, height), image=edited)
         settings = sampling_settings(preset, width=width, height=height, **drawing)
         steps = model.sample(conditioning, settings)
         if warning := conditioning.repeated_noise(settings.seed, (width, height)):

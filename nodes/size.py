@@ -13,22 +13,23 @@ CUSTOM, AUTOMATIC = "custom", "automatic"
 FULL_RESOLUTION, SAME = "its ratio, at full resolution", "the same as the image"
 
 
-def side_inputs(automatic: bool = False) -> list[io.Input]:
+def side_inputs(*, automatic: bool = False) -> list[io.Input]:
     """Width and height. automatic: whether 0 is allowed, which leaves them to `size_or_best`."""
     sides = [widgets.offered(SamplingSettings)[name] for name in ("width", "height")]
     return [widgets.automatic(side) if automatic else widgets.widget(side) for side in sides]
 
 
 def size_or_best(
-    model: Model.Type, width: int, height: int, image: tuple[int, int] | None = None, document: bool = False
+    model: Model.Type, size: tuple[int, int], *, image: tuple[int, int] | None = None, document: bool = False
 ) -> tuple[int, int]:
-    """(width, height) as they are; for 0 and 0 what the model draws best, in the ratio of `image` if there is one.
+    """A size (width, height) as it is; for 0 and 0 what the model draws best, in the ratio of `image` if there is one.
 
     document: whether it is for the pictures of a document. Raises SettingsError where one of the two is 0.
     """
+    width, height = size
     if bool(width) != bool(height):
         raise SettingsError(f"width is {width} and height is {height}", "give both, or 0 for both")
-    return (width, height) if width else model.engine.best_size(image, document)
+    return size if width else model.engine.best_size(image, document=document)
 
 
 def size_input(sizes: dict[str, tuple[int, int]]) -> io.DynamicCombo.Input:

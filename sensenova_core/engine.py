@@ -3,6 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_nam
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
-from .errors import SenseNovaError, SettingsError, check_count, quoted
+from .errors import SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, activations, forecast, limits_of
@@ -37,6 +39,7 @@ from .settings import (
     edit_pixel_limits,
     understanding_pixel_limits,
 )
+from .turns import Results, Turn
 from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
@@ -79,7 +82,10 @@ def load(
 
 
 class Engine:
-    """One checkpoint and what it has read. Make it with `load`."""
+    """One checkpoint and what it has read. Make it with `load`.
+
+    Threads may share it: they take turns, see `alone`. Processes may not; a forked one begins with nothing placed.
+    """
 
     def __init__(self, path: str | Path, settings: LoadSettings):
         """Check files and settings; the weights stay on disk until `place`."""
@@ -91,6 +97,7 @@ class Engine:
         self.name, self.config = self.checkpoint.name, self.checkpoint.config
         shapes = {checkpoint_name(name): shape for name, shape in SenseNovaU1.shapes(self.config).items()}
         # First, for building a model of many experts takes seconds.
+        self.checkpoint.check_readable()
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
         self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
@@ -102,7 +109,23 @@ class Engine:
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, self.memory.run, self.remembered)
         self._loras = LorasInUse(shapes)
+        self._turn = Turn(self.memory.forked)
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
+
+    def __reduce__(self):
+        raise SenseNovaError(
+            f"a loaded model cannot be pickled or copied: {self.name} holds files and threads; hand on its path, and "
+            "load it in the process that uses it"
+        )
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within it no other thread uses this engine: for several calls that belong together, such as `use_loras` and
+        the run that is to use them.
+
+        Without it threads take turns by themselves. A run begins when the last one of another thread has ended, or was
+        not gone on with for a second; what changes the engine waits for the step or token in progress.
+        """
+        return self._turn
 
     @property
     def _itemsize(self) -> int:
@@ -111,7 +134,7 @@ class Engine:
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
         used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
-        unread = any(self.remembered.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
+        unread = any(self.reader.key(sequence) not in self.remembered.prefixes for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         name = activations.picture_name(len(conditioning.images))
         return activations.drawing(self.config, settings, tokens, self._itemsize, unread, name)
@@ -136,8 +159,7 @@ class Engine:
         return self.memory.plan(task, self.remembered.nbytes, card, system_free)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
-        """`plan` in words, before there is a prompt. asked: see ForecastSettings; where weights run in place, ram
-        changes nothing. Raises SettingsError where it cannot fit."""
+        """`plan` in words, before there is a prompt. asked: see ForecastSettings. Raises SettingsError where it cannot fit."""
         run = ForecastSettings.of(**asked)
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)
@@ -168,44 +190,49 @@ class Engine:
         are changed as they run and never where they lie, so that no LoRAs is exactly the model as it was. A run in
         progress ends with a SenseNovaError at its next step.
         """
-        chosen = self._loras.chosen(loras)
-        if chosen == self._loras:
-            return
-        try:
-            self.memory.use(chosen.strengths())
-        except BaseException:
-            self.memory.use(self._loras.strengths())  # which places nothing: the weights were dropped
-            raise
-        self.reader.read_as(chosen.variant)
-        self._loras = chosen
+        with self._working():
+            chosen = self._loras.chosen(loras)
+            if chosen == self._loras:
+                return
+            try:
+                self.memory.use(chosen.strengths())
+            except BaseException:
+                self.memory.use(self._loras.strengths())  # which places nothing: the weights were dropped
+                raise
+            self.reader.read_as(chosen.variant)
+            self._loras = chosen
 
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""
-        self.memory.residency.place()
+        with self._working():
+            self.memory.residency.place()
 
     def allow(self, weights: int | None) -> None:
         """Let weights take so many bytes of the device, and give back at once what they have beyond; None for all that
         is free. For a host that shares the device among several models."""
-        self.memory.allow(weights)
-        if weights is not None and (beyond := self.memory.residency.nbytes - weights) > 0:
-            self.memory.residency.shrink(beyond)
+        with self._turn:
+            self.memory.allow(weights)
+            if weights is not None and (beyond := self.memory.residency.nbytes - weights) > 0:
+                self.memory.residency.shrink(beyond)
 
     def give_back(self, size: int) -> int:
         """Free at least `size` bytes on the device, layer by layer, or all there are; returns how many it was.
 
         What was read goes first: reading it again costs less than bringing layers back.
         """
-        read = self.remembered.nbytes
-        self.remembered.forget()
-        return read + (self.memory.residency.shrink(size - read) if size > read else 0)
+        with self._turn:
+            read = self.remembered.nbytes
+            self.remembered.forget()
+            return read + (self.memory.residency.shrink(size - read) if size > read else 0)
 
     def release(self) -> None:
         """Give back all device memory: weights, and all that was read. `place` reads the weights again.
 
         A run in progress ends with a SenseNovaError at its next step.
         """
-        self.remembered.forget()
-        self.memory.residency.drop()
+        with self._turn:
+            self.remembered.forget()
+            self.memory.residency.drop()
 
     def encode(
         self,
@@ -369,7 +396,6 @@ class Engine:
             lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose, prepare).events(),
         )
 
-    @torch.inference_mode()
     def _running(
         self,
         task: Callable[[], Task],
@@ -381,11 +407,30 @@ class Engine:
 
         needed, conversation: what the run goes on from, see Remembered.trim.
         """
+        run = self._run(task, start, needed, conversation)
+        return Results(self._turn, run, partial(memory_in_words, self.memory.given_up))
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        task: Callable[[], Task],
+        start: Callable[[], Iterator[Result]],
+        needed: Callable[[], Sequence[str]],
+        conversation: bool,
+    ) -> Iterator[Result]:
+        """`_running`, within the engine's turn."""
+        self.use_loras(self.loras)  # as their files are now
         self._start(task(), needed(), conversation)
         begun = self._state()
         for result in start():
             yield result
             self._check_still(begun)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """In turn, and memory that runs out is told in words."""
+        with self._turn, memory_in_words(self.memory.given_up):
+            yield
 
     def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, growing: int = 0) -> None:
         """growing: bytes that the run itself has on the device already, beside what is remembered."""

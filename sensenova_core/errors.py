@@ -1,15 +1,21 @@
 """What can be wrong with what a caller handed in. Every message names the value and the remedy."""
 
+import errno
 import math
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 # How torch and the libraries below it say that memory ran out, where the error has no type of its own.
-_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+_OUT_OF_SYSTEM_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "annot allocate memory")
+_OUT_OF_MEMORY = (
+    *_OUT_OF_SYSTEM_MEMORY,
+    *("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+)
 # What to do about results that are no numbers.
 NOT_FINITE = "try dtype float32 or another attention backend, lower strengths of LoRAs, or check all files for damage"
 
@@ -158,6 +164,28 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python's, torch's or of a device's libraries means that memory ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_system_memory(error) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def out_of_system_memory(error: BaseException) -> bool:
+    """Whether it was the machine's, and not a card's."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_SYSTEM_MEMORY)
+
+
+@contextmanager
+def memory_in_words(told: Callable[[BaseException], SenseNovaError]) -> Iterator[None]:
+    """Raise what `told` makes of an error that means that memory ran out, in its place."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not out_of_memory(error):
+            raise
+        raise told(error) from None
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

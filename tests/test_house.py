@@ -17,13 +17,14 @@ ARROWS = {
     "engine": ("writing", "memory", "lora", "checkpoint"),
     "writing": ("drawing",),
     "drawing": ("reading",),
-    "reading": ("model",),
+    "reading": ("model", "hub"),
     "memory": ("lora", "checkpoint", "model"),
     "lora": ("checkpoint", "hub"),
     "checkpoint": ("model", "hub"),
-    "hub": ("settings", "errors"),
+    "hub": ("settings", "paths"),
     "model": ("settings", "errors"),
     "settings": ("errors",),
+    "paths": ("errors",),
     "errors": (),
     "package": (),  # what sensenova_core itself exports: its version, the demo, and every public name
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..hub.repository import stand_in
 
-SAFETENSORS, GGUF = ".safetensors", ".gguf"
+SAFETENSORS = ".safetensors"
+GGUF = ".gguf"
 # Of downloads that have not ended, by the programs that make them.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp", ".!qb", ".opdownload")
 NOT_ENDED = "a download that has not ended; let it end, or begin it again"
@@ -31,7 +32,7 @@ _KINDS = {
 def refuse_other_kinds(file: Path, begins: bytes | bytearray, expected: str) -> None:
     """Raise CheckpointError for a file that begins as one of another kind does. expected: the ending it should have."""
     if not begins:
-        raise CheckpointError(f"{file} is empty: truncated, as by a download that broke off at once; fetch it again")
+        raise CheckpointError(f"{file} is empty (0 bytes): truncated, as by a broken download; fetch it again")
     kind = stand_in(begins)
     kind = kind or next((said for start, said in _KINDS.items() if bytes(begins).startswith(start)), None)
     if expected == SAFETENSORS and begins.startswith(b"GGUF"):

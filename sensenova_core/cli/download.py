@@ -26,7 +26,13 @@ def add_parser(commands) -> None:
 def run(options) -> int:
     from ..hub.download import download
 
-    folder = download(options.repo, _target(options), options.revision, options.tokenizer_only, options.file)
+    folder = download(
+        options.repo,
+        _target(options),
+        revision=options.revision,
+        tokenizer_only=options.tokenizer_only,
+        file=options.file,
+    )
     print(folder)
     return 0
 

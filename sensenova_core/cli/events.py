@@ -1,19 +1,18 @@
 """A document's events -> text and progress bars on the terminal, and the document."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from ..report.pages import Document, DocumentBuilder
 from ..writing.document import Drawing, End, Event, Text
 
 
-def collect(events: Iterable[Event], tick: Callable[[], None]) -> Document:
-    """Print text while it is written and a bar for every picture. tick is called at every event."""
+def collect(events: Iterable[Event]) -> Document:
+    """Print text while it is written and a bar for every picture."""
     from tqdm import tqdm
 
     builder, bar = DocumentBuilder(), None
     for event in _until_interrupted(events):
         builder.add(event)
-        tick()
         if isinstance(event, Text):
             print(event.text, end="", flush=True)
         elif isinstance(event, Drawing):

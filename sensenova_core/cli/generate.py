@@ -2,14 +2,14 @@
 
 import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
 from ..settings import DecodingSettings, ReasoningSettings, SamplingSettings
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
-from .models import add_running_options, open_engine, pick_device
+from .models import add_running_options, open_engine
 from .options import (
     add_image_options,
     add_reference_options,
@@ -21,6 +21,15 @@ from .options import (
     options_of,
     warn_without_effect,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..drawing.sampling import Step
+    from ..engine import Engine
+    from ..reading.prompt import Conditioning
+    from ..report.profile import Profile, Watched
+    from ..writing.thinking import Thought
 
 TEXT_MODALITIES = ("img2text", "text2text")
 MODALITIES = ("auto", "text2img", "img2img", *TEXT_MODALITIES)
@@ -60,21 +69,18 @@ def run(options) -> int:
         warn_without_effect(options, DRAWING, f"with --modality {options.modality}")
         return chat.ask_once(options)
     jobs, output = read_jobs(options), Path(options.output)
-    _warn_of_the_useless(options, any(job.paths for job in jobs))
+    _warn_of_the_useless(options, editing=any(job.paths for job in jobs))
     check_output(output, jobs)
     reasoning = decoding_settings(options, ReasoningSettings) if options.think else None
-    from ..report.profile import Profile
-
-    profile = Profile(pick_device(options.device))
+    engine, profile = open_engine(options)
+    for job in jobs:
+        with job.source.named():
+            job.check(engine)
     with profile.loading():
-        engine = open_engine(options)
-        for job in jobs:
-            with job.source.named():
-                job.check(engine)
         engine.place()
     for job in jobs:
         with job.source.named():
-            _draw_and_save(engine, job, reasoning, options, profile)
+            _draw_and_save(engine, profile, job, reasoning=reasoning)
     if options.profile:
         print(profile.summary(engine))
     return 0
@@ -92,7 +98,7 @@ def _check_options(options) -> None:
     check_max_pixels(options)
 
 
-def _warn_of_the_useless(options, editing: bool) -> None:
+def _warn_of_the_useless(options, *, editing: bool) -> None:
     warn_without_effect(options, ["max_tokens"], "on pictures; reasoning has --max-think-tokens")
     if not options.think:
         warn_without_effect(options, THINKING, "without --think")
@@ -117,54 +123,57 @@ def numbered(output: Path, images: int) -> list[Path]:
     return [output, *(output.with_stem(f"{output.stem}_{index}") for index in range(2, images + 1))]
 
 
-def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
-    """Nothing of one job's images is left when the next begins."""
+def _draw_and_save(engine: "Engine", profile: "Profile", job: Job, *, reasoning: DecodingSettings | None) -> None:
+    """Nothing of one job's images is left when the next begins. reasoning: how to reason first, None for not at all."""
+    from ..report.profile import Watched
+
     with profile.generating(engine):
-        conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think, profile)
-        image = _drawn(engine, conditioning, job, profile)
-    settings = job.settings
-    profile.drew(settings.batch_size, engine.config.grid(width=settings.width, height=settings.height).tokens)
-    for path in save(image, job, conditioning.think_text, Path(options.output), options.model, options.lora):
+        conditioning = job.encode(engine)
+        if reasoning is not None:
+            thoughts = Watched(engine.think(conditioning, reasoning), profile)
+            conditioning = _thought(thoughts, shown=job.source.options.print_think)
+        if warning := conditioning.repeated_noise(job.settings.seed, job.size):
+            log.warning(warning)
+        image = _drawn(Watched(engine.denoise(conditioning, job.settings), profile), job.settings.steps)
+    for path in save(image, job, conditioning.think_text):
         print(path)
 
 
-def _thought(engine, conditioning, reasoning, shown: bool, profile):
-    """The conditioning with reasoning by these settings inside; as it is for None."""
-    if reasoning is None:
-        return conditioning
-    for thought in engine.think(conditioning, reasoning):
-        profile.tick()
+def _thought(thoughts: "Watched[Thought]", *, shown: bool) -> "Conditioning":
+    """The conditioning with the reasoning inside."""
+    for thought in thoughts:
         if shown:
             print(thought.piece, end="", flush=True)
-    profile.wrote(thought.tokens)
     if shown:
         print()
-    if not thought.closed:
+    if not thoughts.last.closed:
         log.warning("the reasoning stopped without its end; raise --max-think-tokens for more")
-    return thought.conditioning
+    assert thoughts.last.conditioning is not None  # which only the last one has
+    return thoughts.last.conditioning
 
 
-def _drawn(engine, conditioning, job: Job, profile):
+def _drawn(steps: "Watched[Step]", total: int) -> "Tensor":
     """The finished batch (images, height, width, 3)."""
     from tqdm import tqdm
 
-    if warning := conditioning.repeated_noise(job.settings.seed, job.size):
-        log.warning(warning)
-    for step in tqdm(engine.denoise(conditioning, job.settings), total=job.settings.steps, unit="step"):  # noqa: B007
-        profile.tick()
-    return step.image()
+    for _ in tqdm(steps, total=total, unit="step"):
+        pass
+    return steps.last.image()
 
 
-def save(image, job: Job, think_text: str | None, output: Path, model: str, loras: Sequence[str] = ()) -> list[Path]:
+def save(images: "Tensor", job: Job, think_text: str | None) -> list[Path]:
     """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
     from ..report.png import next_free, save_png
 
+    options = job.source.options
+    output = Path(options.output)
+    about = {"model": Path(options.model).name}
+    about |= {"loras": [re.split(r"[/\\]", each)[-1] for each in options.lora]} if options.lora else {}
+    about |= {} if think_text is None else {"think_text": think_text}
     one_file, paths = output.suffix.lower() == ".png", []
-    names = numbered(output, len(image))
-    for index, picture in enumerate(image):
+    names = numbered(output, len(images))
+    for index, picture in enumerate(images):
         path = names[index] if one_file else next_free(output, "sensenova")
-        settings = {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
-        settings |= {"loras": [re.split(r"[/\\]", each)[-1] for each in loras]} if loras else {}
-        save_png(picture, path, settings if think_text is None else settings | {"think_text": think_text})
+        save_png(picture, path, {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, **about})
         paths.append(path)
     return paths

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,23 +44,28 @@ class Wanted:
     sha256: str | None = None
     git: str | None = None  # a git blob's SHA-1, of small files
 
+    @property
+    def checksum(self) -> str | None:
+        return self.sha256 or self.git
+
     def is_in(self, file: Path) -> bool:
         """Whether a file has this size and checksum; where the hub has none, the size is enough."""
         if not file.is_file() or file.stat().st_size != self.size:
             return False
-        if not self.sha256 and not self.git:
+        if not self.checksum:
             return True
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % file.stat().st_size)
         with open(file, "rb") as stream:
             while piece := stream.read(_PIECE):
                 digest.update(piece)
-        return digest.hexdigest() == (self.sha256 or self.git)
+        return digest.hexdigest() == self.checksum
 
 
 def download(
     repo: str,
     to: Path | None = None,
     revision: str | None = None,
+    *,
     tokenizer_only: bool = False,
     file: str | None = None,
 ) -> Path:
@@ -70,63 +75,62 @@ def download(
     What is there already is not fetched again, and what was broken off goes on. Every file is compared with the hub's
     checksum of it, and removed if it differs. Raises CheckpointError, also for a folder that holds another repository.
     """
-    recorded = to is not None and not tokenizer_only
-    if recorded:
+    if to is not None and not tokenizer_only:
         check_origin(to, repo)
-    wanted = files_of(repo, revision, tokenizer_only, file)
+    wanted = files_of(repo, revision, tokenizer_only=tokenizer_only, file=file)
     # config.json comes last: a folder without it is no checkpoint yet, in any list
     wanted = dict(sorted(wanted.items(), key=lambda item: item[0] == CONFIG_JSON))
     if to is None:
         return _into_cache(repo, wanted, revision)
     _check_room(repo, wanted, to)
     to.mkdir(parents=True, exist_ok=True)
-    _into_folder(repo, wanted, to, revision, recorded)
+    _into_folder(repo, wanted, to, revision=revision, recorded=not tokenizer_only)
     return to
 
 
-def _into_folder(repo: str, wanted: dict[str, Wanted], to: Path, revision: str | None, recorded: bool) -> None:
+def _into_folder(repo: str, wanted: dict[str, Wanted], to: Path, *, revision: str | None, recorded: bool) -> None:
     before = (Record.of(to) if recorded else None) or Record(repo)
     record = replace(before, files=dict(before.files), whole=False)
     for name, each in wanted.items():
         if recorded:
             record.write(to)
         file = to / name
-        known = file.is_file() and record.unchanged(file) and record.files[name][2] == _sum(each)
+        known = file.is_file() and record.unchanged(file) and record.files[name][2] == each.checksum
         if not known and not each.is_in(file):
-            _fetch(repo, name, each, to, revision)
-        record.files[name] = [*state_of(file), _sum(each)]
+            _fetch(repo, file, each, revision=revision)
+        record.files[name] = [*state_of(file), each.checksum]
     if recorded:
         anew = any(record.files[name] != came for name, came in before.files.items())
-        replace(record, whole=True, times=before.times + anew).write(to)
+        replace(record, whole=True, times=before.times + 1 if anew else before.times).write(to)
 
 
-def _fetch(repo: str, name: str, wanted: Wanted, to: Path, revision: str | None) -> None:
+def _fetch(repo: str, file: Path, wanted: Wanted, *, revision: str | None) -> None:
     """One file, going on from what an earlier attempt left, which the hub's library from version 2 on does not."""
     from huggingface_hub import constants, hf_hub_url, snapshot_download
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    part = _part(to, name, wanted)
+    part = _part(file, wanted)
     with _hub_errors(repo, revision):
         if wanted.size > getattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", wanted.size):  # a rule of the hub's
-            snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name)], local_dir=to)
-            (to / name).replace(part)
+            snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(file.name)], local_dir=file.parent)
+            file.replace(part)
         part.touch()
         with open(part, "r+b") as stream:
             there = stream.seek(0, os.SEEK_END)
             headers = build_hf_headers() | {"accept-encoding": "identity"}
-            url = hf_hub_url(repo, name, revision=revision)
+            url = hf_hub_url(repo, file.name, revision=revision)
             if there < wanted.size:
                 http_get(url, stream, resume_size=there, headers=headers, expected_size=wanted.size)
     if not wanted.is_in(part):
         part.unlink()
-        raise _other_checksum(repo, name)
-    part.replace(to / name)
+        raise _other_checksum(repo, file.name)
+    part.replace(file)
 
 
-def _part(to: Path, name: str, wanted: Wanted) -> Path:
+def _part(file: Path, wanted: Wanted) -> Path:
     """Where what has come of a file is kept: apart for each content, so that another version does not go on from it."""
-    return to / f".{name}.{(_sum(wanted) or str(wanted.size))[:12]}.part"
+    return file.with_name(f".{file.name}.{(wanted.checksum or str(wanted.size))[:12]}.part")
 
 
 def _into_cache(repo: str, wanted: dict[str, Wanted], revision: str | None) -> Path:
@@ -150,11 +154,7 @@ def _other_checksum(repo: str, name: str) -> CheckpointError:
     return CheckpointError(f"{repo}: {name} came with another checksum than the hub has, and was removed; run it again")
 
 
-def _sum(wanted: Wanted) -> str | None:
-    return wanted.sha256 or wanted.git
-
-
-def downloading(repo: str, to: Path, revision: str | None = None) -> Iterator[tuple[int, int]]:
+def downloading(repo: str, to: Path, revision: str | None = None) -> Generator[tuple[int, int], None, None]:
     """`download` in a process of its own. Yields (bytes that are there, bytes in all) a few times a second.
 
     Stopping the loop stops the download at once; the next one goes on from there. Raises CheckpointError.
@@ -196,7 +196,7 @@ def check_name(repo: str) -> str:
 
 
 def files_of(
-    repo: str, revision: str | None = None, tokenizer_only: bool = False, file: str | None = None
+    repo: str, revision: str | None = None, *, tokenizer_only: bool = False, file: str | None = None
 ) -> dict[str, Wanted]:
     """Name -> the files of a repository that `download` fetches. Asks the hub. Raises CheckpointError."""
     from huggingface_hub import HfApi
@@ -237,7 +237,7 @@ def _check_plain(repo: str, names: Iterable[str]) -> None:
 def _wanted(sibling) -> Wanted:
     """Of an entry in the hub's list. Large files' git checksums are of notes that stand in for them."""
     lfs = sibling.lfs
-    return Wanted(sibling.size or 0, lfs and lfs.sha256, None if lfs else sibling.blob_id)
+    return Wanted(sibling.size or 0, sha256=lfs and lfs.sha256, git=None if lfs else sibling.blob_id)
 
 
 def _weights(repo: str, names: list[str]) -> list[str]:
@@ -255,7 +255,7 @@ def _weights(repo: str, names: list[str]) -> list[str]:
 
 def _bytes_there(folder: Path, wanted: dict[str, Wanted]) -> int:
     """Of files that have come, and of parts of others."""
-    states = [state_of(folder / name) or state_of(_part(folder, name, each)) for name, each in wanted.items()]
+    states = [state_of(folder / name) or state_of(_part(folder / name, each)) for name, each in wanted.items()]
     found = sum(state[0] for state in states if state)
     return min(found, sum(each.size for each in wanted.values()))
 
@@ -296,11 +296,13 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error)
-        network = isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | ConnectionError)
-        if not network and kind.__module__.split(".")[0] not in ("requests", "httpx", "httpx2", "httpcore", "urllib3"):
-            network = kind.__name__ == "OfflineModeIsEnabled"
-            if not network:
-                raise
+        network = (
+            isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | ConnectionError)
+            or kind.__module__.split(".")[0] in ("requests", "httpx", "httpx2", "httpcore", "urllib3")
+            or kind.__name__ == "OfflineModeIsEnabled"
+        )
+        if not network:
+            raise
         said = (str(error).strip().splitlines() or [kind.__name__])[0][:200]
         raise CheckpointError(
             f"{repo}: {constants.ENDPOINT} did not answer as it should ({said}); "

@@ -34,18 +34,19 @@ def explain(
 ) -> str:
     """Plans in words. branches: of guidance, that a picture needs. itemsize: of what the model computes with.
 
-    remembered: bytes on the device, beside the weights, that can be given back. Where weights run in place, asked.ram
-    changes nothing. Raises SettingsError where it cannot fit.
+    remembered: bytes on the device, beside the weights, that can be given back. Raises SettingsError where it cannot fit.
     """
     card, ram = parse_size("card", asked.card), parse_size("ram", asked.ram)
     tasks = _usual_tasks(config, settings, asked, branches, itemsize)
     more = {"assumed": _assumed(asked)}
     if memory.device.type == "cpu" and card is None:
         more["card"] = _cards_for(memory, tasks)
-    if memory.in_place and card is None:
-        plans = [_in_place(memory, task) for task in tasks]
-    else:
-        plans = [rows_of(memory.plan(task, remembered, card, ram)) for task in tasks]
+    plans = []
+    for task in tasks:
+        plan = None if memory.in_place and card is None else memory.plan(task, remembered, card, ram)
+        plans.append(_in_place(memory, task) if plan is None else rows_of(plan))
+        if memory.device.type == "cpu" and card is None:
+            plans[-1]["free"] = _there(task, *memory.on_system(task, remembered, plan), ram)
     return "\n\n".join(in_rows(rows | more) for rows in plans)
 
 
@@ -92,6 +93,17 @@ def _in_place(memory: Placement, task: Task) -> dict[str, str]:
         "system": f"{in_words(task.most_working)} for the task itself{ready}; "
         f"{in_words(sizes.stored_bytes)} stay in their files",
     }
+
+
+def _there(task: Task, needed: int, free: int, ram: int | None) -> str:
+    """Whether system memory is there for a task on the CPU. ram: bytes to plan for in place of those that are free."""
+    free = free if ram is None else ram
+    if needed <= free:
+        return f"{in_words(free)} of system memory, of which it takes up to {in_words(needed, ceil)}"
+    return (
+        f"only {in_words(free)} of system memory, where it takes up to {in_words(needed, ceil)}: it will swap, or be "
+        f"refused; close other programs, or ask for {task.smaller}"
+    )
 
 
 def _cards_for(memory: Placement, tasks: list[Task]) -> str:

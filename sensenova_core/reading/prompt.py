@@ -175,7 +175,7 @@ class PromptBuilder:
 
         system: the system message; None is the trained one.
         """
-        asked = _turn(_placed(_filled(clean(prompt), len(images)), iter(images)))
+        asked = _turn(_placed(filled(clean(prompt), len(images)), iter(images)))
         system = system_message("INTERLEAVE") if system is None else clean(system, "the system message")
         opening = [] if think else markup(NO_THINKING)
         return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
@@ -345,10 +345,10 @@ def _numbered(prompt: str, images: int) -> str:
     """An edit's prompt with a placeholder for every image; several unplaced images are numbered for the prompt."""
     if images > 1 and IMAGE_PLACEHOLDER not in prompt:
         return "".join(f"Image-{index}:{IMAGE_PLACEHOLDER}\n" for index in range(1, images + 1)) + prompt
-    return _filled(prompt, images)
+    return filled(prompt, images)
 
 
-def _filled(prompt: str, images: int) -> str:
+def filled(prompt: str, images: int) -> str:
     """A placeholder in front for every image that the prompt does not place."""
     return f"{IMAGE_PLACEHOLDER}\n" * (images - prompt.count(IMAGE_PLACEHOLDER)) + prompt
 
