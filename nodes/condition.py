@@ -11,6 +11,7 @@ from ..sensenova_core.settings import EDIT_PIXELS_OF_ALL, MAX_IMAGES, ReasoningS
 from . import pictures, widgets
 from .batches import check_image, to_pictures
 from .decoding import decoding_input, decoding_settings
+from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress, warn
 from .sockets import CATEGORY, Conditioning, Images, Model, References, profile_output
 
@@ -61,6 +62,7 @@ class ImageCondition(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, images: dict[str, Tensor], masks: dict[str, Tensor] | None = None, max_pixels: int = 0, **unknown: object
     ) -> io.NodeOutput:
@@ -134,6 +136,7 @@ class TextEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, *, model: Model.Type, prompt: str, images: Images.Type | None = None, thinking: str | None = None
     ) -> io.NodeOutput:
@@ -167,6 +170,11 @@ class Think(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, decoding=UNSEEN):
+        return check_choice("decoding", decoding)
+
+    @classmethod
+    @checked
     def execute(
         cls, *, model: Model.Type, conditioning: Conditioning.Type, max_tokens: int, decoding: dict | None = None
     ) -> io.NodeOutput:

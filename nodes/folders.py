@@ -16,7 +16,7 @@ from ..sensenova_core import DEMO, CheckpointError
 from ..sensenova_core.checkpoint import locate
 from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
 from ..sensenova_core.checkpoint.weights import State, file_state
-from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.hub.download import check_name, downloading
 from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
@@ -86,7 +86,7 @@ def checkpoint_path(name: str) -> Path:
     found = checkpoints()
     if name not in found:
         raise CheckpointError(
-            f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
+            f"checkpoint {quoted(name)} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
             f"files) or a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and "
             f"press R to refresh the list, or turn download on; found now: {', '.join(found) or 'none'}. "
             f"{BUILT_IN!r} needs no files"
@@ -118,8 +118,8 @@ def downloaded(choice: str, repo: str) -> Path:
     name = check_name(repo)
     if choice not in (AUTOMATIC, repo) and choice.split("/")[0] != name:
         raise CheckpointError(
-            f"checkpoint {choice!r} is not there, and {repo}, which download would fetch, is another one; set "
-            f"checkpoint to {AUTOMATIC}, or repo to where {choice!r} comes from"
+            f"checkpoint {quoted(choice)} is not there, and {repo[:100]}, which download would fetch, is another one; "
+            f"set checkpoint to {AUTOMATIC}, or repo to where {quoted(choice)} comes from"
         )
     folder = download(repo)
     return folder if choice in (AUTOMATIC, repo, name) else checkpoint_path(choice)
@@ -256,8 +256,9 @@ def lora_path(name: str) -> Path:
         if path := folder_paths.get_full_path(key, name):
             return Path(path)
     raise CheckpointError(
-        f"LoRA {name!r} is not there. Put a .safetensors file into {folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or "
-        f"ComfyUI's models/loras and press R to refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
+        f"LoRA {quoted(name)} is not there. Put a .safetensors file into "
+        f"{folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or ComfyUI's models/loras and press R to "
+        f"refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
     )
 
 
@@ -273,7 +274,12 @@ def lora_fingerprint(name: str | None) -> tuple | None:
 
 def output_place(prefix: str) -> tuple[Path, str]:
     """A folder, which is ComfyUI's output folder or lies below it, and what names in it begin with."""
-    folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    try:
+        os.fsencode(prefix)  # else what no name can hold is found out when the folder is made
+        folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except Exception:  # ComfyUI raises nothing more special for a place outside of its output folder
+        problem = f"{quoted(prefix)} names no folder below ComfyUI's output folder"
+        raise SettingsError(problem, "give a short name of letters and digits", setting="filename_prefix") from None
     return Path(folder), name
 
 

@@ -18,6 +18,7 @@ from ..sensenova_core.settings import (
 from ..sensenova_core.writing.document import Drawing, Event, Text
 from . import folders, widgets
 from .decoding import decoding_input, decoding_settings
+from .door import UNSEEN, check_choice, checked
 from .pictures import NOTHING, picture_to_wire
 from .progress import Progress, TextProgress, show_picture, show_text
 from .sample import DRAWING, INTERVAL, sampling_settings
@@ -65,6 +66,12 @@ class Interleave(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, size=UNSEEN, decoding=UNSEEN):
+        made = [check_choice("size", size), check_choice("decoding", decoding)]
+        return next((words for words in made if words is not True), True)
+
+    @classmethod
+    @checked
     @widgets.called(**INTERVAL, crop=None)
     def execute(
         cls, *, model: Model.Type, prompt: str, think: bool, max_images: int, max_tokens: int,
@@ -142,6 +149,7 @@ class SaveDocument(io.ComfyNode):
         return (filename_prefix and folders.output_error(filename_prefix, "document.html")) or True
 
     @classmethod
+    @checked
     def execute(cls, document: Document.Type, filename_prefix: str, format: str) -> io.NodeOutput:
         if problem := folders.output_error(filename_prefix, "document.html"):
             raise SettingsError(problem)

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..sensenova_core.lora.presets import mismatch, preset_of
 from . import folders
+from .door import checked
 from .progress import show_text, warn
 from .sockets import CATEGORY, Model, Preset
 
@@ -51,6 +52,7 @@ class Lora(io.ComfyNode):
         return folders.lora_fingerprint(lora_name)
 
     @classmethod
+    @checked
     def execute(cls, model: Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
         engine = model.engine
         file = folders.lora_path(lora_name)

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..sensenova_core.settings import ForecastSettings, SamplingSettings
 from . import widgets
+from .door import checked
 from .progress import show_text
 from .size import side_inputs, size_or_best
 from .sockets import CATEGORY, Model
@@ -37,6 +38,7 @@ class MemoryPlan(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     @widgets.called(crop=None)
     def execute(
         cls, *, model: Model.Type, width: int, height: int, batch_size: int, guided: bool, **forecast: Any

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..sensenova_core.settings import SamplingSettings
 from . import widgets
+from .door import checked
 from .pictures import to_wire
 from .progress import Progress, show_text, warn
 from .size import side_inputs, size_or_best
@@ -47,6 +48,7 @@ class FlowMatchSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     @widgets.called(**INTERVAL)
     def execute(
         cls, *, model: Model.Type, conditioning: Conditioning.Type, width: int, height: int,

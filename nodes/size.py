@@ -3,9 +3,10 @@
 from comfy_api.latest import io
 
 from ..sensenova_core.drawing.sizes import edit_size
-from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.settings import TRAINED_SIZES, TRAINED_SIZES_U15, SamplingSettings
 from . import widgets
+from .door import UNSEEN, check_choice, checked
 from .sockets import CATEGORY, Images, Model
 
 CUSTOM, AUTOMATIC = "custom", "automatic"
@@ -50,7 +51,7 @@ def size_of(size: dict | None, hidden, sizes: dict[str, tuple[int, int]]) -> tup
     if size is None:  # ComfyUI leaves an unknown choice out
         given = (hidden.prompt or {}).get(hidden.unique_id, {}).get("inputs", {}).get("size")
         choices = ", ".join(map(repr, (AUTOMATIC, CUSTOM, *sizes)))
-        raise SettingsError(f"{given!r} is unknown", f"choose one of {choices}", setting="size", value=given)
+        raise SettingsError(f"{quoted(given)} is unknown", f"choose one of {choices}", setting="size", value=given)
     if size["size"] == AUTOMATIC:
         return None
     return (size["width"], size["height"]) if size["size"] == CUSTOM else sizes[size["size"]]
@@ -74,6 +75,11 @@ class Resolution(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, size=UNSEEN):
+        return check_choice("size", size)
+
+    @classmethod
+    @checked
     def execute(cls, size: dict | None = None) -> io.NodeOutput:
         return io.NodeOutput(*(size_of(size, cls.hidden, cls.SIZES) or (0, 0)))
 
@@ -103,6 +109,7 @@ class EditSize(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images: Images.Type, mode: str) -> io.NodeOutput:
         width, height = images.images[0].size
         return io.NodeOutput(*((width, height) if mode == SAME else edit_size(width, height)))

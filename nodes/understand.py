@@ -8,6 +8,7 @@ from ..sensenova_core.reading.prompt import Message, filled
 from ..sensenova_core.settings import DecodingSettings
 from . import widgets
 from .decoding import decoding_input, decoding_settings
+from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress
 from .sockets import CATEGORY, Chat, History, Images, Model, References, profile_output
 
@@ -52,6 +53,11 @@ class Understand(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, decoding=UNSEEN):
+        return check_choice("decoding", decoding)
+
+    @classmethod
+    @checked
     def execute(
         cls, *, model: Model.Type, question: str, max_tokens: int, decoding: dict | None = None,
         images: Images.Type | None = None, history: History.Type | None = None, system_message: str = "",

@@ -48,7 +48,8 @@ class Checkpoint:
 
     def found(self) -> str:
         """What it is, in three lines: for the user to see that it is what was meant."""
-        decoder, kinds = self.config.decoder, list(self.stored)
+        decoder = self.config.decoder
+        kinds = list(self.stored)
         family = "U1.5" if self.config.pixel_head else "U1"
         experts = " with experts" if any(decoder.generation_experts) else ""
         types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more" if len(kinds) > _KINDS else "")
@@ -110,7 +111,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise refused(str(files.path), quantised) from None
         raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from None
     stored = stored_types(tensors.values())
-    return Checkpoint(files, config, headers, stored, config_from, assumed, tuple(ignored), quantised)
+    return Checkpoint(
+        files,
+        config,
+        headers,
+        stored=stored,
+        config_from=config_from,
+        assumed=assumed,
+        ignored=tuple(ignored),
+        quantised=quantised,
+    )
 
 
 def _config(

@@ -49,7 +49,9 @@ class _Reader:
     """Takes values off the header, and no more than a header has. at: the next byte of the file."""
 
     def __init__(self, stream: BinaryIO, file: Path):
-        self.stream, self.begun, self.at = stream, bytearray(stream.read(_PIECE)), len(MAGIC)
+        self.stream = stream
+        self.begun = bytearray(stream.read(_PIECE))
+        self.at = len(MAGIC)
         self.size = os.fstat(stream.fileno()).st_size
         refuse_other_kinds(file, self.begun, GGUF)
         if not self.begun.startswith(MAGIC):
@@ -87,7 +89,8 @@ class _Reader:
 
     def array(self, *, wanted: bool) -> list | None:
         """wanted: whether to keep its numbers, as far as they can be a shape. Vocabularies are passed over."""
-        kind, count = self.number("I"), self.number("Q")
+        kind = self.number("I")
+        count = self.number("Q")
         if kind == _STRING:
             self.skip_texts(count)
             return None
@@ -100,12 +103,12 @@ class _Reader:
     def skip_texts(self, count: int) -> None:
         if count > (MAX_HEADER - self.at) // _LENGTH.size:
             raise Damage(f"it should have {count:,} texts in a list, for which its header has no room")
-        at, begun, length = self.at, self.begun, _LENGTH.unpack_from  # there may be two million, of no letters
+        at = self.at  # a local name, as there may be two million texts
         for _ in range(count):
-            if at + _LENGTH.size > len(begun):
+            if at + _LENGTH.size > len(self.begun):
                 self.at = at
                 self.skip(_LENGTH.size)  # which reads on
-            at += _LENGTH.size + length(begun, at)[0]
+            at += _LENGTH.size + _LENGTH.unpack_from(self.begun, at)[0]
         self.at = at
         self.skip(0)
 

@@ -12,7 +12,8 @@ import signal
 import sys
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_SIGINFO, _ADDRESS = 4, 16  # SA_SIGINFO; where siginfo_t has the address, of 64-bit systems
+_SIGINFO = 4  # SA_SIGINFO
+_ADDRESS = 16  # where siginfo_t has the address, of 64-bit systems
 _PRIVATE_FIXED_ANONYMOUS = 0x32
 
 

@@ -61,7 +61,7 @@ class TensorHeader:
     @property
     def table(self) -> tuple[int, int]:
         """Rows and columns of its numbers, if it is a scale; none where it has more axes than a scale can have."""
-        rows, columns, *_ = (*self.shape, 1, 1)
+        rows, columns, *_ = *self.shape, 1, 1
         return (rows, columns) if len(self.shape) < 3 else (0, 0)
 
     @property
@@ -124,7 +124,8 @@ class Packed:
 
     def at(self, indexes: Tensor) -> "Packed":
         """The rows of these indexes, copied."""
-        shape, raw = (len(indexes), *self.shape[1:]), self.bytes[indexes]
+        shape = (len(indexes), *self.shape[1:])
+        raw = self.bytes[indexes]
         if self.scale is None:
             return replace(self, shape=shape, bytes=raw)
         scale = self.scale[(self.first_row + indexes) // self.tile[0]]

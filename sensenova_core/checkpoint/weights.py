@@ -83,26 +83,21 @@ class StoredWeights:
         files = {} if files is None else files
 
         def stored(header: TensorHeader) -> Tensor:
-            """Its numbers, or the bytes of its blocks, one after another."""
+            """Its bytes."""
             if header.file not in files:
                 files[header.file] = MappedFile(header.file)
                 if files[header.file].state != self._files[header.file]:
                     raise changed(header.file)
             held = files[header.file].storage[header.start : header.start + header.own_bytes]
-            return torch.asarray(held, dtype=torch.uint8, device="cpu").view(header.format.numbers)
+            return torch.asarray(held, dtype=torch.uint8, device="cpu")
 
         for name in names:
             header = self._header(name)
-            if name in self._borrowed:
-                yield name, stored(header).view(header.shape).to(header.format.factor_dtype)
-            elif not header.packed:
-                yield name, stored(header).view(header.shape)
-            else:
-                packed = Packed(header.format, header.shape, stored(header).view(torch.uint8).view(header.rows, -1))
-                if header.scale is not None:
-                    scale = stored(header.scale).float().view(header.scale.table)
-                    packed = replace(packed, scale=scale, tile=header.tile)
-                yield name, packed
+            value = self._as_stored(name, stored(header).view(header.rows, -1), header.shape)
+            if isinstance(value, Packed) and header.scale is not None:
+                scale = stored(header.scale).view(header.scale.format.numbers).float()
+                value = replace(value, scale=scale.view(header.scale.table), tile=header.tile)
+            yield name, value
 
     def whole(self, name: str) -> Tensor | Packed:
         """A stored tensor, as `mapped` gives it, in memory of its own."""
@@ -120,16 +115,19 @@ class StoredWeights:
         """Rows of a stored matrix, as they lie: int64 (rows,) on the CPU -> (rows, width). Reads no others."""
         header = self._header(name)
         raw = self._raw_rows(header, header.width, indexes)
-        shape = (len(indexes), *header.shape[1:])
+        value = self._as_stored(name, raw, (len(indexes), *header.shape[1:]))
+        if isinstance(value, Packed) and header.scale is not None:
+            tall, wide = header.tile
+            scale = self._raw_rows(header.scale, header.scale.table[1], indexes // tall)
+            value = replace(value, scale=scale.view(header.scale.format.numbers).float(), tile=(1, wide))
+        return value
+
+    def _as_stored(self, name: str, raw: Tensor, shape: tuple[int, ...]) -> Tensor | Packed:
+        """Bytes of a tensor, or of rows of it: uint8 (rows, bytes of a row) -> what they are, without their scale."""
+        stored = self._header(name).format
         if name in self._borrowed:
-            return raw.view(header.format.numbers).view(shape).to(header.format.factor_dtype)
-        if not header.packed:
-            return raw.view(header.format.numbers).view(shape)
-        if header.scale is None:
-            return Packed(header.format, shape, raw)
-        tall, wide = header.tile
-        scale = self._raw_rows(header.scale, header.scale.table[1], indexes // tall)
-        return Packed(header.format, shape, raw, scale=scale.view(header.scale.format.numbers).float(), tile=(1, wide))
+            return raw.view(stored.numbers).view(shape).to(stored.factor_dtype)
+        return Packed(stored, shape, raw) if self.headers[name].packed else raw.view(stored.numbers).view(shape)
 
     def _raw_rows(self, header: TensorHeader, width: int, indexes: Tensor) -> Tensor:
         """Bytes of rows of so many numbers: uint8 (rows, bytes of a row)."""

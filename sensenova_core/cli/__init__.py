@@ -5,7 +5,7 @@ import logging
 import sys
 
 from .. import __version__
-from ..errors import SenseNovaError, SettingsError, out_of_memory
+from ..errors import SenseNovaError, SettingsError, missing_package, out_of_memory
 from . import chat, download, generate, inspect, interleave, plan
 from .errors import message, smaller
 from .streams import lasting
@@ -35,6 +35,8 @@ def _run(arguments: list[str] | None) -> int:
         return _failed(message(error, options))
     except (SenseNovaError, OSError) as error:  # a full disk, say
         return _failed(str(error))
+    except ImportError as error:
+        return _failed(missing_package(error))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

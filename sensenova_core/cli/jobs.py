@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SenseNovaError, SettingsError
+from ..errors import SenseNovaError, SettingsError, quoted
 from ..settings import MAX_IMAGES, SamplingSettings, edit_pixel_limits, settings_of
 from .errors import message
 from .models import best_area, open_images
@@ -164,9 +164,9 @@ def _overrides(line: str) -> dict[str, Any]:
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in values.items():
         if name not in KEYS:
-            raise SettingsError(f"{name!r} is unknown", f"the keys are {', '.join(KEYS)}")
+            raise SettingsError(f"{quoted(name)} is unknown", f"the keys are {', '.join(KEYS)}")
         if not _fits(value, KEYS[name]):
-            shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)[:100]
+            shown = json.dumps(value) if value is None or isinstance(value, bool) else quoted(value)
             raise SettingsError(f"{name} is {shown}", f"expected {KEYS[name]}")
     return {name: [*map(float, value)] if KEYS[name] == "two numbers" else value for name, value in values.items()}
 

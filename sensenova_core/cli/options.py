@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError, check_count
+from ..errors import SettingsError, check_count, quoted
 from ..settings import ALL_KINDS, MAX_SIDE, DecodingSettings, SamplingSettings, Setting, settings_of
 
 METAVARS = {"cfg_interval": ("START", "END"), "max_memory": "SIZE", "card": "SIZE", "ram": "SIZE"}
@@ -145,5 +145,5 @@ def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     ratios = {label.split()[0]: size for label, size in sizes.items()}
     if name not in ratios:
         remedy = f"choose one of {', '.join(ratios)}, or give --width and --height"
-        raise SettingsError(f"{name!r} is unknown", remedy, setting="resolution", value=name)
+        raise SettingsError(f"{quoted(name)} is unknown", remedy, setting="resolution", value=name)
     return ratios[name]

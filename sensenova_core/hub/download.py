@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, quoted
 from .download_record import Record, check_origin, state_of
 from .locks import locked
 from .repository import CONFIG_JSON, INDEX, TOKENIZER_FILES
@@ -68,7 +68,6 @@ def download(
     repo: str,
     to: Path | None = None,
     revision: str | None = None,
-    *,
     tokenizer_only: bool = False,
     file: str | None = None,
 ) -> Path:
@@ -220,7 +219,7 @@ def downloading(repo: str, to: Path, revision: str | None = None) -> Generator[t
 def check_name(repo: str) -> str:
     """The NAME of OWNER/NAME. Raises CheckpointError for anything else, which must not become a path."""
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.ASCII):
-        raise CheckpointError(f"{repo!r} names no repository; give it as OWNER/NAME")
+        raise CheckpointError(f"{quoted(repo)} names no repository; give it as OWNER/NAME")
     return repo.split("/")[1]
 
 
@@ -315,7 +314,7 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
             "with `hf auth login`, or set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"{repo}: no revision {revision!r}; leave --revision out for the newest") from error
+        raise CheckpointError(f"{repo}: no revision {quoted(revision)}; leave --revision out for the newest") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise CheckpointError(
             f"{repo}: no such repository on {constants.ENDPOINT}, or a private one (then log in with `hf auth login`); "

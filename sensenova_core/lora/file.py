@@ -179,7 +179,7 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
         raise CheckpointError(f"LoRA {file.name} does not fit: {text}. {REMEDY}")
     if not factors:
         raise CheckpointError(f"LoRA {file.name}: there is no LoRA in it. {REMEDY}")
-    return Lora(file, states, factors, settings.metadata)
+    return Lora(file, states, factors, metadata=settings.metadata)
 
 
 def _check_is_lora(file: Path, headers: Mapping[str, TensorHeader], parameters: Parameters) -> None:

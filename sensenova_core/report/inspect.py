@@ -13,7 +13,7 @@ from pathlib import Path
 from ..checkpoint import Checkpoint, checkpoint_name, open_checkpoint
 from ..checkpoint.checkpoint import read_config_json
 from ..checkpoint.headers import Stored
-from ..errors import SettingsError, check_choice
+from ..errors import SettingsError, check_choice, quoted
 from ..model.config import ModelConfig
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -100,7 +100,7 @@ def report(inspection: Inspection, dtype: str = "bfloat16", show_groups: tuple[s
     shown = inspection.by_size() if "all" in show_groups else list(show_groups)
     unknown = [group for group in shown if group not in inspection.groups]
     if unknown:
-        raise SettingsError(f"group {unknown[0]!r} is unknown", f"there are {', '.join(inspection.groups)}")
+        raise SettingsError(f"group {quoted(unknown[0])} is unknown", f"there are {', '.join(inspection.groups)}")
 
     def memory(numel: int) -> str:
         return _scaled(numel * DTYPE_BYTES[dtype], ("GB", "MB", "KB", "B"))
