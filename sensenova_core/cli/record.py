@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.locks import locked
-from ..paths import path_of
 from ..settings import ReasoningSettings
+from ..system.paths import path_of
 from .jobs import Job
 from .models import resolve_model
 from .options import options_of
