@@ -1,5 +1,4 @@
-"""Where ComfyUI keeps models and output: the lists of checkpoints and LoRAs, what a name in them means, downloads, and
-folders for documents."""
+"""Where ComfyUI keeps models: the lists of checkpoints and LoRAs, what a name in them means, and downloads."""
 
 import logging
 import os
@@ -16,13 +15,12 @@ from ..sensenova_core import DEMO, CheckpointError
 from ..sensenova_core.checkpoint import locate
 from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
 from ..sensenova_core.checkpoint.weights import State, file_state
-from ..sensenova_core.errors import SettingsError, quoted
+from ..sensenova_core.errors import quoted
 from ..sensenova_core.hub.download import check_name, downloading
 from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
 from ..sensenova_core.lora import lora_states
 from ..sensenova_core.model.config import FAMILY
-from ..sensenova_core.report.places import check_place
 from . import progress
 
 FOLDER_KEY = "sensenova"
@@ -270,33 +268,3 @@ def lora_fingerprint(name: str | None) -> tuple | None:
         return fingerprint(lora_states(lora_path(name)))
     except (OSError, CheckpointError):
         return None
-
-
-def output_place(prefix: str) -> tuple[Path, str]:
-    """A folder, which is ComfyUI's output folder or lies below it, and what names in it begin with."""
-    try:
-        os.fsencode(prefix)  # else what no name can hold is found out when the folder is made
-        folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    except Exception:  # ComfyUI raises nothing more special for a place outside of its output folder
-        problem = f"{quoted(prefix)} names no folder below ComfyUI's output folder"
-        raise SettingsError(problem, "give a short name of letters and digits", setting="filename_prefix") from None
-    return Path(folder), name
-
-
-def output_error(prefix: str, file: str) -> str | None:
-    """Why `file` could not be saved in a folder prefix_00001, so that nobody waits for it; None where it could.
-
-    Of places outside of the output folder as well, which ComfyUI refuses when it comes to saving.
-    """
-    root = folder_paths.get_output_directory()
-    below = Path(root, f"{os.path.normpath(prefix)}_00001", file)
-    try:
-        prefix.encode()
-        if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
-            return None
-        check_place(below)
-    except UnicodeEncodeError:
-        return f"filename_prefix {ascii(prefix)[:100]} has letters that no file name has; give another name"
-    except SettingsError as error:
-        return str(error)
-    return None

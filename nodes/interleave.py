@@ -1,12 +1,16 @@
 """Documents of text and pictures."""
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
+from ..sensenova_core.report.places import check_place
 from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
@@ -16,7 +20,7 @@ from ..sensenova_core.settings import (
     SamplingSettings,
 )
 from ..sensenova_core.writing.document import Drawing, Event, Text
-from . import folders, widgets
+from . import widgets
 from .decoding import decoding_input, decoding_settings
 from .door import UNSEEN, check_choice, checked
 from .pictures import NOTHING, picture_to_wire
@@ -146,14 +150,44 @@ class SaveDocument(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename_prefix=None) -> bool | str:
         """Before anything is drawn; None is a link."""
-        return (filename_prefix and folders.output_error(filename_prefix, "document.html")) or True
+        return (filename_prefix and _problem(filename_prefix, "document.html")) or True
 
     @classmethod
     @checked
     def execute(cls, document: Document.Type, filename_prefix: str, format: str) -> io.NodeOutput:
-        if problem := folders.output_error(filename_prefix, "document.html"):
+        if problem := _problem(filename_prefix, "document.html"):
             raise SettingsError(problem)
-        folder, stem = folders.output_place(filename_prefix)
+        folder, stem = _place(filename_prefix)
         path = save_numbered_document(document, folder, stem, form=format)
         show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+
+
+def _place(prefix: str) -> tuple[Path, str]:
+    """A folder, which is ComfyUI's output folder or lies below it, and what names in it begin with."""
+    try:
+        os.fsencode(prefix)  # else what no name can hold is found out when the folder is made
+        folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except Exception:  # ComfyUI raises nothing more special for a place outside of its output folder
+        problem = f"{quoted(prefix)} names no folder below ComfyUI's output folder"
+        raise SettingsError(problem, "give a short name of letters and digits", setting="filename_prefix") from None
+    return Path(folder), name
+
+
+def _problem(prefix: str, file: str) -> str | None:
+    """Why `file` could not be saved in a folder prefix_00001, so that nobody waits for it; None where it could.
+
+    Of places outside of the output folder as well, which ComfyUI refuses when it comes to saving.
+    """
+    root = folder_paths.get_output_directory()
+    below = Path(root, f"{os.path.normpath(prefix)}_00001", file)
+    try:
+        prefix.encode()
+        if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
+            return None
+        check_place(below)
+    except UnicodeEncodeError:
+        return f"filename_prefix {ascii(prefix)[:100]} has letters that no file name has; give another name"
+    except SettingsError as error:
+        return str(error)
+    return None

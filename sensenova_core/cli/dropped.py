@@ -28,7 +28,8 @@ def dropped(line: str) -> tuple[list[str], str]:
     """The picture files whose full names a line begins with, there or not, and what is said after them."""
     if _looks_dropped(line) and path_of(line).is_file():
         return [line], ""
-    words, rest = [], line
+    words = []
+    rest = line
     while (found := _WORD.match(rest)) and _looks_dropped(found[1]):
         words.append(_unquoted(found[1]))
         rest = rest[found.end() :]

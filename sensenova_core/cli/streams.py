@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 # How systems say that nobody reads any more: pipes, closed descriptors, terminals that were closed; EINVAL is Windows.
 GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.EINVAL, errno.ESHUTDOWN)
@@ -14,8 +15,9 @@ GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO, errno.ECONNRESET, errn
 class Lasting:
     """A text stream that drops what it cannot write. error: a full disk, say; no reader that has gone."""
 
-    def __init__(self, stream):
-        self._stream, self.error = stream, None
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+        self.error: OSError | None = None
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
@@ -67,6 +69,7 @@ def lasting() -> Iterator[Streams]:
     """sys.stdin, stdout and stderr are all there in here, and the latter two fail nobody."""
     _fill_descriptors()
     before = sys.stdin, sys.stdout, sys.stderr
+    # What is opened stays open to the end of the process.
     made = [open(os.devnull, mode, encoding="utf-8") if stream is None else stream  # noqa: SIM115
             for stream, mode in zip(before, "rww", strict=True)]  # fmt: skip
     for stream in made[1:]:

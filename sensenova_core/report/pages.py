@@ -1,10 +1,10 @@
 """Documents of text and pictures: collected from events, shown as one page, saved as one file with its images."""
 
 import html
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from ..errors import SettingsError, check_choice
 from ..writing.document import Drawing, End, Event, Text
 from .markdown import escaped
-from .places import free_names, synced, unfinished
+from .places import place_folder, synced, take_name, unfinished
 from .png import to_pil
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 IMAGE_MARK = "<image>"
 FORMATS = ("markdown", "html")
 
@@ -48,7 +49,8 @@ class DocumentBuilder:
 
     def __init__(self):
         self._parts: list[str | Image.Image] = []
-        self._ended, self._tokens = "end", 0
+        self._ended = "end"
+        self._tokens = 0
 
     def add(self, event: Event) -> None:
         if isinstance(event, Text):
@@ -73,12 +75,12 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
     The folder appears whole or not at all. Raises SettingsError for an unknown format or a folder that exists.
     """
     check_choice("format", form, FORMATS)
-    if folder.exists():
-        raise SettingsError(f"{folder} exists already", "choose another name")
     with unfinished(folder.parent) as own:
         name = _write(document, own, form)
-        if not _placed(own, folder):
-            raise SettingsError(f"{folder} exists already", "choose another name")
+        try:
+            place_folder(own, folder)
+        except FileExistsError:
+            raise SettingsError(f"{folder} exists already", "choose another name") from None
     return folder / name
 
 
@@ -86,10 +88,7 @@ def save_numbered_document(document: Document, folder: Path, stem: str, *, form:
     """`save_document` into the first of stem_00001, stem_00002, ... in `folder` that nobody has."""
     with unfinished(folder) as own:
         name = _write(document, own, form)
-        for target in free_names(folder, stem):
-            if _placed(own, target):
-                return target / name
-    raise FileExistsError(f"{folder} has no name left for {stem}")
+        return take_name(folder, stem, "", take=partial(place_folder, own)) / name
 
 
 def _write(document: Document, folder: Path, form: str) -> str:
@@ -105,25 +104,8 @@ def _write(document: Document, folder: Path, form: str) -> str:
     return name
 
 
-def _placed(whole: Path, target: Path) -> bool:
-    """Rename a folder; False if the name was taken meanwhile. No system renames one over another that is not empty."""
-    if os.path.lexists(target):
-        return False
-    try:
-        os.rename(whole, target)
-    except OSError:
-        if os.path.lexists(target):
-            return False
-        raise
-    return True
-
-
 def _markdown(document: Document) -> str:
-    return _rendered(
-        document,
-        text=escaped,
-        image=lambda n: f"\n\n![image {n}](image_{n}.png)\n\n",
-    )
+    return _rendered(document, text=escaped, image=lambda n: f"\n\n![image {n}](image_{n}.png)\n\n")
 
 
 def _html(document: Document) -> str:
@@ -136,8 +118,9 @@ def _html(document: Document) -> str:
     return f'<!DOCTYPE html>\n<meta charset="utf-8">\n<style>{style}</style>\n{body}'
 
 
-def _rendered(document: Document, text, image) -> str:
-    content, images = "", 0
+def _rendered(document: Document, *, text: Callable[[str], str], image: Callable[[int], str]) -> str:
+    content = ""
+    images = 0
     for part in document.parts:
         if isinstance(part, str):
             content += text(part)
@@ -152,7 +135,9 @@ def page(document: Document) -> Image.Image:
 
     It is at most 32,768 pixels high; what is left out then, it says.
     """
-    font, blocks, height = _font(), [], 2 * _MARGIN
+    font = _font()
+    blocks: list[str | Image.Image] = []
+    height = 2 * _MARGIN
     for block in _blocks(document, font):
         tall = _LINE if isinstance(block, str) else block.height + _LINE
         if height + tall + _LINE > _HIGHEST:
@@ -162,10 +147,11 @@ def page(document: Document) -> Image.Image:
         blocks.append(block)
         height += tall
     sheet = Image.new("RGB", (_WIDTH, max(height, 4 * _MARGIN)), "white")
-    draw, top = ImageDraw.Draw(sheet), _MARGIN
+    draw = ImageDraw.Draw(sheet)
+    top = _MARGIN
     for block in blocks:
         if isinstance(block, str):
-            draw.text((_MARGIN, top), block, "black", font)
+            draw.text((_MARGIN, top), block, fill="black", font=font)
             top += _LINE
         else:
             sheet.paste(block, (_MARGIN, top))
@@ -173,7 +159,7 @@ def page(document: Document) -> Image.Image:
     return sheet
 
 
-def _blocks(document: Document, font) -> Iterator[str | Image.Image]:
+def _blocks(document: Document, font: Font) -> Iterator[str | Image.Image]:
     """Lines and pictures, no wider than the page."""
     for part in document.parts:
         if isinstance(part, Image.Image):
@@ -184,9 +170,10 @@ def _blocks(document: Document, font) -> Iterator[str | Image.Image]:
                 yield from _lines(text[:_LONGEST], font)
 
 
-def _lines(text: str, font) -> Iterator[str]:
+def _lines(text: str, font: Font) -> Iterator[str]:
     """Cut a paragraph to the width of the page: at spaces where there are any, else between characters."""
-    line, width = "", _WIDTH - 2 * _MARGIN
+    line = ""
+    width = _WIDTH - 2 * _MARGIN
     for word in re.findall(r"\s+|[^\s\u2e80-\uffff]+|\S", text):  # letters of wide scripts stand alone
         if font.getlength(line + word) <= width:
             line += word
@@ -202,7 +189,7 @@ def _lines(text: str, font) -> Iterator[str]:
     yield line.rstrip()
 
 
-def _font():
+def _font() -> Font:
     for name in _FONTS:
         try:
             return ImageFont.truetype(name, _TEXT)

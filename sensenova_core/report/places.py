@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from ..system.locks import locked
 _LEFT = re.compile(r"\.sensenova-\w+\.part|\.document-\w+|.+_\d{5}\.png\.part")  # the last two of earlier versions
 _OF_DOCUMENTS = re.compile(r"image_\d+\.png|document\.(md|html)")
 _ALONE = re.compile(r"\.(sensenova-\w+\.part|sensenova-\w+\.line|document-\w+)\.lock")
-_LOCK, _OLD_SECONDS = ".lock", 10
+_LOCK = ".lock"
+_OLD_SECONDS = 10
 _WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
@@ -84,12 +85,23 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def free_names(folder: Path, stem: str, suffix: str = "") -> Iterator[Path]:
+def free_names(folder: Path, stem: str, suffix: str) -> Iterator[Path]:
     """stem_00001, stem_00002, ... with a suffix: those that nobody had when this was asked."""
     taken = {entry.name for entry in _entries(folder)} if folder.is_dir() else set()
     for number in range(1, 10**9):
         if (name := f"{stem}_{number:05d}{suffix}") not in taken:
             yield folder / name
+
+
+def take_name(folder: Path, stem: str, suffix: str, *, take: Callable[[Path], None]) -> Path:
+    """The first of those names that `take` gets, which raises FileExistsError where somebody else was faster."""
+    for path in free_names(folder, stem, suffix):
+        try:
+            take(path)
+            return path
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{folder} has no name left for {stem}")
 
 
 def place(whole: Path, target: Path) -> None:
@@ -101,6 +113,18 @@ def place(whole: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         target.touch(exist_ok=False)
         os.replace(whole, target)
+
+
+def place_folder(whole: Path, target: Path) -> None:
+    """The same for a folder, which no system renames over another that is not empty."""
+    if os.path.lexists(target):
+        raise FileExistsError(target)
+    try:
+        os.rename(whole, target)
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        raise
 
 
 def synced(path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..reading.images import METADATA_KEY
-from .places import free_names, place, synced, unfinished
+from .places import place, synced, take_name, unfinished
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -40,25 +41,13 @@ def save_numbered(image: Tensor, folder: Path, stem: str, *, settings: Mapping[s
     """Write a picture as the first of stem_00001.png, stem_00002.png, ... that nobody has; returns its path."""
     with unfinished(folder) as own:
         _write(image, own, settings)
-        for path in free_names(folder, stem, ".png"):
-            try:
-                place(own, path)
-                return path
-            except FileExistsError:
-                continue
-    raise FileExistsError(f"{folder} has no name left for {stem}")
+        return take_name(folder, stem, ".png", take=partial(place, own))
 
 
 def next_free(folder: Path, stem: str) -> Path:
     """The first of stem_00001.png, stem_00002.png, ... that nobody has, taken by an empty file: `save_png` fills it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in free_names(folder, stem, ".png"):
-        try:
-            path.touch(exist_ok=False)
-            return path
-        except FileExistsError:
-            continue
-    raise FileExistsError(f"{folder} has no name left for {stem}")
+    return take_name(folder, stem, ".png", take=lambda path: path.touch(exist_ok=False))
 
 
 def _write(image: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
