@@ -6,8 +6,22 @@ from functools import cache, wraps
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..sensenova_core.errors import PromptError, SenseNovaError, SettingsError, missing_package, plain, quoted
-from .sockets import Chat, Conditioning, Document, Model, Preset, References
+from ..sensenova_core.errors import (
+    PromptError,
+    SenseNovaError,
+    SettingsError,
+    missing_package,
+    plain,
+    quoted,
+)
+from .sockets import (
+    Chat,
+    Conditioning,
+    Document,
+    Model,
+    Preset,
+    References,
+)
 
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 # What a parameter is annotated with -> what belongs there.

@@ -11,7 +11,14 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import SettingsError, check_choice, check_count, check_number, plain, quoted
+from .errors import (
+    SettingsError,
+    check_choice,
+    check_count,
+    check_number,
+    plain,
+    quoted,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,15 @@ from ..hub.repository import (
     TOKENIZER_FILES,
     read_json,
 )
-from ..paths import path_of
-from .mistaken import GGUF, NOT_ENDED, SAFETENSORS, UNFINISHED, check_ended, look_alike
+from ..system.paths import path_of
+from .mistaken import (
+    GGUF,
+    NOT_ENDED,
+    SAFETENSORS,
+    UNFINISHED,
+    check_ended,
+    look_alike,
+)
 from .prefixes import LORA_BYTES
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -39,7 +39,7 @@ def run(options) -> int:
 
 def _target(options) -> Path | None:
     from ..hub.download import check_name
-    from ..paths import path_of
+    from ..system.paths import path_of
 
     if options.to is not None:
         return path_of(options.to)

@@ -11,8 +11,8 @@ from .. import DEMO
 from ..errors import CheckpointError, SettingsError
 from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
-from ..paths import is_there, path_of
 from ..settings import BEST_AREA, LoadSettings
+from ..system.paths import is_there, path_of
 from .options import add_settings, given
 
 if TYPE_CHECKING:

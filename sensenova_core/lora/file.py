@@ -21,7 +21,7 @@ from ..checkpoint.safetensors_file import read_header
 from ..checkpoint.tensors import TensorHeader
 from ..errors import CheckpointError
 from ..hub.repository import CONFIG_JSON, PEFT_FILE
-from ..paths import path_of
+from ..system.paths import path_of
 from .keys import Parameters, parsed
 from .peft import DORA, Settings, read_settings, settings_beside
 

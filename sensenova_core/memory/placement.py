@@ -10,7 +10,14 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..checkpoint import StoredWeights
-from ..errors import SenseNovaError, SettingsError, first_line, out_of_memory, out_of_system_memory, quoted
+from ..errors import (
+    SenseNovaError,
+    SettingsError,
+    first_line,
+    out_of_memory,
+    out_of_system_memory,
+    quoted,
+)
 from ..lora import Lora
 from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory
@@ -252,8 +259,8 @@ class Placement:
         limits = replace(plan.limits, buffers=fewer)
         self._carry_out(make_plan(self.sizes, self.task, limits, plan.system_free))
         self.tell(
-            f"{'system' if of_system else 'device'} memory ran out; going on from the last step with {in_words(fewer)} for layers, "
-            "slower. Set max_memory lower to avoid this."
+            f"{'system' if of_system else 'device'} memory ran out; going on from the last step with "
+            f"{in_words(fewer)} for layers, slower. Set max_memory lower to avoid this."
         )
 
     def given_up(self, error: BaseException) -> SenseNovaError:

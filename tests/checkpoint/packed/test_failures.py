@@ -11,10 +11,7 @@ from safetensors.torch import save_file
 import sensenova_core
 from sensenova_core import CheckpointError
 from tests.support.headers import read_headers
-from tests.support.packing import (
-    mixed,
-    write_gguf,
-)
+from tests.support.packing import mixed, write_gguf
 from tests.support.streaming import (
     Failing,
     draw_short,
