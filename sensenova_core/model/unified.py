@@ -1,12 +1,14 @@
 """The whole model: an expert that reads and writes text and reads images, and an expert that draws."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from .config import ExpertsConfig, ModelConfig
 from .decoder import Decoder
@@ -68,6 +70,18 @@ def _one(experts: ExpertsConfig | None) -> ExpertsConfig | None:
     return experts and replace(experts, num_experts=1, per_token=1)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Modules made meanwhile are not filled with the random numbers that a training would begin with: on the meta
+    device there are none, and to find that out torch imports its compiler, which takes a second or more."""
+
+    FILLS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
+
+    def __torch_function__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return None if func in self.FILLS else func(*args, **(kwargs or {}))
+
+
 class SenseNovaU1(nn.Module):
     """Parameters of one checkpoint, named by expert; `checkpoint.checkpoint_name` gives the published names."""
 
@@ -80,7 +94,7 @@ class SenseNovaU1(nn.Module):
     @classmethod
     def on_meta(cls, config: ModelConfig) -> "SenseNovaU1":
         """The model without storage: names, shapes and code, at any size at once."""
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return cls(config).requires_grad_(False).eval()
 
     @classmethod
