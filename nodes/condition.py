@@ -145,7 +145,9 @@ class TextEncode(io.ComfyNode):
     ) -> io.NodeOutput:
         images = images or References()
         thinking = thinking if thinking and thinking.strip() else None
-        return io.NodeOutput(model.engine.encode(prompt, images.images, thinking, images.max_pixels))
+        return io.NodeOutput(
+            model.engine.encode(prompt, images.images, think_text=thinking, max_pixels=images.max_pixels)
+        )
 
 
 class Think(io.ComfyNode):

@@ -79,7 +79,7 @@ class LoadedEngine:
     def interleave(
         self, prompt: str, images: Sequence[Image.Image], settings: DocumentSettings, max_pixels: int | None
     ) -> "Run[Event]":
-        events = self.engine.interleave(prompt, images, settings, max_pixels)
+        events = self.engine.interleave(prompt, images, settings=settings, max_pixels=max_pixels)
         return Run(self, lambda: self.engine.document_task(settings, len(images)), events)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:

@@ -27,7 +27,7 @@ def size_or_best(
     """
     if bool(width) != bool(height):
         raise SettingsError(f"width is {width} and height is {height}", "give both, or 0 for both")
-    return (width, height) if width else model.engine.best_size(image, document)
+    return (width, height) if width else model.engine.best_size(image, document=document)
 
 
 def size_input(sizes: dict[str, tuple[int, int]]) -> io.DynamicCombo.Input:

@@ -53,7 +53,9 @@ def run(options) -> int:
     with profile.loading():
         engine = open_engine(options)
     with profile.generating(engine):
-        document = collect(engine.interleave(options.prompt, images, settings, options.max_pixels), profile.tick)
+        document = collect(
+            engine.interleave(options.prompt, images, settings=settings, max_pixels=options.max_pixels), profile.tick
+        )
     sampling = settings.of_image(0)
     profile.drew(len(document.images), engine.config.grid(width=sampling.width, height=sampling.height).tokens)
     profile.wrote(document.tokens)
@@ -80,7 +82,7 @@ def _settings(options, images: list) -> DocumentSettings:
     elif options.resolution:
         size = named_size(options.resolution, INTERLEAVE_SIZES)
     else:
-        size = best_size(best_area(options.model), images[0].size if images else None, document=True)
+        size = best_size(best_area(options.model), image=images[0].size if images else None, document=True)
     return DocumentSettings.of(
         sampling=sampling_settings(given(options, SamplingSettings), size),
         sizes=(size,),

@@ -131,7 +131,7 @@ def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], 
         return width, height
     if images and options.same_size:
         return images[0]
-    automatic = best_size(best_area(options.model), images[0] if images else None)
+    automatic = best_size(best_area(options.model), image=images[0] if images else None)
     return automatic[0] if width is None else width, automatic[1] if height is None else height
 
 
@@ -142,7 +142,8 @@ def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None
     from ..reading.images import ReferenceImage, grid_read
 
     side = engine.config.token_pixels
-    grid = grid_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
+    limits = edit_pixel_limits(images, engine.config.best_area)
+    grid = grid_read(size[1], size[0], side, limits=limits, budget=max_pixels)
     return ReferenceImage(torch.empty(3, grid.height, grid.width, dtype=torch.float32, device="meta"), grid, size)
 
 

@@ -95,7 +95,7 @@ class SenseNovaU1(nn.Module):
     def on_meta(cls, config: ModelConfig) -> "SenseNovaU1":
         """The model without storage: names, shapes and code, at any size at once."""
         with torch.device("meta"), _Unfilled():
-            return cls(config).requires_grad_(False).eval()
+            return cls(config).requires_grad_(requires_grad=False).eval()
 
     @classmethod
     def shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -106,16 +106,14 @@ class SenseNovaU1(nn.Module):
         shapes: dict[str, tuple[int, ...]] = {}
         for name, value in cls.on_meta(replace(config, decoder=replace(decoder, **alone))).named_parameters():
             mixture, shape = _OF_MIXTURE.match(name), tuple(value.shape)
-            if mixture is None:
+            experts = mixture and paths[mixture["path"]][int(mixture["layer"])]
+            if mixture is None or experts is None:
                 shapes[name] = shape
-                continue
-            path, layer, rest = mixture["path"], int(mixture["layer"]), mixture["rest"]
-            count = paths[path][layer].num_experts
-            if rest is None:  # the router
-                shapes[name] = (count, *shape[1:])
+            elif mixture["rest"] is None:  # the router
+                shapes[name] = (experts.num_experts, *shape[1:])
             else:
-                before = name.removesuffix(f"0.{rest}")
-                shapes |= {f"{before}{expert}.{rest}": shape for expert in range(count)}
+                before, rest = name.removesuffix(f"0.{mixture['rest']}"), mixture["rest"]
+                shapes |= {f"{before}{expert}.{rest}": shape for expert in range(experts.num_experts)}
         return shapes
 
     @property
@@ -125,9 +123,9 @@ class SenseNovaU1(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of matmuls. Norms may be stored in another."""
-        return self.generation.decoder.layers[0].self_attn.o_proj.weight.dtype
+        return self.generation.decoder.layers[0].get_parameter("self_attn.o_proj.weight").dtype
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Tables for positions (..., 3, tokens) on this model's axes."""
         decoder = self.config.decoder
-        return rotation(positions, decoder.head_dim, decoder.rope_theta, decoder.rope_theta_hw)
+        return rotation(positions, head_dim=decoder.head_dim, theta=decoder.rope_theta, theta_hw=decoder.rope_theta_hw)

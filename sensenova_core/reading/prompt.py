@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,16 +14,7 @@ from ..errors import PromptError
 from ..model.grid import Grid
 from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from .images import ReferenceImage
-from .tokenizer import (
-    IMAGE_END,
-    IMAGE_SLOT,
-    IMAGE_START,
-    THINK_END,
-    THINK_START,
-    Special,
-    Tokenizer,
-    markup,
-)
+from .tokenizer import IMAGE_END, IMAGE_SLOT, IMAGE_START, THINK_END, THINK_START, Special, Tokenizer, markup
 
 IMAGE_PLACEHOLDER = "<image>"
 NO_THINKING = "<think>\n\n</think>\n\n"
@@ -150,7 +141,9 @@ class PromptBuilder:
         sequences = {CONDITION: condition, UNCONDITIONAL: self.unconditional()}
         if images:
             sequences[IMAGES_ONLY] = self.sequence([*_turn(images), *markup("<img>")])
-        return Conditioning(self.vocabulary, prompt, images, sequences, think_text)
+        return Conditioning(
+            vocabulary=self.vocabulary, prompt=prompt, images=images, sequences=sequences, think_text=think_text
+        )
 
     def thinking(self, conditioning: Conditioning) -> TokenSequence:
         """What the model reads before it reasons about a picture."""
@@ -166,7 +159,7 @@ class PromptBuilder:
         return self.sequence([*_turn([""]), *markup("<img>")])
 
     def document(
-        self, prompt: str, images: tuple[ReferenceImage, ...], system: str | None, think: bool
+        self, prompt: str, images: tuple[ReferenceImage, ...], *, system: str | None, think: bool
     ) -> tuple[TokenSequence, TokenSequence]:
         """The full branch and the images-only branch of a document of text and pictures, up to where it begins.
 
@@ -221,7 +214,8 @@ class PromptBuilder:
 
     def _sequence(self, pieces: Iterable[Piece]) -> TokenSequence:
         """`sequence`, however long."""
-        images, flat = [], []
+        images: list[ReferenceImage] = []
+        flat: list[str] = []
         for piece in pieces:
             if isinstance(piece, ReferenceImage):
                 images.append(piece)
@@ -229,15 +223,16 @@ class PromptBuilder:
             else:
                 flat.append(piece)
         ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64, device="cpu")
-        grids = tuple(image.grid for image in images)
-        special = self.tokenizer.ids
-        slots = ids == special[IMAGE_SLOT]
+        start, slot = self.tokenizer.ids[IMAGE_START], self.tokenizer.ids[IMAGE_SLOT]
         return TokenSequence(
-            ids, positions(ids, special[IMAGE_START], special[IMAGE_SLOT], grids), slots, tuple(images)
+            ids=ids,
+            positions=positions(ids, [image.grid for image in images], start_id=start, slot_id=slot),
+            slots=ids == slot,
+            images=tuple(images),
         )
 
 
-def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[Grid, ...]) -> Tensor:
+def positions(ids: Tensor, grids: Sequence[Grid], *, start_id: int, slot_id: int) -> Tensor:
     """Time, row and column of every token: int64 (3, tokens).
 
     Time grows by one at every text token and once more after <img>; the tokens of an image share theirs.

@@ -77,7 +77,7 @@ class Remembered:
     def _conversation_bytes(self) -> int:
         return 0 if self.conversation is None else self.conversation[1].nbytes
 
-    def trim(self, limit: int, needed: Collection[str], conversation: bool) -> None:
+    def trim(self, limit: int, needed: Collection[str], *, conversation: bool) -> None:
         """Forget what a run does not need until no more than so many bytes are left beside what it does.
 
         needed: keys of prefixes. conversation: whether the run may go on with the one that is remembered.

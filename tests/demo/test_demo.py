@@ -172,9 +172,9 @@ def test_training_sees_what_drawing_sees(tiny, training):
     batch = collate("picture", [longer, row, beside], rows.side)
     read = ReadingRows(batch.positions, batch.valid)
     with torch.inference_mode():
-        understand(training.model, batch, read)
+        understand(training.model, batch, settings=read)
         prefixes = engine.reader.prefixes_of({CONDITION: row.sequence, UNCONDITIONAL: prompts.unconditional()})
-        denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), engine._kernel, edit=False)
+        denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), kernel=engine._kernel, edit=False)
         z, t = denoiser.start(), denoiser.device_times[1]
         theirs = denoiser._guesses(z, 1, 2)
         image = denoiser.grid.tokens_to_image(z).expand(3, -1, -1, -1)
@@ -205,7 +205,7 @@ def test_guidance_is_what_is_learnt_late_in_training(tiny, training):
         read, count = ReadingRows(batch.positions, batch.valid), len(batch.owners)
         t = torch.full((count,), 0.4)
         with torch.inference_mode():
-            understand(training.model, batch, read)
+            understand(training.model, batch, settings=read)
             attend = attention_after(read, batch, batch.owners, batch.lengths)
             found = guided(training.model, batch, attend, batch.pictures, t)
             sides = [branch(training.model, batch, read, one, batch.pictures, t) for one in batch.branches.unbind(1)]
@@ -278,7 +278,7 @@ def test_the_exported_folder_loads_and_does_every_task(tiny, training):
     last = [*engine.sample(conditioning, width=128, height=96, steps=2, img_cfg=2.0)][-1]
     assert np.isfinite(last.image().numpy()).all()
     settings = sensenova_core.writing.decode.DecodingSettings(max_tokens=4)
-    assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
+    assert [*engine.understand("What is this?", [draw(made_scene)], settings=settings)][-1].ended
     assert thought_through(engine.think(engine.encode("a red circle"), settings)).think_text is not None
     assert flow.noise_scale(engine.config.noise, 16) == 4.0
 

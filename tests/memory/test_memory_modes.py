@@ -276,7 +276,7 @@ def test_without_matplotlib_it_says_so(bench, tmp_path, monkeypatch):
 
 def measured_step(folder: Path, mode: str, side: int, steps: int = 12) -> tuple[float, Plan]:
     """Seconds of a step once everything is under way, and the plan."""
-    engine = sensenova_core.load(folder, "cuda", vram_mode=mode)
+    engine = sensenova_core.load(folder, device="cuda", vram_mode=mode)
     drawn = engine.sample(engine.encode("a small house"), width=side, height=side, steps=steps)
     times = []
     for step in drawn:

@@ -84,7 +84,7 @@ def test_memory_that_runs_out_in_a_document_is_mended(load, expected):
     watch_attention(engine, Failing({60}, out_of_memory))
     settings = DocumentSettings(SamplingSettings(64, 64, 1, Guidance(4.0, 2.0)))
     said = told_by(engine)
-    events = list(engine.interleave("a tale", (), settings, choose=saying(engine, TALE)))
+    events = list(engine.interleave("a tale", (), settings=settings, choose=saying(engine, TALE)))
     drawn = [event for event in events if isinstance(event, Drawing)]
     assert torch.equal(drawn[-1].step.pixels(), expected("dense")["last drawn"]) and len(said) == 1
 
