@@ -145,9 +145,10 @@ class SimulatedResidency(Residency):
         model, self.clocks = SenseNovaU1.on_meta(config), Clocks()
         weights = UnreadWeights(model, self.clocks, read_rate, stored)
         units, fixed = units_of(model, weights), Fixed(model, weights)
-        sizes = Sizes.of(units, config.decoder.num_layers, fixed.nbytes, weights.nbytes)
+        sizes = Sizes.of(units, layers=config.decoder.num_layers, fixed=fixed.nbytes, stored_bytes=weights.nbytes)
         lane = SimulatedLane(self.clocks, copy_rate)
-        super().__init__(weights, units, fixed, sizes, torch.device("meta"), lane, Clock(lane))
+        device = torch.device("meta")
+        super().__init__(weights, units, sizes, fixed=fixed, device=device, lane=lane, clock=Clock(lane))
         self.model = model
         self._worker = Worker(self.clocks)
 

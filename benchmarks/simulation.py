@@ -69,7 +69,7 @@ class Picture:
     def plan(self, config: ModelConfig, residency: SimulatedResidency, limits: Limits, host: int, unread: int) -> Plan:
         branches = dict(zip(("condition", "unconditional"), self.prefixes, strict=True))
         task = Activations(config, BF16).drawing(self.sampling, branches, unread=unread)
-        return make_plan(residency.sizes, task, limits, host)
+        return make_plan(residency.sizes, task, limits, system_free=host)
 
     def reading_flops(self, model: SenseNovaU1) -> list[float]:
         """Of one layer, for each prefix."""

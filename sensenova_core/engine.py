@@ -133,14 +133,14 @@ class Engine:
     def plan(self, task: Task, card: int | None = None, system_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, system_free: bytes to plan for in place of what
         is free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
-        return self.memory.plan(task, self.remembered.nbytes, card, system_free)
+        return self.memory.plan(task, self.remembered.nbytes, card=card, system_free=system_free)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
         """`plan` in words, before there is a prompt. asked: see ForecastSettings; where weights run in place, ram
         changes nothing. Raises SettingsError where it cannot fit."""
         run = ForecastSettings.of(**asked)
         settings.check_size(self.config.token_pixels)
-        check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)
+        check_count("prompt_tokens", run.prompt_tokens, least=1, most=self.prompts.max_tokens)
         return forecast.explain(
             self.memory,
             self.activations,

@@ -78,7 +78,7 @@ class Setting:
         if self.choices:
             check_choice(self.name, value, self.choices)
         elif self.kind is int and not self.automatic:  # a side is checked once the model is known
-            check_count(self.name, value, int(self.low), None if self.high == math.inf else int(self.high))
+            check_count(self.name, value, least=int(self.low), most=None if self.high == math.inf else int(self.high))
         elif self.kind is float:
             check_number(self.name, value, self._expected(), low=self.low, over=self.over, high=self.high)
 
@@ -263,9 +263,9 @@ class SamplingSettings(Settings):
         1, "Images drawn at once; the prompt is read once for all.", low=1, high=4096, usual=(1, 64)
     )
     crop: bool = _setting(
-        False,
-        "Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly its "
-        "image's size.",
+        default=False,
+        help="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly "
+        "its image's size.",
         advanced=True,
     )
 
@@ -301,7 +301,9 @@ class DecodingSettings(Settings):
     """
 
     max_tokens: int = _setting(512, "Where the text is cut, in tokens.", low=1, usual=(1, 32_768))
-    sample: bool = _setting(False, "Draw tokens at random instead of the likeliest ones.", option="do_sample")
+    sample: bool = _setting(
+        default=False, help="Draw tokens at random instead of the likeliest ones.", option="do_sample"
+    )
     temperature: float = _setting(
         0.7,
         "Higher is more varied.",
@@ -359,7 +361,7 @@ class DocumentSettings(Settings):
     sizes: tuple[tuple[int, int], ...] = ()
     decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=MAX_DOCUMENT_TOKENS))
     max_images: int = _setting(10, "A further picture ends the document.", low=0, usual=(0, 100))
-    think: bool = _setting(False, "Reason first, drawing in between.")
+    think: bool = _setting(default=False, help="Reason first, drawing in between.")
     system: str | None = _setting(
         None,
         "Replaces the system message that the model was trained with.",

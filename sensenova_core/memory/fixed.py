@@ -10,6 +10,8 @@ from ..lora import Lora, merge
 from ..lora.merging import Term
 from ..model import SenseNovaU1
 
+_NO_ROWS = torch.empty(0, device="cpu")  # before any are mapped
+
 
 class Fixed:
     """The tensors outside the units: small ones that stay on the device, and the embedding table, of which a run needs
@@ -27,7 +29,7 @@ class Fixed:
         }
         self.nbytes = sum(stored.headers[name].numel * stored.dtype(name).itemsize for name in self._small)
         self._dtype = stored.compute_dtype
-        self._rows: Tensor | Packed | None = None  # of the table
+        self._rows: Tensor | Packed = _NO_ROWS  # of the table
         self._loras: tuple[tuple[Lora, float], ...] = ()
         self._added: list[Term] = []  # to the table
 
@@ -53,16 +55,15 @@ class Fixed:
                 assign(*self._table[name], value)
 
     def drop(self) -> None:
-        self._rows, self._added = None, []
+        self._rows, self._added = _NO_ROWS, []
         for module, leaf in (*self._small.values(), *self._table.values()):
             assign(module, leaf, getattr(module, leaf).to("meta"))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Rows of the table, on the CPU: no others are unpacked or changed."""
         ids = ids.cpu()
-        packed = isinstance(self._rows, Packed)
-        rows = self._rows.at(ids) if packed else self._rows[ids]
-        if not packed and not self._added:
+        rows = self._rows.at(ids) if isinstance(self._rows, Packed) else self._rows[ids]
+        if isinstance(rows, Tensor) and not self._added:
             return rows
         into = torch.empty(rows.shape, dtype=self._dtype, device="cpu")
         merge(rows, [(amount, up[ids], down) for amount, up, down in self._added], into)
@@ -78,9 +79,10 @@ class Fixed:
         ]
 
     def _terms(self, stored: StoredWeights, name: str) -> list[Term]:
-        used = [(lora, strength) for lora, strength in self._loras if strength and name in lora.factors]
-        terms = []
-        for lora, strength in used:
-            (_, up), (_, down) = stored.mapped(lora.names(name))
-            terms.append((strength * lora.factors[name].factor, up, down))
+        terms: list[Term] = []
+        for lora, strength in self._loras:
+            if strength and name in lora.factors:
+                (_, up), (_, down) = stored.mapped(lora.names(name))
+                assert isinstance(up, Tensor) and isinstance(down, Tensor)  # factors of LoRAs are never packed
+                terms.append((strength * lora.factors[name].factor, up, down))
         return terms

@@ -43,7 +43,7 @@ def explain(
     if memory.in_place and card is None:
         plans = [_in_place(memory, task) for task in tasks]
     else:
-        plans = [rows_of(memory.plan(task, remembered, card, ram)) for task in tasks]
+        plans = [rows_of(memory.plan(task, remembered, card=card, system_free=ram)) for task in tasks]
     return "\n\n".join(in_rows(rows | more) for rows in plans)
 
 
@@ -92,7 +92,7 @@ def _in_place(memory: Placement, task: Task) -> dict[str, str]:
 def _cards_for(memory: Placement, tasks: list[Task]) -> str:
     """What to know about cards where none was named."""
     least = max(memory.sizes.smallest(task)[0] for task in tasks)
-    most = max(make_plan(memory.sizes, task, Limits("full"), 0).device_bytes for task in tasks)
+    most = max(make_plan(memory.sizes, task, Limits("full"), system_free=0).device_bytes for task in tasks)
     return (
         f"none was named; {in_words(least, ceil)} is the least that works, with {in_words(most, ceil)} all layers "
         "of the expert in use stay. To plan for one, give its free memory as card (--card), such as 11GiB"

@@ -24,15 +24,20 @@ class Mapped:
     time in a buffer that all of them run in.
     """
 
+    buffer_bytes = 0  # that could be fewer: none are
+    page_locked_bytes = 0
+
     def __init__(
         self,
         model: SenseNovaU1,
         stored: StoredWeights,
         units: Units,
+        *,
         fixed: Fixed,
         sizes: Sizes,
     ):
         self.stored, self.fixed = stored, fixed
+        self.embed = fixed.embed
         self.placed, self.times_dropped = False, 0
         self.slots = Slots(CPU, DirectTransfers())  # of which only the working buffer is used
         self._model = model
@@ -42,12 +47,13 @@ class Mapped:
         """Say of every tensor whether it runs where it lies. Nothing is placed."""
         self.units, self.sizes = units, sizes
         self._owners: dict[str, tuple[nn.Module, str]] = {}  # of tensors that run where they lie
-        self._others: dict[str, Tensor | Packed | None] = {}  # those that do not, once they are mapped
+        self._apart: list[str] = []  # names of those that do not
+        self._others: dict[str, Tensor | Packed] = {}  # these, once they are mapped
         for expert in EXPERTS:
             for unit in units[expert]:
                 module = unit.template if unit.index < sizes.layers else self._model.understanding.lm_head
                 if unit.apart:
-                    self._others |= {part.name: None for part in unit.all_parts}
+                    self._apart += [part.name for part in unit.all_parts]
                 else:
                     self._owners |= {part.name: (module, part.leaf) for part in unit.parts}
 
@@ -56,16 +62,6 @@ class Mapped:
         """In use now."""
         return (self.stored.nbytes if self.placed else 0) + self.slots.nbytes
 
-    @property
-    def buffer_bytes(self) -> int:
-        """That could be fewer: none are."""
-        return 0
-
-    @property
-    def page_locked_bytes(self) -> int:
-        """Page-locked: nothing is."""
-        return 0
-
     def place(self) -> None:
         """Map every weight, unless they are. Whatever goes wrong, nothing stays behind."""
         if self.placed:
@@ -73,8 +69,9 @@ class Mapped:
         try:
             self.fixed.place(self.stored, CPU)
             for name, value in self.stored.mapped(self._owners):
+                assert isinstance(value, Tensor)  # packed ones are made ready apart
                 assign(*self._owners[name], value.to(self.stored.dtype(name)))
-            self._others = dict(self.stored.mapped(self._others))
+            self._others = dict(self.stored.mapped(self._apart))
         except BaseException:
             self.drop()
             raise
@@ -102,7 +99,7 @@ class Mapped:
         self.fixed.drop()
         for module, leaf in self._owners.values():
             assign(module, leaf, module.get_parameter(leaf).to("meta"))
-        self._others = dict.fromkeys(self._others)
+        self._others.clear()
         self.slots.drop()
 
     def shrink(self, size: int) -> int:
@@ -120,12 +117,8 @@ class Mapped:
         """One pass over the output head's pieces: the same."""
         pieces = self.units[UNDERSTANDING][self.sizes.layers :]
         if pieces[0].apart:  # then all are, for they are one tensor
-            return (self._made_ready(unit).weight for unit in pieces)
+            return (self._made_ready(unit).get_parameter("weight") for unit in pieces)
         return self._model.understanding.head_pieces()
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Rows of the embedding table."""
-        return self.fixed.embed(ids)
 
     def _made_ready(self, unit: Unit) -> nn.Module:
         return self.slots.made_ready(unit, self._as_it_lies, max(self.sizes.working.values()))

@@ -35,7 +35,7 @@ class Slot:
             for value in module.parameters():
                 value.data = value.data.new_empty(0)
         self._modules.clear()
-        self.buffer = None
+        self.buffer = self.buffer.new_empty(0)
 
 
 class Slots:

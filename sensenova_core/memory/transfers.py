@@ -32,6 +32,7 @@ class Transfers(Protocol):
 
     def pin(self, buffer: Tensor) -> bool:
         """Page-lock system memory, for copies that do not hold anything up. False where that is refused."""
+        ...
 
     def unpin(self, buffer: Tensor) -> None: ...
 
@@ -40,9 +41,11 @@ class Transfers(Protocol):
 
     def passed(self, stamp: Any) -> bool:
         """Whether the device has come to a stamp; waits for nothing."""
+        ...
 
     def seconds(self, before: Any, after: Any) -> float:
         """Between two stamps that have passed."""
+        ...
 
     def settle(self) -> None:
         """Wait until the device has done all that was asked of it."""
@@ -87,6 +90,9 @@ class CudaTransfers:
     def __init__(self, device: torch.device):
         self.device = device
         self.stream = torch.cuda.Stream(device)
+        cudart = torch.cuda.cudart()
+        assert cudart is not None  # a stream of its is there
+        self._cudart = cudart
 
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         done = torch.cuda.Event()
@@ -113,7 +119,7 @@ class CudaTransfers:
     def pin(self, buffer: Tensor) -> bool:
         """Registers the buffer itself: torch's own page-locked memory is rounded up to a power of two, and kept."""
         with torch.cuda.device(self.device):
-            error = int(torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
+            error = int(self._cudart.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
         if error:
             log.warning("page-locking %s of system memory failed (CUDA error %d)", in_words(buffer.nbytes), error)
         return not error
@@ -121,7 +127,7 @@ class CudaTransfers:
     def unpin(self, buffer: Tensor) -> None:
         self.stream.synchronize()  # a copy out of it may be under way
         with torch.cuda.device(self.device):
-            torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())
+            self._cudart.cudaHostUnregister(buffer.data_ptr())
 
     def stamp(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)

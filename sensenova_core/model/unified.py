@@ -1,7 +1,7 @@
 """The whole model: an expert that reads and writes text and reads images, and an expert that draws."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,10 +76,9 @@ class _Unfilled(TorchFunctionMode):
 
     FILLS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
 
-    def __torch_function__(
-        self, func: Callable, types: object, args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return None if func in self.FILLS else func(*args, **(kwargs or {}))
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), *named: Any) -> Any:
+        """named: a dictionary of keyword arguments, where there are any."""
+        return None if func in self.FILLS else func(*args, **(named[0] if named else {}))
 
 
 class SenseNovaU1(nn.Module):

@@ -119,7 +119,7 @@ def references(
     budgets = max_pixels if isinstance(max_pixels, list | tuple) else [max_pixels] * len(images)
     for budget in budgets:
         if budget is not None:
-            check_count("max_pixels", budget, 1)
+            check_count("max_pixels", budget, least=1)
     for index, image in enumerate(images, 1):
         check_ratio(*image.size, f"Image-{index}")
     read = []

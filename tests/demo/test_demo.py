@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 import sensenova_core
 from sensenova_core.drawing import flow
 from sensenova_core.drawing.sampling import Denoiser
+from sensenova_core.model import InModule
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.reading.prompt import PromptBuilder, system_message
 from sensenova_core.settings import CONDITION, UNCONDITIONAL, SamplingSettings
@@ -172,11 +173,11 @@ def test_training_sees_what_drawing_sees(tiny, training):
     batch = collate("picture", [longer, row, beside], rows.side)
     read = ReadingRows(batch.positions, batch.valid)
     with torch.inference_mode():
-        understand(training.model, batch, settings=read)
+        understand(training.model, batch, read)
         prefixes = engine.reader.prefixes_of({CONDITION: row.sequence, UNCONDITIONAL: prompts.unconditional()})
         denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), kernel=engine._kernel, edit=False)
         z, t = denoiser.start(), denoiser.device_times[1]
-        theirs = denoiser._guesses(z, 1, 2)
+        theirs = denoiser._guesses(z, 1, InModule(engine.model), branches=2)
         image = denoiser.grid.tokens_to_image(z).expand(3, -1, -1, -1)
         attend = attention_after(read, batch, batch.owners, batch.lengths)
         ours = guesses(training.model, attend, image, t.expand(3))
@@ -205,7 +206,7 @@ def test_guidance_is_what_is_learnt_late_in_training(tiny, training):
         read, count = ReadingRows(batch.positions, batch.valid), len(batch.owners)
         t = torch.full((count,), 0.4)
         with torch.inference_mode():
-            understand(training.model, batch, settings=read)
+            understand(training.model, batch, read)
             attend = attention_after(read, batch, batch.owners, batch.lengths)
             found = guided(training.model, batch, attend, batch.pictures, t)
             sides = [branch(training.model, batch, read, one, batch.pictures, t) for one in batch.branches.unbind(1)]

@@ -116,7 +116,7 @@ def unit_of(mixture: MixtureOfExperts) -> Unit:
     """A unit of a layer that is nothing but this."""
     parts, start = [], 0
     for name, value in mixture.named_parameters():
-        parts.append(Part(name, name, value.dtype, tuple(value.shape), start, start))
+        parts.append(Part(name, name, dtype=value.dtype, shape=tuple(value.shape), lies_at=start, runs_at=start))
         start += -(-parts[-1].nbytes // 256) * 256
     return Unit("generation", 0, tuple(parts), mixture.to("meta"))
 

@@ -122,11 +122,11 @@ def test_memory_that_runs_out_between_reading_and_drawing_is_mended(load, monkey
     failed = []
     real = sensenova_core.drawing.sampling.DrawingAttention
 
-    def buffers(*arguments):
+    def buffers(*prefixes, **sizes):
         if not failed:
             failed.append(1)
             raise out_of_memory()
-        return real(*arguments)
+        return real(*prefixes, **sizes)
 
     monkeypatch.setattr(sensenova_core.drawing.sampling, "DrawingAttention", buffers)
     assert torch.equal(draw_short(engine), expected)

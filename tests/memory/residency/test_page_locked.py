@@ -169,7 +169,7 @@ def fp8_units(count: int) -> tuple[tuple[Unit, ...], Bytes]:
     for index in range(count):
         parts, start = [], 0
         for leaf, (shape, dtype) in shapes.items():
-            parts.append(Part(leaf, f"{index}.{leaf}", dtype, shape, start, start))
+            parts.append(Part(leaf, f"{index}.{leaf}", dtype=dtype, shape=shape, lies_at=start, runs_at=start))
             start += -(-parts[-1].nbytes // 256) * 256
             raw = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), generator=generator)
             stored[parts[-1].name] = raw.to(torch.uint8).view(dtype)
@@ -183,7 +183,7 @@ def test_units_of_fp8_arrive_bit_for_bit(direct, kept):
     units, weights = fp8_units(4)
     sizes = plans.Sizes({UNDERSTANDING: (256,), GENERATION: tuple(unit.nbytes for unit in units)}, 0, 0, 0)
     slot = sizes.slot_of(GENERATION)
-    store = PageLockedStore(weights, {GENERATION: units}, sizes, DirectTransfers(), direct)
+    store = PageLockedStore(weights, {GENERATION: units}, sizes, lane=DirectTransfers(), direct=direct)
     store.keep(frozenset((GENERATION, index) for index in kept))
     buffer = Slot(slot, torch.device("cpu"), DirectTransfers())
     for _ in range(3):
