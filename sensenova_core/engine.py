@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +15,14 @@ from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_nam
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
-from .errors import SenseNovaError, SettingsError, check_count
+from .errors import SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, forecast, limits_of
 from .memory.activations import Activations
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
-from .reading.images import MaxPixels, ReferenceImage, references
+from .reading.images import MaxPixels, ReferenceImage, listed, references
 from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder
 from .reading.prompt import TokenSequence as Tokens
@@ -34,9 +36,11 @@ from .settings import (
     LoadSettings,
     ReasoningSettings,
     SamplingSettings,
+    Settings,
     edit_pixel_limits,
     understanding_pixel_limits,
 )
+from .system.turns import Results, Turn
 from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
@@ -44,6 +48,8 @@ from .writing.document import Event, Writer, growing
 from .writing.thinking import Thought
 
 Result = TypeVar("Result")
+Made = TypeVar("Made", bound=Settings)
+Messages = str | Message | list[Message] | tuple[Message, ...]  # a question alone, one message, or a conversation
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +85,10 @@ def load(
 
 
 class Engine:
-    """One checkpoint and what it has read. Make it with `load`."""
+    """One checkpoint and what it has read. Make it with `load`.
+
+    Threads may share it: they take turns, see `alone`. Processes may not; a forked one begins with nothing placed.
+    """
 
     def __init__(self, path: str | Path, settings: LoadSettings):
         """Check files and settings; the weights stay on disk until `place`."""
@@ -91,6 +100,7 @@ class Engine:
         self.name, self.config = self.checkpoint.name, self.checkpoint.config
         shapes = {checkpoint_name(name): shape for name, shape in SenseNovaU1.shapes(self.config).items()}
         # First, for building a model of many experts takes seconds.
+        self.checkpoint.check_readable()
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
         self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
@@ -105,14 +115,28 @@ class Engine:
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, run=self.memory.run, remembered=self.remembered)
         self._loras = LorasInUse(shapes)
+        self._turn = Turn(self.memory.forked)
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
+
+    def __reduce__(self):
+        raise SenseNovaError(
+            f"a loaded model cannot be pickled or copied: {self.name} holds files and threads; hand on its path, and "
+            "load it in the process that uses it"
+        )
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within it no other thread uses this engine: for several calls that belong together, such as `use_loras` and
+        the run that is to use them.
+
+        Without it threads take turns by themselves. A run begins when the last one of another thread has ended, or was
+        not gone on with for a second; what changes the engine waits for the step or token in progress.
+        """
+        return self._turn
 
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
-        used = {
-            name: conditioning.sequences[name] for name in flow.branches_needed(settings, edit=conditioning.is_edit)
-        }
-        unread = any(self.remembered.prefixes.get(self.reader.key(sequence)) is None for sequence in used.values())
+        used = _used(conditioning, settings)
+        unread = any(self.reader.key(sequence) not in self.remembered.prefixes for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
         return self.activations.drawing(settings, tokens, unread=unread, images=len(conditioning.images))
 
@@ -136,8 +160,10 @@ class Engine:
         return self.memory.plan(task, self.remembered.nbytes, card=card, system_free=system_free)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
-        """`plan` in words, before there is a prompt. asked: see ForecastSettings; where weights run in place, ram
-        changes nothing. Raises SettingsError where it cannot fit."""
+        """`plan` in words, before there is a prompt. asked: see ForecastSettings.
+
+        Raises SettingsError where it cannot fit.
+        """
         run = ForecastSettings.of(**asked)
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, least=1, most=self.prompts.max_tokens)
@@ -167,44 +193,49 @@ class Engine:
         are changed as they run and never where they lie, so that no LoRAs is exactly the model as it was. A run in
         progress ends with a SenseNovaError at its next step.
         """
-        chosen = self._loras.chosen(loras)
-        if chosen == self._loras:
-            return
-        try:
-            self.memory.use(chosen.strengths())
-        except BaseException:
-            self.memory.use(self._loras.strengths())  # which places nothing: the weights were dropped
-            raise
-        self.reader.read_as(chosen.variant)
-        self._loras = chosen
+        with self._working():
+            chosen = self._loras.chosen(loras)
+            if chosen == self._loras:
+                return
+            try:
+                self.memory.use(chosen.strengths())
+            except BaseException:
+                self.memory.use(self._loras.strengths())  # which places nothing: the weights were dropped
+                raise
+            self.reader.read_as(chosen.variant)
+            self._loras = chosen
 
     def place(self) -> None:
         """Bring what every run needs from the files to the device, unless it is there."""
-        self.memory.residency.place()
+        with self._working():
+            self.memory.residency.place()
 
     def allow(self, weights: int | None) -> None:
         """Let weights take so many bytes of the device, and give back at once what they have beyond; None for all that
         is free. For a host that shares the device among several models."""
-        self.memory.allow(weights)
-        if weights is not None and (beyond := self.memory.residency.nbytes - weights) > 0:
-            self.memory.residency.shrink(beyond)
+        with self._turn:
+            self.memory.allow(weights)
+            if weights is not None and (beyond := self.memory.residency.nbytes - weights) > 0:
+                self.memory.residency.shrink(beyond)
 
     def give_back(self, size: int) -> int:
         """Free at least `size` bytes on the device, layer by layer, or all there are; returns how many it was.
 
         What was read goes first: reading it again costs less than bringing layers back.
         """
-        read = self.remembered.nbytes
-        self.remembered.forget()
-        return read + (self.memory.residency.shrink(size - read) if size > read else 0)
+        with self._turn:
+            read = self.remembered.nbytes
+            self.remembered.forget()
+            return read + (self.memory.residency.shrink(size - read) if size > read else 0)
 
     def release(self) -> None:
         """Give back all device memory: weights, and all that was read. `place` reads the weights again.
 
         A run in progress ends with a SenseNovaError at its next step.
         """
-        self.remembered.forget()
-        self.memory.residency.drop()
+        with self._turn:
+            self.remembered.forget()
+            self.memory.residency.drop()
 
     def encode(
         self,
@@ -220,7 +251,8 @@ class Engine:
         `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
-        return self.prompts.picture(prompt, self._references(images, max_pixels), think_text)
+        shown = self._references(listed(images), max_pixels)
+        return self.prompts.picture(prompt, shown, think_text)
 
     def _references(self, images: Sequence[Image.Image], max_pixels: int | None) -> tuple[ReferenceImage, ...]:
         """Images made ready to be read for an edit or a document."""
@@ -236,7 +268,7 @@ class Engine:
         settings: greedy and 1024 tokens at most, unless given. choose: a way to choose tokens in place of the settings'
         own. Raises SettingsError at the call, before any work.
         """
-        settings = settings or ReasoningSettings()
+        settings = _expected(settings, DecodingSettings) or ReasoningSettings()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
         return self._running(
@@ -260,6 +292,7 @@ class Engine:
         shift, t_eps, seed, batch_size, crop; see SamplingSettings and Guidance. Raises SettingsError at the call,
         before any work.
         """
+        self._check_vocabulary(conditioning)
         width, height = settings.get("width"), settings.get("height")
         if (width is None) != (height is None):
             raise SettingsError(f"width is {width} and height is {height}", "give both or neither")
@@ -270,6 +303,7 @@ class Engine:
 
     def denoise(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
         """`sample` with its settings in one value."""
+        self._check_vocabulary(conditioning)
         settings.check_size(self.config.token_pixels)
         if conditioning.is_edit and settings.guidance.norm == "cfg_zero_star":
             raise SettingsError(
@@ -278,10 +312,7 @@ class Engine:
                 setting="cfg_norm",
                 value="cfg_zero_star",
             )
-        self._check_vocabulary(conditioning)
-        used = {
-            name: conditioning.sequences[name] for name in flow.branches_needed(settings, edit=conditioning.is_edit)
-        }
+        used = _used(conditioning, settings)
 
         def steps() -> Iterator[Step]:
             prefixes = self.reader.prefixes_of(used)
@@ -293,14 +324,15 @@ class Engine:
 
             return self.memory.run("drawing", ready).steps()
 
-        def needed() -> list[str]:
-            return [*map(self.reader.key, used.values())]
-
-        return self._running(lambda: self.drawing_task(conditioning, settings), steps, needed=needed)
+        return self._running(
+            lambda: self.drawing_task(conditioning, settings),
+            steps,
+            needed=lambda: [*map(self.reader.key, used.values())],
+        )
 
     def conversation(
         self,
-        messages: str | Sequence[Message],
+        messages: Messages,
         images: Sequence[Image.Image] = (),
         max_pixels: MaxPixels = None,
     ) -> Tokens:
@@ -309,15 +341,15 @@ class Engine:
         Every <image> in the user's texts is filled in order; images without one go before the last text.
         max_pixels: a limit on the size of every image, or of each, for speed. Raises PromptError.
         """
-        if isinstance(messages, str):
-            messages = [Message("user", messages)]
+        if not isinstance(messages, list | tuple):  # one question, or one message
+            messages = [messages if isinstance(messages, Message) else Message("user", messages)]
         limits = understanding_pixel_limits(self.config.best_area)
         shown = references(images, self.config.token_pixels, limits=limits, max_pixels=max_pixels)
         return self.prompts.conversation(messages, shown)
 
     def understand(
         self,
-        messages: str | Sequence[Message] | Tokens,
+        messages: Messages | Tokens,
         images: Sequence[Image.Image] = (),
         *,
         settings: DecodingSettings | None = None,
@@ -329,7 +361,7 @@ class Engine:
         again. settings: greedy and 512 tokens at most, unless given.
         """
         conversation = messages if isinstance(messages, Tokens) else self.conversation(messages, images)
-        settings = settings or DecodingSettings()
+        settings = _expected(settings, DecodingSettings) or DecodingSettings()
         choose = choose or chooser(settings)
         return self._running(
             lambda: self.writing_task(len(conversation.ids), settings.max_tokens, "an answer of"),
@@ -350,6 +382,7 @@ class Engine:
 
         Raises PromptError or SettingsError at the call, before any work.
         """
+        images, settings = listed(images), _expected(settings, DocumentSettings)
         if settings is None:
             size = self.best_size(images[0].size if images else None, document=True)
             settings = DocumentSettings(SamplingSettings(*size))
@@ -379,7 +412,6 @@ class Engine:
             ).events(),
         )
 
-    @torch.inference_mode()
     def _running(
         self,
         task: Callable[[], Task],
@@ -392,11 +424,34 @@ class Engine:
 
         needed, conversation: what the run goes on from, see Remembered.trim.
         """
+        run = self._run(task, start, needed, conversation=conversation)
+        return Results(self._turn, run, partial(memory_in_words, self.memory.given_up))
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        task: Callable[[], Task],
+        start: Callable[[], Iterator[Result]],
+        needed: Callable[[], Sequence[str]],
+        *,
+        conversation: bool,
+    ) -> Generator[Result, None, None]:
+        """`_running`, within the engine's turn."""
+        self.use_loras(self.loras)  # as their files are now
         self._start(task(), needed(), conversation=conversation)
-        begun = self._state()
+        dropped, loras = self.memory.residency.times_dropped, self.loras
         for result in start():
             yield result
-            self._check_still(begun)
+            if self.loras != loras:
+                raise SenseNovaError("the model's LoRAs were changed during this run; start it again")
+            if self.memory.residency.times_dropped != dropped:
+                raise SenseNovaError("the model's memory was given back during this run; start it again")
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """In turn, and memory that runs out is told in words."""
+        with self._turn, memory_in_words(self.memory.given_up):
+            yield
 
     def _start(self, task: Task, needed: Sequence[str] = (), *, conversation: bool = False, growing: int = 0) -> None:
         """growing: bytes that the run itself has on the device already, beside what is remembered."""
@@ -406,18 +461,21 @@ class Engine:
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes
             self.remembered.trim(max(0, spare), needed, conversation=conversation)
 
-    def _state(self) -> tuple[int, tuple]:
-        """What must not change during a run: how often weights were dropped, and the LoRAs."""
-        return self.memory.residency.times_dropped, self.loras
-
-    def _check_still(self, begun: tuple[int, tuple]) -> None:
-        """begun: the state when the run began."""
-        dropped, loras = begun
-        if self.loras != loras:
-            raise SenseNovaError("the model's LoRAs were changed during this run; start it again")
-        if self.memory.residency.times_dropped != dropped:
-            raise SenseNovaError("the model's memory was given back during this run; start it again")
-
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
+        if not isinstance(conditioning, Conditioning):
+            raise SettingsError(f"the conditioning is {quoted(conditioning)}", "give what encode has made of a prompt")
         if conditioning.vocabulary != self.prompts.vocabulary:
             raise SettingsError("the prompt was encoded for another model", "encode it with the model that draws")
+
+
+def _used(conditioning: Conditioning, settings: SamplingSettings) -> dict[str, Tokens]:
+    """The sequences of the branches that some step needs."""
+    names = flow.branches_needed(settings, edit=conditioning.is_edit)
+    return {name: conditioning.sequences[name] for name in names}
+
+
+def _expected(settings: Made | None, kind: type[Made]) -> Made | None:
+    """The settings as they are. Raises SettingsError for something else."""
+    if settings is not None and not isinstance(settings, kind):
+        raise SettingsError(f"the settings are {quoted(settings)}", f"give {kind.__name__}(...)")
+    return settings

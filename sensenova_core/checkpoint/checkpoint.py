@@ -1,7 +1,7 @@
 """A path -> all that the engine needs of a checkpoint: geometry, tensors, tokenizer. From headers alone."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
 from .headers import Stored, read_files, stored_types
 from .prefixes import published_names
-from .quantised import refuse_quantised
+from .quantised import quantised_as, refused
 from .scales import MARK, check_all_scaled, check_scales, with_scales
 from .tensors import TensorHeader
 
@@ -25,7 +25,7 @@ class Checkpoint:
     """What lies at a path. headers: by the published names. stored: type -> what the files hold in it.
 
     config_from: who says how large the model is. assumed: what no file says, and all published models have in common.
-    ignored: tensors that the model does not need.
+    ignored: tensors that the model does not need. quantised: the format that it is in, if it is one that is not read.
     """
 
     files: Files
@@ -35,6 +35,12 @@ class Checkpoint:
     config_from: str
     assumed: Mapping[str, Any]
     ignored: tuple[str, ...]
+    quantised: str | None = None
+
+    def check_readable(self) -> None:
+        """Raise CheckpointError for a format that can be looked at and not be loaded."""
+        if self.quantised is not None:
+            raise refused(str(self.files.path), self.quantised)
 
     @property
     def name(self) -> str:
@@ -42,7 +48,8 @@ class Checkpoint:
 
     def found(self) -> str:
         """What it is, in three lines: for the user to see that it is what was meant."""
-        decoder, kinds = self.config.decoder, list(self.stored)
+        decoder = self.config.decoder
+        kinds = list(self.stored)
         family = "U1.5" if self.config.pixel_head else "U1"
         experts = " with experts" if any(decoder.generation_experts) else ""
         types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more" if len(kinds) > _KINDS else "")
@@ -90,19 +97,30 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     files = locate(path)
     tensors, metadata = read_files(files)
+    quantised = quantised_as(tensors, metadata, next(_configs_beside(files), None))
     try:
-        refuse_quantised(tensors, metadata, _config_beside(files, _is_any), str(files.path))
         scaled = with_scales(tensors)
         names, ignored = published_names(scaled, str(files.path))
         headers = {published: scaled[name] for name, published in names.items()}
         config, config_from, assumed = _config(files, headers, metadata)
         _check_counts(config, headers, config_from)
-        check_all_scaled(headers, any(name.rpartition(".")[2] == MARK for name in tensors))
+        check_all_scaled(headers, marked=any(name.rpartition(".")[2] == MARK for name in tensors))
         check_scales(headers)
     except CheckpointError as error:
+        if quantised is not None:
+            raise refused(str(files.path), quantised) from None
         raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from None
     stored = stored_types(tensors.values())
-    return Checkpoint(files, config, headers, stored, config_from, assumed, tuple(ignored))
+    return Checkpoint(
+        files,
+        config,
+        headers,
+        stored=stored,
+        config_from=config_from,
+        assumed=assumed,
+        ignored=tuple(ignored),
+        quantised=quantised,
+    )
 
 
 def _config(
@@ -122,7 +140,8 @@ def _config(
         return parsed(within), "the file's metadata", {}
     raw, assumed = config_from_shapes(shapes)
     config = parsed(raw)
-    if (beside := _config_beside(files, _is_ours)) and _same_shapes(parsed(beside), config):
+    beside = next(filter(_is_ours, _configs_beside(files)), None)
+    if beside is not None and _same_shapes(parsed(beside), config):
         return parsed(beside), CONFIG_JSON, {}
     return config, "the tensors' shapes", assumed
 
@@ -159,20 +178,15 @@ def _config_within(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _config_beside(files: Files, wanted: Callable[[Any], bool]) -> dict[str, Any] | None:
-    """The config.json beside a single file, or in the folder of its name. It may be of another checkpoint."""
+def _configs_beside(files: Files) -> Iterator[dict[str, Any]]:
+    """Each config.json of a checkpoint. One beside a single file may be of another checkpoint."""
     for file in files.configs:
         try:
             raw = read_json(file)
         except (OSError, ValueError):
             continue
-        if wanted(raw):
-            return raw
-    return None
-
-
-def _is_any(raw: Any) -> bool:
-    return isinstance(raw, dict)
+        if isinstance(raw, dict):
+            yield raw
 
 
 def _is_ours(raw: Any) -> bool:
@@ -183,13 +197,16 @@ def _same_shapes(config: ModelConfig, derived: ModelConfig) -> bool:
     """Whether a config speaks of a model of the same size as the tensors."""
 
     def size(of: ModelConfig) -> tuple:
-        decoder, dense = of.decoder, None in of.decoder.understanding_experts
-        experts = [each and (each.num_experts, each.width) for each in decoder.understanding_experts]
-        experts += [each and (each.num_experts, each.width) for each in decoder.generation_experts]
-        heads = decoder.num_heads, decoder.num_kv_heads, decoder.head_dim
-        widths = decoder.hidden_size, decoder.vocab_size, decoder.intermediate_size if dense else None
-        vision = of.vision.hidden_size, of.vision.channels, of.vision.patch_size
-        return experts, heads, widths, vision, of.pixel_head, of.noise.embedded
+        decoder = of.decoder
+        mixtures = (*decoder.understanding_experts, *decoder.generation_experts)
+        return (
+            [each and (each.num_experts, each.width) for each in mixtures],
+            (decoder.num_heads, decoder.num_kv_heads, decoder.head_dim),
+            (decoder.hidden_size, decoder.vocab_size),
+            decoder.intermediate_size if None in decoder.understanding_experts else None,
+            (of.vision.hidden_size, of.vision.channels, of.vision.patch_size),
+            (of.pixel_head, of.noise.embedded),
+        )
 
     return size(config) == size(derived)
 

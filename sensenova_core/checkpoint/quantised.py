@@ -29,10 +29,7 @@ class _Found:
     """What is looked at. leaves: the last part of each name, with types it is kept in."""
 
     names: tuple[str, ...]
-    leaves: Mapping[str, frozenset[str]]
-
-    def has(self, *leaves: str) -> bool:
-        return all(leaf in self.leaves for leaf in leaves)
+    leaves: Mapping[str, set[str]]
 
     def any(self, *leaves: str) -> bool:
         return any(leaf in self.leaves for leaf in leaves)
@@ -67,33 +64,32 @@ _TELLS: tuple[tuple[str, Callable[[_Found], bool]], ...] = (
     ("6-bit floating point", lambda f: any({"F6_E2M3", "F6_E3M2"} & types for types in f.leaves.values())),
     ("FP8 of AMD's kind (FNUZ)", lambda f: any(kind.endswith("FNUZ") for kind in f.leaves.get("weight", ()))),
     ("INT8", lambda f: "I8" in f.leaves.get("weight", ())),
-    ("int4", lambda f: bool({"U8", "I32", "U32"} & f.leaves.get("weight", frozenset()))),
+    ("int4", lambda f: bool({"U8", "I32", "U32"} & f.leaves.get("weight", set()))),
 )
 
 
-def refuse_quantised(
-    headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any], config: Mapping[str, Any] | None, where: str
-) -> None:
-    """Raise CheckpointError for a checkpoint in a format that is not read, before any list of its tensors.
+def quantised_as(
+    headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any], config: Mapping[str, Any] | None
+) -> str | None:
+    """The format that a checkpoint is in, by name, if it is one that is not read.
 
-    config: a config.json's content, which may name the method. Tensors alone decide whether anything is refused.
+    config: a config.json's content, which may name the method. Tensors alone decide whether it is any.
     """
     blocks = sorted({each.dtype for each in headers.values() if each.dtype not in FORMATS and _GGUF.match(each.dtype)})
     if blocks:
-        raise _refused(where, f"GGUF's {' and '.join(blocks)}")
+        return f"GGUF's {' and '.join(blocks)}"
     leaves: dict[str, set[str]] = {}
     for name, header in headers.items():
         leaves.setdefault(name.rpartition(".")[2], set()).add(header.dtype)
-    found = _Found(tuple(headers), {leaf: frozenset(types) for leaf, types in leaves.items()})
+    found = _Found(tuple(headers), leaves)
     if not any(types & _WHOLE for types in found.leaves.values()) and not found.said(r"weight_scale_2$"):
-        return
+        return None
     kind = next((kind for kind, tells in _TELLS if tells(found)), None)
     said = _said(metadata, config)
     if kind is not None:
-        raise _refused(where, _both(kind, said))
+        return _both(kind, said)
     packed = [each for each in headers.values() if each.dtype in _WHOLE and each.numel > 2**12]
-    if said is not None and packed:
-        raise _refused(where, said)
+    return said if packed else None
 
 
 def _both(kind: str, said: str | None) -> str:
@@ -103,7 +99,7 @@ def _both(kind: str, said: str | None) -> str:
     return (said if " or " in kind else kind) if said in kind else f"{said}, {kind}"
 
 
-def _refused(where: str, kind: str) -> CheckpointError:
+def refused(where: str, kind: str) -> CheckpointError:
     return CheckpointError(f"{where} is quantised as {kind}, which is not read here; {INSTEAD}")
 
 

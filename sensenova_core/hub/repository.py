@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_JSON = "config.json"
-INDEX_NAME, INDEX = "model.safetensors.index.json", ".safetensors.index.json"  # the usual one, and how any name ends
+INDEX_NAME = "model.safetensors.index.json"  # the usual one
+INDEX = ".safetensors.index.json"  # ends the name of any
+PEFT_FILE = "adapter_model.safetensors"  # a LoRA, as PEFT calls it
+PEFT_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -16,7 +19,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
 )
 MAX_JSON = 2**24  # bytes of a config, or of an index
-FETCH = "fetch it again"
+FETCH = "fetch the file again"
 # How files begin that stand in for others, whatever they are called, in small letters.
 STAND_INS = {
     b"version https://git-lfs": "Git LFS's note of where the file is; run `git lfs pull`, or fetch the file itself",

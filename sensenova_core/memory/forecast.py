@@ -32,18 +32,22 @@ def explain(
 ) -> str:
     """Plans in words. settings: of the picture, and branches: of guidance, that it needs.
 
-    remembered: bytes on the device, beside the weights, that can be given back. Where weights run in place, asked.ram
-    changes nothing. Raises SettingsError where it cannot fit.
+    remembered: bytes on the device, beside the weights, that can be given back. Raises SettingsError where it cannot
+    fit.
     """
     card, ram = parse_size("card", asked.card), parse_size("ram", asked.ram)
     tasks = _usual_tasks(activations, asked, settings=settings, branches=branches)
     more = {"assumed": _assumed(asked)}
     if memory.device.type == "cpu" and card is None:
         more["card"] = _cards_for(memory, tasks)
-    if memory.in_place and card is None:
-        plans = [_in_place(memory, task) for task in tasks]
-    else:
-        plans = [rows_of(memory.plan(task, remembered, card=card, system_free=ram)) for task in tasks]
+    plans = []
+    for task in tasks:
+        in_place = memory.in_place and card is None
+        plan = None if in_place else memory.plan(task, remembered, card=card, system_free=ram)
+        plans.append(_in_place(memory, task) if plan is None else rows_of(plan))
+        if memory.device.type == "cpu" and card is None:
+            needed, free = memory.on_system(task, remembered, plan)
+            plans[-1]["free"] = _there(task, needed, free if ram is None else ram)
     return "\n\n".join(in_rows(rows | more) for rows in plans)
 
 
@@ -87,6 +91,16 @@ def _in_place(memory: Placement, task: Task) -> dict[str, str]:
         "system": f"{in_words(task.most_working)} for the task itself{ready}; "
         f"{in_words(sizes.stored_bytes)} stay in their files",
     }
+
+
+def _there(task: Task, needed: int, free: int) -> str:
+    """Whether system memory is there for a task on the CPU."""
+    if needed <= free:
+        return f"{in_words(free)} of system memory, of which it takes up to {in_words(needed, ceil)}"
+    return (
+        f"only {in_words(free)} of system memory, where it takes up to {in_words(needed, ceil)}: it will swap, or be "
+        f"refused; close other programs, or ask for {task.smaller}"
+    )
 
 
 def _cards_for(memory: Placement, tasks: list[Task]) -> str:

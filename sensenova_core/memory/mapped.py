@@ -1,11 +1,13 @@
 """Weights on the CPU as they lie in their files, mapped to memory: nothing moves, and nothing is read twice."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Packed, StoredWeights, assign
+from ..checkpoint.mapped_file import MappedFile
 from ..model import UNDERSTANDING, SenseNovaU1
 from ..model.unified import EXPERTS
 from .fixed import Fixed
@@ -20,8 +22,8 @@ CPU = torch.device("cpu")
 class Mapped:
     """All weights of one model, or none. In their stored type they *are* the page cache; cast, they are copies.
 
-    Units with packed tensors stay packed, and those that LoRAs change stay as they are; they are made ready one at a
-    time in a buffer that all of them run in.
+    A file that is changed meanwhile ends the run that reads it, see `check`. Units with packed tensors stay packed, and
+    those that LoRAs change stay as they are; they are made ready one at a time in a buffer that all of them run in.
     """
 
     buffer_bytes = 0  # that could be fewer: none are
@@ -41,6 +43,7 @@ class Mapped:
         self.placed, self.times_dropped = False, 0
         self.slots = Slots(CPU, DirectTransfers())  # of which only the working buffer is used
         self._model = model
+        self._files: dict[Path, MappedFile] = {}  # in which any of them lie
         self._arrange(units, sizes)
 
     def _arrange(self, units: Units, sizes: Sizes) -> None:
@@ -62,20 +65,52 @@ class Mapped:
         """In use now."""
         return (self.stored.nbytes if self.placed else 0) + self.slots.nbytes
 
+    @property
+    def copied_bytes(self) -> int:
+        """Of weights that are copies, in another type than they are stored in."""
+        stored = self.stored
+        return sum(
+            stored.headers[name].numel * stored.dtype(name).itemsize
+            for name in self._owners
+            if stored.headers[name].format.numbers != stored.dtype(name)
+        )
+
     def place(self) -> None:
         """Map every weight, unless they are. Whatever goes wrong, nothing stays behind."""
+        if self.placed and any(file.changed for file in self._files.values()):
+            self.drop()  # what was missing may be there again
         if self.placed:
             return
         try:
-            self.fixed.place(self.stored, CPU)
-            for name, value in self.stored.mapped(self._owners):
+            self.fixed.place(CPU)
+            files: dict[Path, MappedFile] = {}
+            copied = True
+            for name, value in self.stored.mapped(self._owners, files):
                 assert isinstance(value, Tensor)  # packed ones are made ready apart
-                assign(*self._owners[name], value.to(self.stored.dtype(name)))
-            self._others = dict(self.stored.mapped(self._apart))
+                own = value.to(self.stored.dtype(name))
+                copied &= own is not value
+                assign(*self._owners[name], own)
+            self._others = dict(self.stored.mapped(self._apart, files))
+            for file in files.values():
+                file.check()
+            self._files = {} if copied and not self._others else files
         except BaseException:
             self.drop()
             raise
         self.placed = True
+
+    def check(self) -> None:
+        """Raise CheckpointError, and give all up, if weights are others than when they were mapped."""
+        try:
+            for file in self._files.values():
+                file.check()
+        except BaseException:
+            self.drop()
+            raise
+
+    def forked(self) -> None:
+        """Begin anew in a forked process."""
+        self.drop()
 
     def use(self, units: Units, sizes: Sizes) -> None:
         """Go on with other units. What runs where it lies stays there, unless it begins or ends to."""
@@ -100,6 +135,7 @@ class Mapped:
         for module, leaf in self._owners.values():
             assign(module, leaf, module.get_parameter(leaf).to("meta"))
         self._others.clear()
+        self._files = {}
         self.slots.drop()
 
     def shrink(self, size: int) -> int:

@@ -2,12 +2,12 @@
 
 import logging
 import weakref
-from concurrent.futures import wait
 
 import torch
 from torch import Tensor
 
 from ..checkpoint import StoredWeights
+from ..checkpoint.weights import finish
 from .plan import STAGING, Sizes
 from .transfers import Mark, Transfers
 from .units import Key, Unit, Units
@@ -116,7 +116,4 @@ class PageLockedStore:
 
     def _read(self, unit: Unit, buffer: Tensor) -> None:
         several = [self.stored.read(part.name, part.of(buffer), part.first_row) for part in unit.all_parts]
-        reads = [read for reads in several for read in reads]
-        wait(reads)  # all of them: one that failed must not leave others writing to a buffer that is used again
-        for read in reads:
-            read.result()
+        finish([read for reads in several for read in reads])

@@ -4,12 +4,20 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from typing import Protocol, TypeVar
 
 import torch
 
 from ..checkpoint import StoredWeights
-from ..errors import SenseNovaError, SettingsError, out_of_memory
+from ..errors import (
+    SenseNovaError,
+    SettingsError,
+    first_line,
+    out_of_memory,
+    out_of_system_memory,
+    quoted,
+)
 from ..lora import Lora
 from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory
@@ -50,6 +58,12 @@ class PlacedWeights(Weights, Protocol):
 
     def place(self) -> None:
         """Bring what every run needs, unless it is there."""
+
+    def check(self) -> None:
+        """Raise CheckpointError if weights that were used are others than when they were placed."""
+
+    def forked(self) -> None:
+        """Begin anew in a forked process."""
 
     def use(self, units: Units, sizes: Sizes) -> None:
         """Go on with other units from the next run on."""
@@ -135,10 +149,34 @@ class Placement:
     def start(self, task: Task, remembered: int = 0) -> Plan | None:
         """Plan a run and prepare it; None where nothing needs a plan."""
         self.task, self._mended = task, False
+        self.residency.stored.check_unchanged()
         if not self.in_place:
             self._carry_out(self.plan(task, remembered))
+        if self.device.type == "cpu":
+            self._check_system(task, remembered, None if self.in_place else self.last_plan)
         self.residency.place()
         return self.last_plan
+
+    def on_system(self, task: Task, remembered: int, plan: Plan | None) -> tuple[int, int]:
+        """Of a model on the CPU: bytes of system memory that a task takes, and those that there are for it, swapping
+        left out. plan: None where weights run as they lie; their pages can be given back at any time."""
+        work = task.most_working + self.sizes.fixed + max(map(self.sizes.unpacking, self.sizes.units))
+        held = remembered + (self.sizes.fixed if self.residency.placed else 0)
+        if isinstance(self.residency, Mapped):
+            copied = self.residency.copied_bytes
+            work, held = work + copied, held + (copied if self.residency.placed else 0)
+        if plan is not None:
+            work, held = plan.device_bytes, held + self.residency.buffer_bytes
+        return work, system_memory.available_bytes() + held
+
+    def _check_system(self, task: Task, remembered: int, plan: Plan | None) -> None:
+        """Raise SettingsError for a task that system memory cannot hold: the system would end the process."""
+        needed, free = self.on_system(task, remembered, plan)
+        if needed > free + system_memory.swap_bytes():
+            raise SettingsError(
+                f"{task.name} takes {in_words(needed, ceil)} of system memory, of which {in_words(free)} are free; "
+                f"close other programs, or ask for {task.smaller}"
+            )
 
     def use(self, loras: Sequence[tuple[Lora, float]]) -> None:
         """Have layers carry these LoRAs and run with what they add at these strengths, from the next run on.
@@ -159,7 +197,7 @@ class Placement:
         residency.use(units, self.sizes)
         if outside and residency.placed:
             try:
-                self._fixed.place(stored, self.device)
+                self._fixed.place(self.device)
             except BaseException:
                 residency.drop()
                 raise
@@ -182,16 +220,19 @@ class Placement:
         while True:
             try:
                 return self._run_once(phase, work)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0]
-            self._make_room(reason)  # outside the handler, which keeps the failed work's tensors alive
+                reason, of_system = first_line(error), self._of_system(error)
+            # Outside the handler, which keeps the failed work's tensors alive.
+            self._make_room(reason, of_system=of_system)
 
     def _run_once(self, phase: str, work: Callable[[Weights], Result]) -> Result:
         self.residency.enter(GENERATION if phase == "drawing" else UNDERSTANDING)  # before any tensor is made
         with self.clock.counting(phase):
-            return work(self.residency)
+            result = work(self.residency)
+        self.residency.check()  # before anybody remembers it
+        return result
 
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
@@ -201,15 +242,15 @@ class Placement:
         self._said = brief
         log.debug("plan:\n%s", explained(plan))
 
-    def _make_room(self, reason: str) -> None:
+    def _make_room(self, reason: str, *, of_system: bool) -> None:
         """Go on with fewer buffers for layers. Raises SenseNovaError if there cannot be fewer, or were just now."""
-        plan = self.last_plan
-        if self._mended or self.in_place or plan is None or self.task is None:
-            raise self._given_up(reason)
+        plan, beside_card = self.last_plan, of_system and self.device.type != "cpu"
+        if self._mended or self.in_place or beside_card or plan is None or self.task is None:
+            raise self._given_up(reason, of_system=of_system)
         self._mended = True
         fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
-            raise self._given_up(reason)
+            raise self._given_up(reason, of_system=of_system)
         self._forget()
         self.residency.shrink(self.residency.buffer_bytes - fewer)
         if self.device.type == "cuda":
@@ -217,19 +258,41 @@ class Placement:
         limits = replace(plan.limits, buffers=fewer)
         self._carry_out(make_plan(self.sizes, self.task, limits, system_free=plan.system_free))
         self.tell(
-            f"device memory ran out; going on from the last step with {in_words(fewer)} for layers, "
-            "slower. Set max_memory lower to avoid this."
+            f"{'system' if of_system else 'device'} memory ran out; going on from the last step with "
+            f"{in_words(fewer)} for layers, slower. Set max_memory lower to avoid this."
         )
 
-    def _given_up(self, reason: str) -> SenseNovaError:
+    def given_up(self, error: BaseException) -> SenseNovaError:
         """Memory ran out for good; with advice."""
-        plan = self.last_plan
+        return self._given_up(first_line(error), of_system=self._of_system(error))
+
+    def _of_system(self, error: BaseException) -> bool:
+        return self.device.type == "cpu" or out_of_system_memory(error)
+
+    def _given_up(self, reason: str, *, of_system: bool) -> SenseNovaError:
+        plan, smaller = self.last_plan, "" if self.task is None else f", or ask for {self.task.smaller}"
+        if of_system:
+            takes = plan is not None or (isinstance(self.residency, Mapped) and self.residency.copied_bytes)
+            less = ", set a smaller max_memory or vram_mode low" if takes else ""
+            return SenseNovaError(f"system memory ran out ({reason}); close other programs{less}{smaller}")
         planned = "" if plan is None else f" after a plan for {in_words(plan.device_bytes)}"
-        smaller = "" if self.task is None else f", or ask for {self.task.smaller}"
         return SenseNovaError(
             f"device memory ran out{planned} ({reason}); free the card, set a smaller max_memory or vram_mode low"
             + smaller
         )
+
+    def forked(self) -> None:
+        """Begin anew in a forked process. Raises SenseNovaError on a card, which such a process cannot use."""
+        if self.device.type != "cpu":
+            raise SenseNovaError(
+                f"a model on {self.device} cannot be used in a forked process, which has no access to the card; load "
+                'it there, and start processes with "spawn"'
+            )
+        self.residency.stored.start_threads()
+        self.residency.forked()
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)  # those of OpenMP stayed behind too, and torch would wait for them for ever
+            log.warning("computing with one thread in a forked process; start processes with spawn to use more")
 
 
 def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits:
@@ -238,11 +301,11 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
     budgets = parse_max_memory(max_memory, own=own)
     others = [name for name in budgets if name not in (own, "cpu")]
     if others and own not in budgets:
-        problem = f"{max_memory!r} says nothing of device {own}, where the model runs"
+        problem = f"{quoted(max_memory)} says nothing of device {own}, where the model runs"
         raise SettingsError(problem, f"add {own}=", setting="max_memory", value=max_memory)
     if others:
         raise SettingsError(
-            f"{max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone",
+            f"{quoted(max_memory)} gives device {others[0]} a size, but the model runs on device {own} alone",
             f"leave {others[0]}= out",
             setting="max_memory",
             value=max_memory,

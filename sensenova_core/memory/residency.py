@@ -47,16 +47,28 @@ class Residency:
         self.stored, self.units, self.sizes = stored, units, sizes
         self.fixed, self.embed = fixed, fixed.embed
         self.device, self.lane, self.clock = device, lane, clock
-        self.store = PageLockedStore(stored, units, sizes, lane=lane, direct=device.type == "cpu")
-        self.slots = Slots(device, lane)
         self.copies: Counter[Key] = Counter()
-        self.placed, self.times_dropped = False, 0
+        self.times_dropped = 0
         self.phases: dict[str, Phase] = {}  # by expert: another run's may go on with the phase that the plan lacks
         self._draws = False  # whether the plan has a phase of drawing
+        self._start()
+
+    def _start(self) -> None:
+        """With nothing placed, and a thread of its own."""
+        direct = self.device.type == "cpu"
+        self.store = PageLockedStore(self.stored, self.units, self.sizes, lane=self.lane, direct=direct)
+        self.slots = Slots(self.device, self.lane)
+        self.placed = False
         self.passes: Passes | None = None  # of the phase that goes on
         self._settled = False  # all that it wants is there and stays
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sensenova-copy")
         self._keeping: Future[None] = self._worker.submit(self.store.keep, frozenset())
+
+    def forked(self) -> None:
+        """Begin anew in a forked process, which has no thread that would end what was begun."""
+        self.fixed.drop()
+        self.times_dropped += 1
+        self._start()
 
     @property
     def nbytes(self) -> int:
@@ -84,11 +96,14 @@ class Residency:
             return
         log.info("copying to %s begins: %s that every pass needs, then layers", self.device, in_words(self.sizes.fixed))
         try:
-            self.fixed.place(self.stored, self.device)
+            self.fixed.place(self.device)
         except BaseException:
             self.drop()
             raise
         self.placed = True
+
+    def check(self) -> None:
+        """Nothing to do: whatever is read from a file is checked when it is read."""
 
     def use(self, units: Units, sizes: Sizes) -> None:
         """Go on with other units from the next run on, whose bytes lie where the last ones' did, or of which none is

@@ -23,6 +23,11 @@ class Slot:
         self.free = lane.mark()  # after the allocation, which may itself be a piece of work in the device's queue
         self._modules: dict[str, nn.Module] = {}
 
+    @property
+    def nbytes(self) -> int:
+        buffer = self.buffer  # which another thread may drop while this one counts
+        return 0 if buffer is None else buffer.nbytes
+
     def module(self, unit: Unit) -> nn.Module:
         """The module that computes with what lies here; one serves all units of a kind."""
         if unit.kind not in self._modules:
@@ -54,11 +59,12 @@ class Slots:
     @property
     def buffer_bytes(self) -> int:
         """Of buffers that units lie in."""
-        return sum(slot.buffer.nbytes for slot in (*self.of.values(), *self.free))
+        return sum(slot.nbytes for slot in (*self.of.values(), *self.free))
 
     @property
     def nbytes(self) -> int:
-        return self.buffer_bytes + (0 if self.working is None else self.working.buffer.nbytes)
+        working = self.working
+        return self.buffer_bytes + (0 if working is None else working.nbytes)
 
     def fitting(self, size: int) -> Slot | None:
         """A free buffer, or a new one in the place of free ones of another size; None where there is no room."""

@@ -21,6 +21,11 @@ def available_bytes(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path
     return min(rooms)
 
 
+def swap_bytes() -> int:
+    """Bytes that may still be swapped out."""
+    return psutil.swap_memory().free
+
+
 def _groups(root: Path, membership: Path) -> list[Path]:
     """This process's group and those above it: each may have a limit of its own."""
     try:

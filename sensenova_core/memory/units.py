@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checkpoint import Packed, StoredWeights, TensorHeader, assign, checkpoint_name
 from ..checkpoint.formats import PIECE, SCRATCH
 from ..lora import Lora, merge
-from ..lora.merging import Term, merge_scratch
+from ..lora.merging import factor, merge_scratch
 from ..model import UNDERSTANDING, MixtureOfExperts, SenseNovaU1
 from ..model.unified import EXPERTS
 
@@ -118,7 +118,7 @@ class Unit:
     def _scratch_of(self, part: Part) -> int:
         packed = part.packed is not None
         if changes := self.changed.get(part.leaf):
-            return merge_scratch(part.shape, packed, [change.down.shape[0] for change in changes])
+            return merge_scratch(part.shape, [change.down.shape[0] for change in changes], packed=packed)
         return SCRATCH * min(PIECE, torch.Size(part.shape).numel()) if packed else 0
 
     @cached_property
@@ -152,17 +152,12 @@ def fill(unit: Unit, lying: Callable[[Part], Tensor | Packed], working: Tensor) 
     for part in unit.parts:
         value, running = lying(part), part.on(working)
         if changes := unit.changed.get(part.leaf):
-            merge(value, [_term(each, lying) for each in changes], running)
+            terms = [(each.amount, factor(lying(each.up)), factor(lying(each.down))) for each in changes]
+            merge(value, terms, running)
         elif isinstance(value, Packed):
             value.unpack(running)
         else:
             running.copy_(value)
-
-
-def _term(change: Change, lying: Callable[[Part], Tensor | Packed]) -> Term:
-    up, down = lying(change.up), lying(change.down)
-    assert isinstance(up, Tensor) and isinstance(down, Tensor)  # factors of LoRAs are never packed
-    return change.amount, up, down
 
 
 def with_changes(units: Units, loras: Sequence[tuple[Lora, float]]) -> Units:

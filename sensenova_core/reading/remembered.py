@@ -28,6 +28,9 @@ class RecentlyUsed(Generic[Value]):
         self.limit_bytes = limit_bytes
         self._values: OrderedDict[str, Value] = OrderedDict()
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def get(self, key: str) -> Value | None:
         if key in self._values:
             self._values.move_to_end(key)
@@ -51,7 +54,7 @@ class RecentlyUsed(Generic[Value]):
 
     @property
     def nbytes(self) -> int:
-        return sum(value.nbytes for value in self._values.values())
+        return sum(value.nbytes for value in list(self._values.values()))  # others may be added meanwhile
 
     def nbytes_of(self, keys: Collection[str]) -> int:
         """Of those of the keys that are there."""
@@ -75,7 +78,8 @@ class Remembered:
 
     @property
     def _conversation_bytes(self) -> int:
-        return 0 if self.conversation is None else self.conversation[1].nbytes
+        conversation = self.conversation
+        return 0 if conversation is None else conversation[1].nbytes
 
     def trim(self, limit: int, needed: Collection[str], *, conversation: bool) -> None:
         """Forget what a run does not need until no more than so many bytes are left beside what it does.

@@ -133,10 +133,10 @@ print(loaded - before, anonymous() - before)
 
 @pytest.fixture
 def no_weight_is_read(monkeypatch):
-    def map_file(*_, **__):
+    def mapped_file(*_, **__):
         raise AssertionError("a weight was read from a checkpoint that does not fit")
 
-    monkeypatch.setattr(weights, "map_file", map_file)
+    monkeypatch.setattr(weights, "MappedFile", mapped_file)
 
 
 def test_all_mismatches_in_one_error_and_nothing_read(copy_of, no_weight_is_read):

@@ -142,7 +142,7 @@ def test_byte_order_marks_are_no_part_of_json(copy_of, encoding, name):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"", "the file is empty; fetch it again"),
+        (b"", "the file is empty; fetch the file again"),
         (b"\0" * 300, "nothing but zeros"),
         (b'{\n  // of the base model\n  "a": 1\n}', "JSON has no comments, and there is one"),
         (b'# mine\n{"a": 1}', "remove them"),

@@ -60,7 +60,7 @@ def kept_as(tmp_path):
 
 def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as refused:
-        open_checkpoint(path)
+        sensenova_core.load(path)
     message = str(refused.value)
     assert "BF16 version" in message and "Q8_0" in message and "_proj" not in message and len(message) < 500
     assert str(path) in message and "fetch it again" not in message

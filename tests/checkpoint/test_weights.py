@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sensenova_core import CheckpointError
-from sensenova_core.checkpoint import StoredWeights, read_headers
+from sensenova_core.checkpoint import StoredWeights
 from sensenova_core.checkpoint import weights as module
 from tests.support.each import each
+from tests.support.headers import read_headers
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 ROWS = 37
@@ -121,6 +122,7 @@ def test_short_reads_go_on(stored, monkeypatch):
     class Slow:
         def __init__(self, *arguments, **settings):
             self.file = real(*arguments, **settings)
+            self.fileno = self.file.fileno
 
         def __enter__(self):
             return self
@@ -159,7 +161,7 @@ def test_a_file_that_was_truncated(stored, name):
 def test_a_file_that_ends_early_is_not_read_as_nought(stored, into, monkeypatch):
     """It was whole a moment ago."""
     weights, tensors, file = stored(torch.float32)
-    monkeypatch.setattr(weights, "_check_unchanged", lambda file: None)
+    monkeypatch.setattr(weights, "_check", lambda file, stream: None)
     os.truncate(file, file.stat().st_size - sum(value.nbytes for value in tensors.values()) + 1)
     for name, value in tensors.items():
         with pytest.raises(CheckpointError, match=r"model\.safetensors ends early.*load it again"):

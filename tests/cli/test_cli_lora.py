@@ -108,7 +108,7 @@ def test_mistakes_are_one_line(model, lora, tmp_path, capsys):
     for text, said in [
         (str(tmp_path / "none.safetensors"), "no such file"),
         (f"{lora}:nan", "the strength of U1_8step.safetensors is nan; give a finite number"),
-        (str(tmp_path / "x.safetensors"), "truncated or damaged"),
+        (str(tmp_path / "x.safetensors"), "x.safetensors is a picture; give a model's file"),
     ]:
         assert main(["generate", "--model", model, *SMALL, "--lora", text]) == 1
         (line,) = capsys.readouterr().err.strip().splitlines()

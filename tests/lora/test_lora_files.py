@@ -204,7 +204,7 @@ def test_settings_that_are_none(tmp_path, content, where):
     if where == "beside":
         (tmp_path / "adapter_config.json").write_text(content, encoding="latin-1")
     said = "adapter_config" if where == "beside" else r"adapter_model\.safetensors"
-    with pytest.raises(CheckpointError, match=rf"LoRA .*{said}.*: its settings are no JSON object.*fetch it again"):
+    with pytest.raises(CheckpointError, match=rf"LoRA .*{said}.*: its settings are no JSON object.*fetch .* again"):
         read_lora(tmp_path, {Q_PROJ: (256, 256)})
 
 

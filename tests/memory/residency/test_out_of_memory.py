@@ -104,14 +104,14 @@ def test_memory_that_runs_out_twice_is_an_error_with_advice(load, at):
 def test_memory_that_nothing_can_be_given_back_of(load, settings):
     engine = load("dense", **{"vram_mode": "low"} | settings)
     watch_attention(engine, Failing({3}, out_of_memory))
-    with pytest.raises(SenseNovaError, match=r"device memory ran out.*fewer pixels"):
+    with pytest.raises(SenseNovaError, match=r"system memory ran out.*fewer pixels"):
         draw_short(engine)
 
 
 def test_memory_that_runs_out_for_text_is_advised_of_text(load):
     engine = load("dense", "auto")
     watch_attention(engine, Failing({3}, out_of_memory))
-    with pytest.raises(SenseNovaError, match=r"device memory ran out.*smaller images to read") as advised:
+    with pytest.raises(SenseNovaError, match=r"system memory ran out.*smaller images to read") as advised:
         list(engine.understand("what?"))
     assert "pixels" not in str(advised.value)
 
