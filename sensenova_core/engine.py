@@ -331,10 +331,7 @@ class Engine:
         )
 
     def conversation(
-        self,
-        messages: Messages,
-        images: Sequence[Image.Image] = (),
-        max_pixels: MaxPixels = None,
+        self, messages: Messages, images: Sequence[Image.Image] = (), max_pixels: MaxPixels = None
     ) -> Tokens:
         """Make a question, or messages that end with the user's, ready to be answered.
 

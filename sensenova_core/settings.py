@@ -11,14 +11,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import (
-    SettingsError,
-    check_choice,
-    check_count,
-    check_number,
-    plain,
-    quoted,
-)
+from .errors import SettingsError, check_choice, check_count, check_number, plain, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -352,11 +345,7 @@ class ReasoningSettings(DecodingSettings):
     """How reasoning before a picture is written."""
 
     max_tokens: int = _setting(
-        MAX_THINK_TOKENS,
-        "Where the reasoning is cut, in tokens.",
-        name="max_think_tokens",
-        low=1,
-        usual=(1, 32_768),
+        MAX_THINK_TOKENS, "Where the reasoning is cut, in tokens.", name="max_think_tokens", low=1, usual=(1, 32_768)
     )
 
 
@@ -394,9 +383,7 @@ class DocumentSettings(Settings):
             )
         if self.sampling.batch_size != 1:
             raise SettingsError(
-                setting="batch_size",
-                value=self.sampling.batch_size,
-                remedy="a document's images are drawn one by one",
+                setting="batch_size", value=self.sampling.batch_size, remedy="a document's images are drawn one by one"
             )
         if 1 < len(self.sizes) < self.max_images:
             raise SettingsError(

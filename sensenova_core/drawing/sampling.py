@@ -7,14 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NOT_FINITE, SenseNovaError
-from ..model import (
-    GENERATION,
-    InModule,
-    Kernel,
-    Run,
-    SenseNovaU1,
-    Weights,
-)
+from ..model import GENERATION, InModule, Kernel, Run, SenseNovaU1, Weights
 from ..model.config import ModelConfig
 from ..model.grid import Grid
 from ..reading.prefix import DrawingAttention, Prefix

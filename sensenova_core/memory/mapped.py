@@ -13,7 +13,7 @@ from ..model.unified import EXPERTS
 from .fixed import Fixed
 from .plan import Plan, Sizes
 from .slots import Slots
-from .transfers import DirectTransfers
+from .transfers import Transfers
 from .units import Part, Unit, Units
 
 CPU = torch.device("cpu")
@@ -29,19 +29,11 @@ class Mapped:
     buffer_bytes = 0  # that could be fewer: none are
     page_locked_bytes = 0
 
-    def __init__(
-        self,
-        model: SenseNovaU1,
-        stored: StoredWeights,
-        units: Units,
-        *,
-        fixed: Fixed,
-        sizes: Sizes,
-    ):
+    def __init__(self, model: SenseNovaU1, stored: StoredWeights, units: Units, *, fixed: Fixed, sizes: Sizes):
         self.stored, self.fixed = stored, fixed
         self.embed = fixed.embed
         self.placed, self.times_dropped = False, 0
-        self.slots = Slots(CPU, DirectTransfers())  # of which only the working buffer is used
+        self.slots = Slots(CPU, Transfers())  # of which only the working buffer is used
         self._model = model
         self._files: dict[Path, MappedFile] = {}  # in which any of them lie
         self._arrange(units, sizes)

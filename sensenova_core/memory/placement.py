@@ -10,14 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..checkpoint import StoredWeights
-from ..errors import (
-    SenseNovaError,
-    SettingsError,
-    first_line,
-    out_of_memory,
-    out_of_system_memory,
-    quoted,
-)
+from ..errors import SenseNovaError, SettingsError, first_line, out_of_memory, out_of_system_memory, quoted
 from ..lora import Lora
 from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory

@@ -3,7 +3,7 @@
 import logging
 import time
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,76 +15,50 @@ log = logging.getLogger(__name__)
 Mark = Any  # a point in a queue of device work; None where work is done when the call returns
 
 
-class Transfers(Protocol):
-    """How bytes get to one device, and what time it is there."""
+class Transfers:
+    """How bytes get to one device, and what time it is there: here of a device without queues of its own, the CPU above
+    all, where a copy is done when the call returns.
+
+    Page-locking does nothing and succeeds, so that a plan for a card can be carried out, and counted, without one.
+    """
 
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         """Begin to copy once the device has passed `after`; returns the mark of the copy's end."""
+        target.copy_(source)
 
     def mark(self) -> Mark:
         """The end of all computing asked for so far."""
 
     def wait(self, copy: "Future[Mark]") -> None:
         """Let whatever is computed from now on wait for a copy, once another thread has begun it."""
+        copy.result()
 
     def finish(self, mark: Mark) -> None:
         """Block this thread until the device has passed a mark."""
 
     def pin(self, buffer: Tensor) -> bool:
         """Page-lock system memory, for copies that do not hold anything up. False where that is refused."""
-        ...
+        return True
 
     def unpin(self, buffer: Tensor) -> None: ...
 
     def stamp(self) -> Any:
         """The time when the device has done all computing asked for so far, for `seconds`; waits for nothing."""
+        return time.perf_counter()
 
     def passed(self, stamp: Any) -> bool:
         """Whether the device has come to a stamp; waits for nothing."""
-        ...
+        return True
 
     def seconds(self, before: Any, after: Any) -> float:
         """Between two stamps that have passed."""
-        ...
+        return after - before
 
     def settle(self) -> None:
         """Wait until the device has done all that was asked of it."""
 
 
-class DirectTransfers:
-    """A device without queues of its own, the CPU above all: a copy is done when the call returns.
-
-    Page-locking does nothing and succeeds, so that a plan for a card can be carried out, and counted, without one.
-    """
-
-    def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
-        target.copy_(source)
-
-    def mark(self) -> Mark: ...
-
-    def wait(self, copy: "Future[Mark]") -> None:
-        copy.result()
-
-    def finish(self, mark: Mark) -> None: ...
-
-    def pin(self, buffer: Tensor) -> bool:
-        return True
-
-    def unpin(self, buffer: Tensor) -> None: ...
-
-    def stamp(self) -> float:
-        return time.perf_counter()
-
-    def passed(self, stamp: float) -> bool:
-        return True
-
-    def seconds(self, before: float, after: float) -> float:
-        return after - before
-
-    def settle(self) -> None: ...
-
-
-class CudaTransfers:
+class CudaTransfers(Transfers):
     """Copies on a second stream, ordered by events against the stream that computes."""
 
     def __init__(self, device: torch.device):
@@ -145,4 +119,4 @@ class CudaTransfers:
 
 
 def transfers_to(device: torch.device) -> Transfers:
-    return CudaTransfers(device) if device.type == "cuda" else DirectTransfers()
+    return CudaTransfers(device) if device.type == "cuda" else Transfers()

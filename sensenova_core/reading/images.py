@@ -116,11 +116,7 @@ def listed(images: Image.Image | Iterable[Image.Image] | None) -> list[Image.Ima
 
 
 def references(
-    images: Sequence[Image.Image],
-    side: int,
-    *,
-    limits: tuple[int, int],
-    max_pixels: MaxPixels = None,
+    images: Sequence[Image.Image], side: int, *, limits: tuple[int, int], max_pixels: MaxPixels = None
 ) -> tuple[ReferenceImage, ...]:
     """Images made ready to be read by a model whose tokens cover `side` x `side` pixels.
 

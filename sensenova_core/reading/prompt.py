@@ -136,7 +136,7 @@ class PromptBuilder:
         Raises PromptError for a prompt or reasoning over the context, or a prompt with more <image> than images.
         """
         prompt = clean(prompt)
-        asked = [*_system(system_message("GEN")), *_turn(_placed(_numbered(prompt, len(images)), iter(images)))]
+        asked = _asked(prompt, images)
         if think_text is None:
             condition = self.sequence([*asked, *markup(f"{NO_THINKING}<img>")])
         else:
@@ -150,9 +150,7 @@ class PromptBuilder:
 
     def thinking(self, conditioning: Conditioning) -> TokenSequence:
         """What the model reads before it reasons about a picture."""
-        text = _numbered(conditioning.prompt, len(conditioning.images))
-        asked = [*_system(system_message("GEN")), *_turn(_placed(text, iter(conditioning.images)))]
-        return self.sequence([*asked, *markup(THINKING)])
+        return self.sequence([*_asked(conditioning.prompt, conditioning.images), *markup(THINKING)])
 
     def thought(self, sequence: TokenSequence) -> TokenSequence:
         """A sequence that ends with reasoning -> the same, ready for the image."""
@@ -325,6 +323,11 @@ def _system(message: str) -> list[Piece]:
 def _turn(pieces: Iterable[Piece]) -> list[Piece]:
     """A user's turn, up to where the model answers."""
     return [*markup("<|im_start|>user\n"), *pieces, *markup("<|im_end|>\n<|im_start|>assistant\n")]
+
+
+def _asked(prompt: str, images: tuple[ReferenceImage, ...]) -> list[Piece]:
+    """A picture's system and user turns, up to where the model answers."""
+    return [*_system(system_message("GEN")), *_turn(_placed(_numbered(prompt, len(images)), iter(images)))]
 
 
 def _reasoning(text: str) -> list[Piece]:
