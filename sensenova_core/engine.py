@@ -19,6 +19,7 @@ from .errors import SenseNovaError, SettingsError, check_count, memory_in_words
 from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, activations, forecast, limits_of
+from .memory.turns import Results, Turn
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import references
@@ -38,7 +39,6 @@ from .settings import (
     edit_pixel_limits,
     understanding_pixel_limits,
 )
-from .turns import Results, Turn
 from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
@@ -157,7 +157,8 @@ class Engine:
         return self.memory.plan(task, self.remembered.nbytes, card, system_free)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
-        """`plan` in words, before there is a prompt. asked: see ForecastSettings. Raises SettingsError where it cannot fit."""
+        """`plan` in words, before there is a prompt. asked: see ForecastSettings. Raises SettingsError where
+        it cannot fit."""
         run = ForecastSettings.of(**asked)
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)

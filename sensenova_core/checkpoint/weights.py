@@ -20,6 +20,7 @@ from .tensors import Packed, TensorHeader
 _CHUNK = 2**25  # bytes that one thread reads at a time
 _THREADS = min(8, os.cpu_count() or 1)
 
+
 class StoredWeights:
     """The stored tensors of one model, by the published names. Holds no weight itself."""
 
@@ -181,7 +182,7 @@ class StoredWeights:
     def _opened(self, file: Path) -> Iterator[FileIO]:
         """A file to read from. Raises CheckpointError if it was changed before that, or meanwhile."""
         try:
-            stream = open(file, "rb", buffering=0)
+            stream = open(file, "rb", buffering=0)  # noqa: SIM115  # so that errors of those who read are not taken for its
         except OSError as error:
             raise changed(file) from error
         with stream:

@@ -34,7 +34,8 @@ def explain(
 ) -> str:
     """Plans in words. branches: of guidance, that a picture needs. itemsize: of what the model computes with.
 
-    remembered: bytes on the device, beside the weights, that can be given back. Raises SettingsError where it cannot fit.
+    remembered: bytes on the device, beside the weights, that can be given back. Raises SettingsError where it cannot
+    fit.
     """
     card, ram = parse_size("card", asked.card), parse_size("ram", asked.ram)
     tasks = _usual_tasks(config, settings, asked, branches, itemsize)

@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 class Mapped:
     """All weights of one model, or none. In their stored type they *are* the page cache; cast, they are copies.
 
-    A file that is changed meanwhile ends the run that reads it, see `check`. Units with packed tensors stay packed, and those that LoRAs change stay as they are; they are made ready one at a
-    time in a buffer that all of them run in.
+    A file that is changed meanwhile ends the run that reads it, see `check`. Units with packed tensors stay packed, and
+    those that LoRAs change stay as they are; they are made ready one at a time in a buffer that all of them run in.
     """
 
     def __init__(

@@ -252,8 +252,8 @@ class Placement:
         limits = replace(plan.limits, buffers=fewer)
         self._carry_out(make_plan(self.sizes, self.task, limits, plan.system_free))
         self.tell(
-            f"{'system' if of_system else 'device'} memory ran out; going on from the last step with {in_words(fewer)} for layers, "
-            "slower. Set max_memory lower to avoid this."
+            f"{'system' if of_system else 'device'} memory ran out; going on from the last step with {in_words(fewer)} "
+            "for layers, slower. Set max_memory lower to avoid this."
         )
 
     def given_up(self, error: BaseException) -> SenseNovaError:

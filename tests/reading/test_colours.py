@@ -96,9 +96,7 @@ def test_a_transparent_level_of_few_bits(bits, level):
     assert flat.getpixel((0, 0)) == WHITE and flat.getpixel((0, 7)) == BLACK
 
 
-@pytest.mark.parametrize(
-    "colour", [None, "red", b"", b"\0" * 900, (1, 2), 5.5, -1, 10**6, (300, 0, 0), ...], ids=repr
-)
+@pytest.mark.parametrize("colour", [None, "red", b"", b"\0" * 900, (1, 2), 5.5, -1, 10**6, (300, 0, 0), ...], ids=repr)
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "I", "F", "I;16", "CMYK"])
 def test_a_transparent_colour_that_is_none_is_left_out(mode, colour):
     image = with_colour(Image.new(mode, (8, 8)), colour)
