@@ -4,8 +4,12 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    from .nodes.extension import SenseNovaCoreExtension
+    try:
+        from .nodes.extension import SenseNovaCoreExtension
+    except ImportError as error:
+        from .nodes.host import why_not
 
+        raise RuntimeError(why_not(error)) from None  # which ComfyUI writes into its log, in one line
     return SenseNovaCoreExtension()
 
 

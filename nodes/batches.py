@@ -16,13 +16,14 @@ def to_pictures(batch: Tensor, mask: Tensor | None = None, name: str = "image") 
     name: of the input, for messages. Raises ValueError for what is no IMAGE or no MASK.
     """
     check_image(batch, name)
-    masks = None if mask is None else _masks(mask, name.replace("image", "mask"))
+    mask_name = name.replace("image", "mask")
+    masks = None if mask is None else _masks(mask, mask_name)
     pictures = []
     for index, pixels in enumerate(batch):
         values = _levels(pixels, f"{name}, picture {index + 1}," if len(batch) > 1 else name)
         picture = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
         if masks is not None:
-            covered = _levels(masks[min(index, len(masks) - 1)], name.replace("image", "mask"), invert=True)
+            covered = _levels(masks[min(index, len(masks) - 1)], mask_name, invert=True)
             picture = picture.convert("RGBA")
             shown = Image.fromarray(covered).resize(picture.size, Image.Resampling.BILINEAR)
             picture.putalpha(ImageChops.multiply(picture.getchannel("A"), shown))
@@ -32,8 +33,9 @@ def to_pictures(batch: Tensor, mask: Tensor | None = None, name: str = "image") 
 
 def check_image(batch: object, name: str) -> None:
     """Raise ValueError unless it is an IMAGE with a picture in it; looks at no pixel."""
-    _check_tensor(batch, name, "an IMAGE")
-    shape, said = tuple(batch.shape), f"{name} has the shape {_said(batch)}"
+    image = _tensor(batch, name, "an IMAGE")
+    shape = tuple(image.shape)
+    said = f"{name} has the shape {_shape_of(image)}"
     if len(shape) != 4:
         alone = len(shape) == 3 and shape[-1] in CHANNELS
         hint = "add the batch axis" if alone else "a mask becomes one by Convert Mask to Image"
@@ -48,20 +50,25 @@ def check_image(batch: object, name: str) -> None:
         raise ValueError(f"{said}, without any pixel; give a picture that has some")
 
 
-def _masks(mask: object, name: str) -> Tensor:
-    """(masks, height, width), whether they came so, alone, or with an axis of 1 for channels."""
-    _check_tensor(mask, name, "a MASK")
+def _masks(value: object, name: str) -> Tensor:
+    """(masks, height, width) of a MASK, which may have come as one mask alone or with an axis of 1 for channels."""
+    mask = _tensor(value, name, "a MASK")
     masks = mask[None] if mask.ndim == 2 else mask
     if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[-1]):
         masks = masks.squeeze(1 if masks.shape[1] == 1 else -1)
+    said = f"{name} has the shape {_shape_of(mask)}"
     if masks.ndim != 3:
-        raise ValueError(f"{name} has the shape {_said(mask)}, and a MASK is (batch, height, width); give one")
+        raise ValueError(f"{said}, and a MASK is (batch, height, width); give one")
     if 0 in masks.shape:
-        raise ValueError(f"{name} has the shape {_said(mask)} and is empty; connect a mask that has pixels, or nothing")
+        raise ValueError(f"{said} and is empty; connect a mask that has pixels, or nothing")
     return masks
 
 
-def _check_tensor(value: object, name: str, wanted: str) -> None:
+def _tensor(value: object, name: str, wanted: str) -> Tensor:
+    """The value as it came over a wire. Raises ValueError unless it is a tensor of plain numbers.
+
+    wanted: what should have come, for messages.
+    """
     if not isinstance(value, Tensor):
         what = "nothing (None)" if value is None else f"of type {type(value).__name__[:100]}"
         raise ValueError(f"{name} is {what}; connect {wanted}")
@@ -69,10 +76,14 @@ def _check_tensor(value: object, name: str, wanted: str) -> None:
         raise ValueError(f"{name} is a tensor of {_kind(value)}; {wanted} holds numbers from 0 to 1")
     if not value.is_floating_point() and value.dtype not in _UNIT:
         raise ValueError(f"{name} is of {_kind(value)}; {wanted} holds numbers from 0 to 1: divide by what is white")
+    return value
 
 
-def _levels(values: Tensor, name: str, invert: bool = False) -> np.ndarray:
-    """0 .. 255, rounded. Raises ValueError for numbers that are none."""
+def _levels(values: Tensor, name: str, *, invert: bool = False) -> np.ndarray:
+    """Brightness from 0 to 1 as whole numbers from 0 to 255. Raises ValueError for what is no brightness.
+
+    invert: 1 becomes 0, as in a mask, where 1 is covered.
+    """
     numbers = values.detach().to("cpu", torch.float32).numpy() / _UNIT.get(values.dtype, 1)
     if np.isnan(numbers).any():
         raise ValueError(f"{name} holds NaN, which is no brightness; look at the node that made it")
@@ -82,7 +93,7 @@ def _levels(values: Tensor, name: str, invert: bool = False) -> np.ndarray:
     return (numbers * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _said(value: Tensor) -> str:
+def _shape_of(value: Tensor) -> str:
     text = str(tuple(value.shape))
     return text if len(text) <= 100 else f"of {value.ndim} axes"
 

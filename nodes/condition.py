@@ -11,6 +11,7 @@ from ..sensenova_core.settings import EDIT_PIXELS_OF_ALL, MAX_IMAGES, ReasoningS
 from . import pictures, widgets
 from .batches import check_image, to_pictures
 from .decoding import decoding_input, decoding_settings
+from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress, warn
 from .sockets import (
     CATEGORY,
@@ -68,10 +69,11 @@ class ImageCondition(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, images: dict[str, Tensor], masks: dict[str, Tensor] | None = None, max_pixels: int = 0, **unknown: object
     ) -> io.NodeOutput:
-        images, masks, read = images or {}, masks or {}, []
+        images, masks = images or {}, masks or {}
         _check_names(images, masks, unknown)
         for name, batch in images.items():
             check_image(batch, name)
@@ -79,6 +81,7 @@ class ImageCondition(io.ComfyNode):
             raise SettingsError("no image is connected", "connect one, or leave this node out to draw from text")
         if (number := sum(map(len, images.values()))) > MAX_IMAGES:
             raise SettingsError(f"{number} images are connected, batches counted", f"give at most {MAX_IMAGES}")
+        read = []
         for name, batch in images.items():
             metadata = pictures.source_metadata(cls.hidden.prompt, cls.hidden.unique_id, f"images.{name}")
             for picture in to_pictures(batch, masks.get(_mask_of(name)), name):
@@ -140,12 +143,14 @@ class TextEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
-        cls, model: Model.Type, prompt: str, images: Images.Type | None = None, thinking: str | None = None
+        cls, *, model: Model.Type, prompt: str, images: Images.Type | None = None, thinking: str | None = None
     ) -> io.NodeOutput:
         images = images or References()
-        thinking = thinking if thinking and thinking.strip() else None
-        return io.NodeOutput(model.engine.encode(prompt, images.images, thinking, images.max_pixels))
+        thought = thinking if thinking and thinking.strip() else None
+        encoded = model.engine.encode(prompt, images.images, think_text=thought, max_pixels=images.max_pixels)
+        return io.NodeOutput(encoded)
 
 
 class Think(io.ComfyNode):
@@ -161,7 +166,7 @@ class Think(io.ComfyNode):
             inputs=[
                 Model.Input("model", tooltip="From the Loader."),
                 Conditioning.Input("conditioning", tooltip="From Text Encode, without reasoning."),
-                widgets.widget(widgets.offered(ReasoningSettings)["max_think_tokens"], name="max_tokens"),
+                *widgets.inputs(ReasoningSettings, ["max_think_tokens"], max_think_tokens={"name": "max_tokens"}),
                 decoding_input(),
             ],
             outputs=[
@@ -172,11 +177,17 @@ class Think(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, decoding=UNSEEN):
+        return check_choice("decoding", decoding)
+
+    @classmethod
+    @checked
     def execute(
-        cls, model: Model.Type, conditioning: Conditioning.Type, max_tokens: int, decoding: dict | None = None
+        cls, *, model: Model.Type, conditioning: Conditioning.Type, max_tokens: int, decoding: dict | None = None
     ) -> io.NodeOutput:
         thoughts = model.think(conditioning, decoding_settings(decoding, max_tokens=max_tokens))
-        progress, warning = TextProgress(max_tokens), ""
+        progress = TextProgress(max_tokens)
+        warning = ""
         if conditioning.think_text is not None:
             warn(THOUGHT_ALREADY)
             warning = f"Warning: {THOUGHT_ALREADY}\n"

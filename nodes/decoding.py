@@ -12,20 +12,12 @@ GREEDY, SAMPLE = "greedy", "sample"
 TEXT_SEED = "text_seed"  # in a node that draws as well, `seed` is the noise's
 
 
-def max_tokens_input(**other: Any) -> io.Input:
-    return widgets.widget(widgets.offered(DecodingSettings)["max_tokens"], **other)
-
-
-def penalty_input() -> io.Input:
-    return widgets.widget(widgets.offered(DecodingSettings)["repetition_penalty"])
-
-
 def decoding_input() -> io.DynamicCombo.Input:
-    sampled = widgets.inputs(DecodingSettings, ("temperature", "top_k", "top_p"))
-    seed = widgets.widget(widgets.offered(DecodingSettings)["seed"], name=TEXT_SEED)
+    names = ("temperature", "top_k", "top_p", "seed")
+    sampled = widgets.inputs(DecodingSettings, names, seed={"name": TEXT_SEED})
     return io.DynamicCombo.Input(
         "decoding",
-        options=[io.DynamicCombo.Option(GREEDY, []), io.DynamicCombo.Option(SAMPLE, [*sampled, seed])],
+        options=[io.DynamicCombo.Option(GREEDY, []), io.DynamicCombo.Option(SAMPLE, sampled)],
         tooltip="greedy: always the likeliest token, the same text every time. sample: varied text, by a seed.",
     )
 

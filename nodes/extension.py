@@ -1,8 +1,10 @@
 """The list of nodes that ComfyUI registers."""
 
+import logging
+
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders
+from . import folders, host
 from .condition import ImageCondition, TextEncode, Think
 from .inspect import Inspect
 from .interleave import Interleave, SaveDocument
@@ -13,11 +15,15 @@ from .sample import FlowMatchSampler
 from .size import EditSize, Resolution
 from .understand import Understand
 
+log = logging.getLogger(__name__)
+
 
 class SenseNovaCoreExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register_model_folder()
         folders.offer_examples()
+        for words in host.look_around(__file__, Loader.GET_SCHEMA().node_id):
+            log.warning(words)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

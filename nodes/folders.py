@@ -23,11 +23,13 @@ from ..sensenova_core.checkpoint.files import (
     snapshot_of,
 )
 from ..sensenova_core.checkpoint.weights import State, file_state
+from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.hub.download import check_name, downloading
 from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
 from ..sensenova_core.lora import lora_states
 from ..sensenova_core.model.config import FAMILY
+from ..sensenova_core.report.places import check_place
 from . import progress
 
 FOLDER_KEY = "sensenova"
@@ -91,7 +93,7 @@ def checkpoint_path(name: str) -> Path:
     found = checkpoints()
     if name not in found:
         raise CheckpointError(
-            f"checkpoint {name!r} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
+            f"checkpoint {quoted(name)} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
             f"files) or a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and "
             f"press R to refresh the list, or turn download on; found now: {', '.join(found) or 'none'}. "
             f"{BUILT_IN!r} needs no files"
@@ -100,7 +102,7 @@ def checkpoint_path(name: str) -> Path:
 
 
 def chosen(choice: str, repo: str) -> tuple[str, Path]:
-    """A choice's name, and its folder or file; downloaded from `repo` where it is not there, unless that is empty."""
+    """A choice's name, and its folder or file. What is not there is downloaded from `repo`, if that is not empty."""
     if repo and not is_there(choice):
         path = downloaded(choice, repo)
         return (path.name if choice == AUTOMATIC else choice), path
@@ -123,8 +125,8 @@ def downloaded(choice: str, repo: str) -> Path:
     name = check_name(repo)
     if choice not in (AUTOMATIC, repo) and choice.split("/")[0] != name:
         raise CheckpointError(
-            f"checkpoint {choice!r} is not there, and {repo}, which download would fetch, is another one; set "
-            f"checkpoint to {AUTOMATIC}, or repo to where {choice!r} comes from"
+            f"checkpoint {quoted(choice)} is not there, and {repo[:100]}, which download would fetch, is another one; "
+            f"set checkpoint to {AUTOMATIC}, or repo to where {quoted(choice)} comes from"
         )
     folder = download(repo)
     return folder if choice in (AUTOMATIC, repo, name) else checkpoint_path(choice)
@@ -158,8 +160,8 @@ def _folder_of(repo: str) -> Path:
 def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
     """Changes when a choice means another checkpoint, or a file of it is replaced.
 
-    repo: what is downloaded if the choice is not there, if anything is. None, of either, is a link, whose value is not
-    known here: what the choice may mean, which is any checkpoint of the list, must then be as it was.
+    repo: what is downloaded if the choice is not there; "" for nothing. Where one of the two is None, it is linked to
+    another node and not known here: it may mean any checkpoint of the list, and changes when one of them does.
     """
     try:
         if choice is None or (repo is None and not is_there(choice)):
@@ -176,7 +178,7 @@ def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
 
 
 def _states(path: Path) -> tuple | None:
-    """Of a checkpoint's files: of what was downloaded, those that were changed since; of others all."""
+    """Changes with a checkpoint's files. Of what was downloaded, only files that were changed since are looked at."""
     try:
         files = locate(path)
         record = Record.of(files.folder)
@@ -197,7 +199,7 @@ def fingerprint(files: Iterable[Path]) -> tuple[tuple, ...]:
     return tuple((str(path), file_state(path), path.stat().st_ctime_ns) for path in sorted(files))
 
 
-def _below(root: Path, any_folder: bool) -> Iterator[tuple[str, Path]]:
+def _below(root: Path, *, any_folder: bool) -> Iterator[tuple[str, Path]]:
     """Checkpoints in a model folder that other models may be in: (name, folder or file).
 
     any_folder: a folder with a config.json is one whatever it says, so that what is wrong with it is said on loading.
@@ -261,8 +263,9 @@ def lora_path(name: str) -> Path:
         if path := folder_paths.get_full_path(key, name):
             return Path(path)
     raise CheckpointError(
-        f"LoRA {name!r} is not there. Put a .safetensors file into {folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or "
-        f"ComfyUI's models/loras and press R to refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
+        f"LoRA {quoted(name)} is not there. Put a .safetensors file into "
+        f"{folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or ComfyUI's models/loras and press R to "
+        f"refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
     )
 
 
@@ -276,7 +279,31 @@ def lora_fingerprint(name: str | None) -> tuple | None:
         return None
 
 
-def next_output_folder(prefix: str) -> Path:
-    """A folder below ComfyUI's output folder that does not exist yet: prefix_00001, prefix_00002, ..."""
-    folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    return next(path for n in range(1, 10**6) if not (path := Path(folder) / f"{name}_{n:05d}").exists())
+def output_place(prefix: str) -> tuple[Path, str]:
+    """A folder, which is ComfyUI's output folder or lies below it, and what names in it begin with."""
+    try:
+        os.fsencode(prefix)  # else what no name can hold is found out when the folder is made
+        folder, name, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except Exception:  # ComfyUI raises nothing more special for a place outside of its output folder
+        problem = f"{quoted(prefix)} names no folder below ComfyUI's output folder"
+        raise SettingsError(problem, "give a short name of letters and digits", setting="filename_prefix") from None
+    return Path(folder), name
+
+
+def output_error(prefix: str, file: str) -> str | None:
+    """Why `file` could not be saved in a folder prefix_00001, so that nobody waits for it; None where it could.
+
+    Of places outside of the output folder as well, which ComfyUI refuses when it comes to saving.
+    """
+    root = folder_paths.get_output_directory()
+    below = Path(root, f"{os.path.normpath(prefix)}_00001", file)
+    try:
+        prefix.encode()
+        if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
+            return None
+        check_place(below)
+    except UnicodeEncodeError:
+        return f"filename_prefix {ascii(prefix)[:100]} has letters that no file name has; give another name"
+    except SettingsError as error:
+        return str(error)
+    return None

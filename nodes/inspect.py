@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..sensenova_core.report import inspect as core
 from ..sensenova_core.report.inspect_picture import picture
 from . import folders
+from .door import checked
 from .load import checkpoint_input
 from .pictures import picture_to_wire
 from .sockets import CATEGORY
@@ -41,10 +42,11 @@ class Inspect(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, **kwargs):
+    def fingerprint_inputs(cls, checkpoint, **others):
         return folders.fingerprint_of(checkpoint)
 
     @classmethod
+    @checked
     def execute(cls, checkpoint: str, dtype: str, show_groups: str) -> io.NodeOutput:
         name = folders.checkpoint_meant(checkpoint)
         inspection = replace(core.inspect(folders.checkpoint_path(name)), model=name)

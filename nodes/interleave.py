@@ -5,17 +5,20 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_document
+from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
 from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
     MAX_DOCUMENT_TOKENS,
+    DecodingSettings,
     DocumentSettings,
     SamplingSettings,
 )
 from ..sensenova_core.writing.document import Drawing, Event, Text
 from . import folders, widgets
-from .decoding import decoding_input, decoding_settings, max_tokens_input
+from .decoding import decoding_input, decoding_settings
+from .door import UNSEEN, check_choice, checked
 from .pictures import NOTHING, picture_to_wire
 from .progress import Progress, TextProgress, show_picture, show_text
 from .sample import DRAWING, INTERVAL, sampling_settings
@@ -33,8 +36,9 @@ from .sockets import (
 
 NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
 # As in sample.py; one picture at a time, of the model's own sizes.
-SAMPLING, WITHOUT = (*DRAWING, "t_eps"), ("width", "height", "batch_size", "crop")
-MAX_TOKENS = 65_536
+SAMPLING = (*DRAWING, "t_eps")
+WITHOUT = ("width", "height", "batch_size", "crop")
+TOKENS = {"default": MAX_DOCUMENT_TOKENS, "max": 65_536}
 
 
 class Interleave(io.ComfyNode):
@@ -54,7 +58,7 @@ class Interleave(io.ComfyNode):
                 Images.Input("images", optional=True, tooltip="From Image Condition: pictures to start from."),
                 size_input(INTERLEAVE_SIZES),
                 *widgets.inputs(DocumentSettings, ("think", "max_images")),
-                max_tokens_input(default=MAX_DOCUMENT_TOKENS, max=MAX_TOKENS),
+                *widgets.inputs(DecodingSettings, ["max_tokens"], max_tokens=TOKENS),
                 decoding_input(),
                 *widgets.inputs(SamplingSettings, SAMPLING, cfg_norm={"options": NORMS}),
                 *widgets.inputs(DocumentSettings, ["system_message"], system_message={"multiline": True}),
@@ -71,11 +75,17 @@ class Interleave(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, size=UNSEEN, decoding=UNSEEN):
+        made = [check_choice("size", size), check_choice("decoding", decoding)]
+        return next((words for words in made if words is not True), True)
+
+    @classmethod
+    @checked
     @widgets.called(**INTERVAL, crop=None)
     def execute(
-        cls, model: Model.Type, prompt: str, think: bool, max_images: int, max_tokens: int, size: dict | None = None,
-        decoding: dict | None = None, images: Images.Type | None = None, system_message: str = "",
-        preset: Preset.Type | None = None, **drawing: Any,
+        cls, *, model: Model.Type, prompt: str, think: bool, max_images: int, max_tokens: int,
+        size: dict | None = None, decoding: dict | None = None, images: Images.Type | None = None,
+        system_message: str = "", preset: Preset.Type | None = None, **drawing: Any,
     ) -> io.NodeOutput:  # fmt: skip
         images = images or References()
         first = images.images[0].size if images.images else None
@@ -88,7 +98,7 @@ class Interleave(io.ComfyNode):
             think=think,
             system=system_message or None,
         )
-        events = model.interleave(prompt, images.images, settings, images.max_pixels)
+        events = model.interleave(prompt, images=images.images, settings=settings, max_pixels=images.max_pixels)
         document = collect(events)
         picture = page(document)
         show_picture(picture)
@@ -99,7 +109,9 @@ class Interleave(io.ComfyNode):
 
 def collect(events: Iterable[Event]) -> Document.Type:
     """Gather events into a document, showing text and drawing steps on the node as they come."""
-    builder, text, drawing = DocumentBuilder(), TextProgress(None), None
+    builder = DocumentBuilder()
+    text = TextProgress(None)
+    drawing: Progress | None = None
     for event in events:
         builder.add(event)
         if isinstance(event, Text):
@@ -141,7 +153,16 @@ class SaveDocument(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+        """Before anything is drawn; None is a link."""
+        return (filename_prefix and folders.output_error(filename_prefix, "document.html")) or True
+
+    @classmethod
+    @checked
     def execute(cls, document: Document.Type, filename_prefix: str, format: str) -> io.NodeOutput:
-        path = save_document(document, folders.next_output_folder(filename_prefix), format)
+        if problem := folders.output_error(filename_prefix, "document.html"):
+            raise SettingsError(problem)
+        folder, stem = folders.output_place(filename_prefix)
+        path = save_numbered_document(document, folder, stem, form=format)
         show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

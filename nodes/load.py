@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..sensenova_core.hub.download import DEFAULT_MODEL
 from ..sensenova_core.settings import LoadSettings
-from . import folders, widgets
+from . import folders, host, widgets
+from .door import checked
 from .loaded import LoadedEngine
 from .progress import tell
 from .sockets import CATEGORY, Model
@@ -66,14 +67,16 @@ class Loader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, download=False, repo=DEFAULT_MODEL, **kwargs):
+    def fingerprint_inputs(cls, checkpoint, *, download=False, repo=DEFAULT_MODEL, **others):
         return folders.fingerprint_of(checkpoint, repo if download else "")
 
     @classmethod
+    @checked
     def execute(
-        cls, checkpoint: str, download: bool = False, repo: str = DEFAULT_MODEL, **settings: str
+        cls, checkpoint: str, *, download: bool = False, repo: str = DEFAULT_MODEL, **settings: str
     ) -> io.NodeOutput:
         name, path = folders.chosen(checkpoint, repo if download else "")
         model = LoadedEngine.load(path, **settings)
-        tell(f"Model: {name}\n{model.engine.checkpoint.found()}")
+        copies = "".join(f"\nWarning: {words}" for words in host.warnings())
+        tell(f"Model: {name}\n{model.engine.checkpoint.found()}{copies}")
         return io.NodeOutput(model)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -16,10 +16,10 @@ from ..sensenova_core.drawing.sampling import Step
 from ..sensenova_core.engine import Engine
 from ..sensenova_core.memory import Task
 from ..sensenova_core.reading.prompt import Conditioning, TokenSequence
-from ..sensenova_core.report.profile import Profile
+from ..sensenova_core.report.profile import Profile, Watched
 from ..sensenova_core.settings import DecodingSettings, DocumentSettings, SamplingSettings
 from ..sensenova_core.writing.conversation import Answer
-from ..sensenova_core.writing.document import Drawing, Event, Text
+from ..sensenova_core.writing.document import Event
 from ..sensenova_core.writing.thinking import Thought
 from .progress import warn
 
@@ -39,7 +39,8 @@ class LoadedEngine:
 
     def __init__(self, engine: Engine, loading: Profile | None = None):
         self.loras: tuple[tuple[Path, float], ...] = ()
-        self.engine, self.loading = engine, loading or Profile(engine.device)
+        self.engine = engine
+        self.loading = loading or Profile(engine.device)
         self.patcher = EnginePatcher(engine, mm.unet_offload_device())
         engine.memory.tell = warn
         if not mm.is_device_cpu(engine.device):
@@ -77,9 +78,9 @@ class LoadedEngine:
         return Run(self, lambda: self.engine.writing_task(len(conversation.ids), settings.max_tokens), answers)
 
     def interleave(
-        self, prompt: str, images: Sequence[Image.Image], settings: DocumentSettings, max_pixels: int | None
+        self, prompt: str, *, images: Sequence[Image.Image], settings: DocumentSettings, max_pixels: int | None
     ) -> "Run[Event]":
-        events = self.engine.interleave(prompt, images, settings, max_pixels)
+        events = self.engine.interleave(prompt, images, settings=settings, max_pixels=max_pixels)
         return Run(self, lambda: self.engine.document_task(settings, len(images)), events)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
@@ -102,40 +103,23 @@ class LoadedEngine:
         mm.load_models_gpu([self.patcher], memory_required=task().most_working)
 
 
-class Run(Generic[Result]):
-    """A task to loop over, once: it makes ready, then yields results as they come. last: the one that came last.
-    profile: what the task took so far."""
-
-    last: Result
+class Run(Watched[Result]):
+    """A task to loop over, once: it makes ready, then yields results as they come."""
 
     def __init__(self, model: LoadedEngine, task: Callable[[], Task], results: Iterator[Result]):
-        self._model, self._task, self._results = model, task, results
-        self.profile = Profile(model.engine.device, model.loading.load_seconds, model.loading.load_peak)
+        loading = model.loading
+        super().__init__(results, Profile(model.engine.device, loading.load_seconds, loading.load_peak))
+        self._model = model
+        self._task = task
 
     def __iter__(self) -> Iterator[Result]:
         self._model.make_ready(self._task)
         with self.profile.generating(self._model.engine):
-            for result in self._results:
-                self.last = result
-                _count(result, self.profile)
-                yield result
-                self.profile.tick()
+            yield from super().__iter__()
 
     def summary(self) -> str:
         """What the run took, in words."""
         return self.profile.summary(self._model.engine)
-
-
-def _count(result: object, profile: Profile) -> None:
-    """Count what a result adds: a finished picture, or text."""
-    if isinstance(result, Drawing):
-        result = result.step
-    if isinstance(result, Step) and result.index + 1 == result.total:
-        profile.drew(len(result.z), result.grid.tokens)
-    elif isinstance(result, Text) or (isinstance(result, Thought) and result.conditioning is not None):
-        profile.wrote(result.tokens)
-    elif isinstance(result, Answer) and result.ended is not None:
-        profile.wrote(len(result.ids))
 
 
 class EnginePatcher(comfy.model_patcher.ModelPatcher):
@@ -158,6 +142,7 @@ class EnginePatcher(comfy.model_patcher.ModelPatcher):
     def current_loaded_device(self) -> torch.device:
         return self.load_device if self.loaded_size() else self.offload_device
 
+    # The signatures of the next three are ComfyUI's.
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
         before = self.loaded_size()
         self.model.allow(None if extra_memory >= self.EVERYTHING else int(before + extra_memory))

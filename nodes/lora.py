@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..sensenova_core.lora.presets import mismatch, preset_of
 from . import folders
+from .door import checked
 from .progress import show_text, warn
 from .sockets import CATEGORY, Model, Preset
 
@@ -47,12 +48,14 @@ class Lora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **kwargs):
+    def fingerprint_inputs(cls, lora_name, **others):
         return folders.lora_fingerprint(lora_name)
 
     @classmethod
+    @checked
     def execute(cls, model: Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
-        engine, file = model.engine, folders.lora_path(lora_name)
+        engine = model.engine
+        file = folders.lora_path(lora_name)
         lora = engine.read_lora(file)
         changed = model.with_lora(file, strength)
         preset = preset_of((engine.read_lora(path), other) for path, other in changed.loras)

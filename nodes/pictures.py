@@ -33,6 +33,8 @@ def source_metadata(graph: dict | None, node_id: str, name: str) -> dict[str, st
 
     That is a loaded file's own text, or the graph itself where our sampler drew it.
     """
+    if graph is None:
+        return {}
     try:
         link = graph[node_id]["inputs"][name]
         source = graph[link[0]]

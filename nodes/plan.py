@@ -6,11 +6,12 @@ from comfy_api.latest import io, ui
 
 from ..sensenova_core.settings import ForecastSettings, SamplingSettings
 from . import widgets
+from .door import checked
 from .progress import show_text
 from .size import side_inputs, size_or_best
 from .sockets import CATEGORY, Model
 
-LATER = {"optional": True}  # than the first workflows, which do not have them
+FORECAST = ("images", "think_tokens", "card")
 
 
 class MemoryPlan(io.ComfyNode):
@@ -30,24 +31,19 @@ class MemoryPlan(io.ComfyNode):
                 *side_inputs(automatic=True),
                 *widgets.inputs(SamplingSettings, ["batch_size"]),
                 io.Boolean.Input("guided", default=True, tooltip="Whether cfg is over 1, which needs a second pass."),
-                *widgets.inputs(ForecastSettings, ("images", "think_tokens", "card")),
-                *widgets.inputs(
-                    ForecastSettings,
-                    ("task", "max_tokens", "prompt_tokens"),
-                    task=LATER,
-                    max_tokens=LATER,
-                    prompt_tokens=LATER,
-                ),
+                *widgets.inputs(ForecastSettings, FORECAST),
+                *widgets.further_inputs(ForecastSettings, (*FORECAST, "ram")),
             ],
             outputs=[io.String.Output(display_name="plan")],
         )
 
     @classmethod
+    @checked
     @widgets.called(crop=None)
     def execute(
-        cls, model: Model.Type, width: int, height: int, batch_size: int, guided: bool, **forecast: Any
+        cls, *, model: Model.Type, width: int, height: int, batch_size: int, guided: bool, **forecast: Any
     ) -> io.NodeOutput:
-        width, height = size_or_best(model, width, height, document=forecast.get("task") == "interleave")
+        width, height = size_or_best(model, (width, height), document=forecast.get("task") == "interleave")
         guidance = {} if guided else {"cfg": 1.0}
         settings = SamplingSettings.of(width=width, height=height, batch_size=batch_size, **guidance)
         text = model.forecast(settings, **forecast)

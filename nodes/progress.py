@@ -13,6 +13,7 @@ from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..sensenova_core.errors import printable
 from ..sensenova_core.report.png import to_pil
 
 PREVIEW_SIDE = 512
@@ -65,7 +66,7 @@ def show_text(text: str) -> None:
     """Show text on the node that is running. The graph editor reads it as HTML, and would leave out <image>."""
     context = get_executing_context()
     if context is not None:
-        PromptServer.instance.send_progress_text(html.escape(text, quote=False), context.node_id)
+        PromptServer.instance.send_progress_text(html.escape(printable(text), quote=False), context.node_id)
 
 
 def show_picture(picture: Image.Image) -> None:
@@ -78,13 +79,13 @@ def show_picture(picture: Image.Image) -> None:
 
 def tell(message: str) -> None:
     """Say something on the node that is running, and in the log."""
-    log.info(message)
+    log.info(printable(message))
     show_text(message)
 
 
 def warn(message: str) -> None:
     """Say something on the node that is running, and in the log."""
-    log.warning(message)
+    log.warning(printable(message))
     show_text(f"Warning: {message}")
 
 

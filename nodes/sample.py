@@ -6,10 +6,18 @@ from comfy_api.latest import io
 
 from ..sensenova_core.settings import SamplingSettings
 from . import widgets
+from .door import checked
 from .pictures import to_wire
 from .progress import Progress, show_text, warn
 from .size import side_inputs, size_or_best
-from .sockets import CATEGORY, Conditioning, Model, Preset, preset_input, profile_output
+from .sockets import (
+    CATEGORY,
+    Conditioning,
+    Model,
+    Preset,
+    preset_input,
+    profile_output,
+)
 
 # In the order that saved workflows have their values in; settings that are new follow them.
 DRAWING = ("steps", "cfg", "img_cfg", "cfg_norm", "cfg_start", "cfg_end", "shift", "seed")
@@ -47,13 +55,14 @@ class FlowMatchSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     @widgets.called(**INTERVAL)
     def execute(
-        cls, model: Model.Type, conditioning: Conditioning.Type, width: int, height: int,
+        cls, *, model: Model.Type, conditioning: Conditioning.Type, width: int, height: int,
         preset: Preset.Type | None = None, **drawing: Any,
     ) -> io.NodeOutput:  # fmt: skip
         edited = conditioning.images[0].original if conditioning.images else None
-        width, height = size_or_best(model, width, height, edited)
+        width, height = size_or_best(model, (width, height), image=edited)
         settings = sampling_settings(preset, width=width, height=height, **drawing)
         steps = model.sample(conditioning, settings)
         if warning := conditioning.repeated_noise(settings.seed, (width, height)):

@@ -3,31 +3,33 @@
 from comfy_api.latest import io
 
 from ..sensenova_core.drawing.sizes import edit_size
-from ..sensenova_core.errors import SettingsError
+from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.settings import TRAINED_SIZES, TRAINED_SIZES_U15, SamplingSettings
 from . import widgets
+from .door import UNSEEN, check_choice, checked
 from .sockets import CATEGORY, Images, Model
 
 CUSTOM, AUTOMATIC = "custom", "automatic"
 FULL_RESOLUTION, SAME = "its ratio, at full resolution", "the same as the image"
 
 
-def side_inputs(automatic: bool = False) -> list[io.Input]:
+def side_inputs(*, automatic: bool = False) -> list[io.Input]:
     """Width and height. automatic: whether 0 is allowed, which leaves them to `size_or_best`."""
     sides = [widgets.offered(SamplingSettings)[name] for name in ("width", "height")]
     return [widgets.automatic(side) if automatic else widgets.widget(side) for side in sides]
 
 
 def size_or_best(
-    model: Model.Type, width: int, height: int, image: tuple[int, int] | None = None, document: bool = False
+    model: Model.Type, size: tuple[int, int], *, image: tuple[int, int] | None = None, document: bool = False
 ) -> tuple[int, int]:
-    """(width, height) as they are; for 0 and 0 what the model draws best, in the ratio of `image` if there is one.
+    """A size (width, height) as it is; for 0 and 0 what the model draws best, in the ratio of `image` if there is one.
 
     document: whether it is for the pictures of a document. Raises SettingsError where one of the two is 0.
     """
+    width, height = size
     if bool(width) != bool(height):
         raise SettingsError(f"width is {width} and height is {height}", "give both, or 0 for both")
-    return (width, height) if width else model.engine.best_size(image, document)
+    return size if width else model.engine.best_size(image, document=document)
 
 
 def size_input(sizes: dict[str, tuple[int, int]]) -> io.DynamicCombo.Input:
@@ -49,7 +51,7 @@ def size_of(size: dict | None, hidden, sizes: dict[str, tuple[int, int]]) -> tup
     if size is None:  # ComfyUI leaves an unknown choice out
         given = (hidden.prompt or {}).get(hidden.unique_id, {}).get("inputs", {}).get("size")
         choices = ", ".join(map(repr, (AUTOMATIC, CUSTOM, *sizes)))
-        raise SettingsError(f"{given!r} is unknown", f"choose one of {choices}", setting="size", value=given)
+        raise SettingsError(f"{quoted(given)} is unknown", f"choose one of {choices}", setting="size", value=given)
     if size["size"] == AUTOMATIC:
         return None
     return (size["width"], size["height"]) if size["size"] == CUSTOM else sizes[size["size"]]
@@ -73,6 +75,11 @@ class Resolution(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, size=UNSEEN):
+        return check_choice("size", size)
+
+    @classmethod
+    @checked
     def execute(cls, size: dict | None = None) -> io.NodeOutput:
         return io.NodeOutput(*(size_of(size, cls.hidden, cls.SIZES) or (0, 0)))
 
@@ -102,6 +109,7 @@ class EditSize(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images: Images.Type, mode: str) -> io.NodeOutput:
         width, height = images.images[0].size
         return io.NodeOutput(*((width, height) if mode == SAME else edit_size(width, height)))

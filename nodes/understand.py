@@ -4,8 +4,11 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sensenova_core.reading.prompt import IMAGE_PLACEHOLDER, Message
-from .decoding import decoding_input, decoding_settings, max_tokens_input, penalty_input
+from ..sensenova_core.reading.prompt import Message, filled
+from ..sensenova_core.settings import DecodingSettings
+from . import widgets
+from .decoding import decoding_input, decoding_settings
+from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress
 from .sockets import (
     CATEGORY,
@@ -43,7 +46,7 @@ class Understand(io.ComfyNode):
                 ),
                 Images.Input("images", optional=True, tooltip="From Image Condition: images new to the conversation."),
                 History.Input("history", optional=True, tooltip="From an earlier Understand node."),
-                max_tokens_input(),
+                *widgets.inputs(DecodingSettings, ["max_tokens"]),
                 decoding_input(),
                 io.String.Input(
                     "system_message",
@@ -52,21 +55,27 @@ class Understand(io.ComfyNode):
                     advanced=True,
                     tooltip="Tells the model how to answer. Counts only where a conversation begins.",
                 ),
-                penalty_input(),
+                *widgets.inputs(DecodingSettings, ["repetition_penalty"]),
             ],
             outputs=[io.String.Output(display_name="answer"), History.Output(display_name="history"), profile_output()],
         )
 
     @classmethod
+    def validate_inputs(cls, decoding=UNSEEN):
+        return check_choice("decoding", decoding)
+
+    @classmethod
+    @checked
     def execute(
-        cls, model: Model.Type, question: str, max_tokens: int, decoding: dict | None = None,
+        cls, *, model: Model.Type, question: str, max_tokens: int, decoding: dict | None = None,
         images: Images.Type | None = None, history: History.Type | None = None, system_message: str = "",
         **further: float,
     ) -> io.NodeOutput:  # fmt: skip
-        chat = asked(history or Chat(), question, images or References(), system_message)
+        chat = asked(history or Chat(), question, images=images or References(), system_message=system_message)
         settings = decoding_settings(decoding, max_tokens=max_tokens, **further)
         conversation = model.engine.conversation(chat.messages, chat.images, chat.max_pixels)
-        answers, progress = model.understand(conversation, settings), TextProgress(max_tokens)
+        answers = model.understand(conversation, settings)
+        progress = TextProgress(max_tokens)
         for answer in answers:
             progress.report(answer.text, len(answer.ids))
         answer = answers.last
@@ -75,12 +84,11 @@ class Understand(io.ComfyNode):
         return io.NodeOutput(answer.text, replace(chat, messages=messages), answers.summary())
 
 
-def asked(chat: Chat, question: str, images: References, system_message: str) -> Chat:
+def asked(chat: Chat, question: str, *, images: References, system_message: str) -> Chat:
     """The conversation with a question added, its images given their places in the text."""
     messages = chat.messages
     if not messages and system_message.strip():
         messages = (Message("system", system_message.strip()),)
-    missing = len(images.images) - question.count(IMAGE_PLACEHOLDER)
-    text = f"{IMAGE_PLACEHOLDER}\n" * missing + question
+    asked = Message("user", filled(question, len(images.images)))
     budgets = (images.max_pixels,) * len(images.images)
-    return Chat((*messages, Message("user", text)), (*chat.images, *images.images), (*chat.max_pixels, *budgets))
+    return Chat((*messages, asked), (*chat.images, *images.images), (*chat.max_pixels, *budgets))

@@ -15,14 +15,20 @@ from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_nam
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
-from .errors import SenseNovaError, SettingsError, check_count, memory_in_words
+from .errors import SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
-from .memory import Placement, Plan, Task, activations, forecast, limits_of
-from .memory.turns import Results, Turn
+from .memory import (
+    Placement,
+    Plan,
+    Task,
+    activations,
+    forecast,
+    limits_of,
+)
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
-from .reading.images import references
+from .reading.images import listed, references
 from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder
 from .reading.prompt import TokenSequence as Tokens
@@ -36,9 +42,11 @@ from .settings import (
     LoadSettings,
     ReasoningSettings,
     SamplingSettings,
+    Settings,
     edit_pixel_limits,
     understanding_pixel_limits,
 )
+from .system.turns import Results, Turn
 from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
@@ -46,6 +54,7 @@ from .writing.document import Event, Writer, growing
 from .writing.thinking import Thought
 
 Result = TypeVar("Result")
+Made = TypeVar("Made", bound=Settings)
 log = logging.getLogger(__name__)
 
 
@@ -157,8 +166,10 @@ class Engine:
         return self.memory.plan(task, self.remembered.nbytes, card, system_free)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
-        """`plan` in words, before there is a prompt. asked: see ForecastSettings. Raises SettingsError where
-        it cannot fit."""
+        """`plan` in words, before there is a prompt. asked: see ForecastSettings.
+
+        Raises SettingsError where it cannot fit.
+        """
         run = ForecastSettings.of(**asked)
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)
@@ -246,6 +257,7 @@ class Engine:
         `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
+        images = listed(images)
         shown = references(
             images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
         )
@@ -260,7 +272,7 @@ class Engine:
         settings: greedy and 1024 tokens at most, unless given. choose: a way to choose tokens in place of the settings'
         own. Raises SettingsError at the call, before any work.
         """
-        settings = settings or ReasoningSettings()
+        settings = _expected(settings, DecodingSettings) or ReasoningSettings()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
         return self._running(
@@ -284,6 +296,7 @@ class Engine:
         shift, t_eps, seed, batch_size, crop; see SamplingSettings and Guidance. Raises SettingsError at the call,
         before any work.
         """
+        self._check_vocabulary(conditioning)
         width, height = settings.get("width"), settings.get("height")
         if (width is None) != (height is None):
             raise SettingsError(f"width is {width} and height is {height}", "give both or neither")
@@ -294,6 +307,7 @@ class Engine:
 
     def denoise(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
         """`sample` with its settings in one value."""
+        self._check_vocabulary(conditioning)
         settings.check_size(self.config.token_pixels)
         if conditioning.is_edit and settings.guidance.norm == "cfg_zero_star":
             raise SettingsError(
@@ -302,7 +316,6 @@ class Engine:
                 setting="cfg_norm",
                 value="cfg_zero_star",
             )
-        self._check_vocabulary(conditioning)
         used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
 
         def steps() -> Iterator[Step]:
@@ -329,8 +342,8 @@ class Engine:
         Every <image> in the user's texts is filled in order; images without one go before the last text.
         max_pixels: a limit on the size of every image, or of each, for speed. Raises PromptError.
         """
-        if isinstance(messages, str):
-            messages = [Message("user", messages)]
+        if not isinstance(messages, list | tuple):  # one question, or one message
+            messages = [messages if isinstance(messages, Message) else Message("user", messages)]
         return self.prompts.conversation(
             messages,
             references(images, self.config.token_pixels, understanding_pixel_limits(self.config.best_area), max_pixels),
@@ -349,7 +362,7 @@ class Engine:
         again. settings: greedy and 512 tokens at most, unless given.
         """
         conversation = messages if isinstance(messages, Tokens) else self.conversation(messages, images)
-        settings = settings or DecodingSettings()
+        settings = _expected(settings, DecodingSettings) or DecodingSettings()
         choose = choose or chooser(settings)
         return self._running(
             lambda: self.writing_task(len(conversation.ids), settings.max_tokens, "an answer of"),
@@ -369,6 +382,7 @@ class Engine:
 
         Raises PromptError or SettingsError at the call, before any work.
         """
+        images, settings = listed(images), _expected(settings, DocumentSettings)
         if settings is None:
             size = self.best_size(images[0].size if images else None, document=True)
             settings = DocumentSettings(SamplingSettings(*size))
@@ -449,5 +463,14 @@ class Engine:
             raise SenseNovaError("the model's memory was given back during this run; start it again")
 
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
+        if not isinstance(conditioning, Conditioning):
+            raise SettingsError(f"the conditioning is {quoted(conditioning)}", "give what encode has made of a prompt")
         if conditioning.vocabulary != self.prompts.vocabulary:
             raise SettingsError("the prompt was encoded for another model", "encode it with the model that draws")
+
+
+def _expected(settings: Made | None, kind: type[Made]) -> Made | None:
+    """The settings as they are. Raises SettingsError for something else."""
+    if settings is not None and not isinstance(settings, kind):
+        raise SettingsError(f"the settings are {quoted(settings)}", f"give {kind.__name__}(...)")
+    return settings

@@ -2,9 +2,13 @@
 
 import errno
 import math
+import re
+import reprlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
 # How torch and the libraries below it say that memory ran out, where the error has no type of its own.
 _OUT_OF_SYSTEM_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "annot allocate memory")
@@ -14,6 +18,15 @@ _OUT_OF_MEMORY = (
 )
 # What to do about results that are no numbers.
 NOT_FINITE = "try dtype float32 or another attention backend, lower strengths of LoRAs, or check all files for damage"
+
+
+QUOTED = 100  # characters of a value that a message may hold
+# What moves a terminal's cursor, or turns the letters around that follow it; line ends and tabs stay.
+_UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 4 * QUOTED  # cut further below
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 20
+_PACKAGES = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}  # imported -> installed, where these differ
 
 
 class SenseNovaError(Exception):
@@ -57,7 +70,7 @@ class SettingsError(SenseNovaError, ValueError):
 
     def in_words(self, named: Callable[[str], str | None] = lambda setting: setting) -> str:
         """The message, with settings called as `named` calls them; None for one that its reader does not have."""
-        problem = self.problem or f"is {self.value!r}"
+        problem = self.problem or f"is {quoted(self.value)}"
         if self.setting:
             problem = f"{self.subject.replace('{}', named(self.setting) or self.setting)} {problem}"
         hints = [text.replace("{}", name) for setting, text in self.hints.items() if (name := named(setting))]
@@ -68,7 +81,48 @@ class SettingsError(SenseNovaError, ValueError):
 
 
 def printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The same with escapes for what no terminal prints, or what would change how the rest is shown."""
+    return _UNPRINTABLE.sub(lambda letter: ascii(letter[0])[1:-1], text)
+
+
+def quoted(value: object) -> str:
+    """A value as a message shows it: in one line, as Python writes it, and cut after 100 characters."""
+    try:
+        # Of a text only what may be shown is looked at: it may be megabytes.
+        text = repr(value[: QUOTED + 1]) if isinstance(value, str | bytes) else _SHORT.repr(value)
+    except Exception:  # a number of too many digits, or another package's class that cannot say what it is
+        text = f"a {type(value).__name__}"
+    text = printable(" ".join(text.splitlines()))
+    return text if len(text) <= QUOTED else text[: QUOTED - 3] + "..."
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's or a tensor of no axes as Python's own number; those in lists and tuples, which become
+    tuples, likewise. Anything else as it is."""
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, str) or getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (RuntimeError, ValueError, TypeError):  # a tensor without values
+        return value
+
+
+def missing_package(error: ImportError) -> str:
+    """What to do where an import has failed, in a sentence."""
+    module = (error.name or "").partition(".")[0]
+    package = _PACKAGES.get(module, module)
+    if not package:
+        return f"an import failed ({printable(str(error))[:QUOTED]}); install the requirements again"
+    kind = "is missing" if isinstance(error, ModuleNotFoundError) and error.name == module else "is too old or damaged"
+    return f"the package {package} {kind}; run {install_line(package)}"
+
+
+def install_line(package: str) -> str:
+    """The command that installs a package for the Python that runs this, ComfyUI's own where that does."""
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    return f"{python} -m pip install --upgrade {package}"
 
 
 def check_number(
@@ -86,7 +140,11 @@ def check_number(
     low, high: its ends, included; over: a lower end that is not. subject: see SettingsError.
     """
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or not low <= number <= high or number <= over:
+    try:
+        finite = math.isfinite(number)
+    except OverflowError:  # of hundreds of digits
+        finite = False
+    if not finite or not low <= number <= high or number <= over:
         raise SettingsError(setting=name, subject=subject, value=value, remedy=f"give {expected}")
 
 
@@ -99,9 +157,9 @@ def check_count(name: str, value: object, least: int, most: int | None = None) -
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise SettingsError unless `value` is one of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         remedy = f"choose one of {', '.join(choices)}"
-        raise SettingsError(f"{value!r} is unknown", remedy, setting=name, value=value)
+        raise SettingsError(f"{quoted(value)} is unknown", remedy, setting=name, value=value)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,14 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import SettingsError, check_choice, check_count, check_number
+from .errors import (
+    SettingsError,
+    check_choice,
+    check_count,
+    check_number,
+    plain,
+    quoted,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +86,8 @@ class Setting:
             check_choice(self.name, value, self.choices)
         elif self.kind is int and not self.automatic:  # a side is checked once the model is known
             check_count(self.name, value, int(self.low), None if self.high == math.inf else int(self.high))
+        elif self.kind is bool and not isinstance(value, bool):
+            raise SettingsError(setting=self.name, value=value, remedy="give True or False")
         elif self.kind is float:
             check_number(self.name, value, self._expected(), low=self.low, over=self.over, high=self.high)
 
@@ -138,6 +147,8 @@ class Settings:
     def __post_init__(self):
         known = settings_of(type(self))
         for each in fields(self):
+            if "within" not in each.metadata:
+                object.__setattr__(self, each.name, plain(getattr(self, each.name)))  # numpy's numbers, say
             if "setting" in each.metadata:
                 known[_name(each)].check(getattr(self, each.name))
 
@@ -152,8 +163,7 @@ class Settings:
             if within := each.metadata.get("within"):
                 own[each.name] = within.of(**{name: values.pop(name) for name in settings_of(within) if name in values})
             elif _name(each) in values:
-                value = values.pop(_name(each))
-                own[each.name] = tuple(value) if isinstance(value, list) else value
+                own[each.name] = values.pop(_name(each))
         return cls(**own, **values)
 
 
@@ -275,6 +285,8 @@ class SamplingSettings(Settings):
         for name in ("width", "height"):
             value = getattr(self, name)
             check_number(name, value, f"a whole number of pixels, a multiple of {side}")
+            if isinstance(value, int) and value > MAX_SIDE:
+                raise SettingsError(setting=name, value=value, remedy=f"give at most {MAX_SIDE} pixels")
             if not isinstance(value, int) or value < 1 or (value % side and not self.crop):
                 nearest = max(side, round(value / side) * side)
                 raise SettingsError(
@@ -370,11 +382,12 @@ class DocumentSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not all(isinstance(size, tuple) and len(size) == 2 for size in self.sizes):
+        sizes = self.sizes if isinstance(self.sizes, tuple) else (self.sizes,)
+        if not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
             raise SettingsError(
                 setting="sizes",
                 value=self.sizes,
-                problem=f"are {self.sizes!r}",
+                problem=f"are {quoted(self.sizes)}",
                 remedy="give (width, height) of each image",
             )
         if self.sampling.batch_size != 1:

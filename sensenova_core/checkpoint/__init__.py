@@ -3,7 +3,6 @@
 from .check import check_tensors
 from .checkpoint import Checkpoint, open_checkpoint
 from .files import locate
-from .headers import read_headers
 from .names import checkpoint_name
 from .tensors import Packed, TensorHeader
 from .weights import StoredWeights, assign
@@ -18,5 +17,4 @@ __all__ = [
     "checkpoint_name",
     "locate",
     "open_checkpoint",
-    "read_headers",
 ]

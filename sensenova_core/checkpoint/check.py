@@ -33,7 +33,7 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], headers: Mapping[str,
         f"{name} is {list(header.shape)}, its scale {header.scale.dtype} {list(header.scale.shape)}; readable are one "
         "number, one for each row, or one for each 128 x 128"
         for name, header in known.items()
-        if not header.scale_fits
+        if header.scale is not None and not header.scale_fits
     ]
     kinds = {
         "missing": missing,

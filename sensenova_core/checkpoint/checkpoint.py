@@ -1,7 +1,7 @@
 """A path -> all that the engine needs of a checkpoint: geometry, tensors, tokenizer. From headers alone."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class Checkpoint:
 
     def found(self) -> str:
         """What it is, in three lines: for the user to see that it is what was meant."""
-        decoder, kinds = self.config.decoder, list(self.stored)
+        decoder = self.config.decoder
+        kinds = list(self.stored)
         family = "U1.5" if self.config.pixel_head else "U1"
         experts = " with experts" if any(decoder.generation_experts) else ""
         types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more" if len(kinds) > _KINDS else "")
@@ -96,21 +97,30 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     files = locate(path)
     tensors, metadata = read_files(files)
-    quantised = quantised_as(tensors, metadata, _config_beside(files, _is_any))
+    quantised = quantised_as(tensors, metadata, next(_configs_beside(files), None))
     try:
         scaled = with_scales(tensors)
         names, ignored = published_names(scaled, str(files.path))
         headers = {published: scaled[name] for name, published in names.items()}
         config, config_from, assumed = _config(files, headers, metadata)
         _check_counts(config, headers, config_from)
-        check_all_scaled(headers, any(name.rpartition(".")[2] == MARK for name in tensors))
+        check_all_scaled(headers, marked=any(name.rpartition(".")[2] == MARK for name in tensors))
         check_scales(headers)
     except CheckpointError as error:
         if quantised is not None:
             raise refused(str(files.path), quantised) from None
         raise error if str(files.path) in str(error) else CheckpointError(f"{files.path}: {error}") from None
     stored = stored_types(tensors.values())
-    return Checkpoint(files, config, headers, stored, config_from, assumed, tuple(ignored), quantised)
+    return Checkpoint(
+        files,
+        config,
+        headers,
+        stored=stored,
+        config_from=config_from,
+        assumed=assumed,
+        ignored=tuple(ignored),
+        quantised=quantised,
+    )
 
 
 def _config(
@@ -130,7 +140,8 @@ def _config(
         return parsed(within), "the file's metadata", {}
     raw, assumed = config_from_shapes(shapes)
     config = parsed(raw)
-    if (beside := _config_beside(files, _is_ours)) and _same_shapes(parsed(beside), config):
+    beside = next(filter(_is_ours, _configs_beside(files)), None)
+    if beside is not None and _same_shapes(parsed(beside), config):
         return parsed(beside), CONFIG_JSON, {}
     return config, "the tensors' shapes", assumed
 
@@ -167,20 +178,15 @@ def _config_within(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _config_beside(files: Files, wanted: Callable[[Any], bool]) -> dict[str, Any] | None:
-    """The config.json beside a single file, or in the folder of its name. It may be of another checkpoint."""
+def _configs_beside(files: Files) -> Iterator[dict[str, Any]]:
+    """Each config.json of a checkpoint. One beside a single file may be of another checkpoint."""
     for file in files.configs:
         try:
             raw = read_json(file)
         except (OSError, ValueError):
             continue
-        if wanted(raw):
-            return raw
-    return None
-
-
-def _is_any(raw: Any) -> bool:
-    return isinstance(raw, dict)
+        if isinstance(raw, dict):
+            yield raw
 
 
 def _is_ours(raw: Any) -> bool:
@@ -191,13 +197,16 @@ def _same_shapes(config: ModelConfig, derived: ModelConfig) -> bool:
     """Whether a config speaks of a model of the same size as the tensors."""
 
     def size(of: ModelConfig) -> tuple:
-        decoder, dense = of.decoder, None in of.decoder.understanding_experts
-        experts = [each and (each.num_experts, each.width) for each in decoder.understanding_experts]
-        experts += [each and (each.num_experts, each.width) for each in decoder.generation_experts]
-        heads = decoder.num_heads, decoder.num_kv_heads, decoder.head_dim
-        widths = decoder.hidden_size, decoder.vocab_size, decoder.intermediate_size if dense else None
-        vision = of.vision.hidden_size, of.vision.channels, of.vision.patch_size
-        return experts, heads, widths, vision, of.pixel_head, of.noise.embedded
+        decoder = of.decoder
+        mixtures = (*decoder.understanding_experts, *decoder.generation_experts)
+        return (
+            [each and (each.num_experts, each.width) for each in mixtures],
+            (decoder.num_heads, decoder.num_kv_heads, decoder.head_dim),
+            (decoder.hidden_size, decoder.vocab_size),
+            decoder.intermediate_size if None in decoder.understanding_experts else None,
+            (of.vision.hidden_size, of.vision.channels, of.vision.patch_size),
+            (of.pixel_head, of.noise.embedded),
+        )
 
     return size(config) == size(derived)
 

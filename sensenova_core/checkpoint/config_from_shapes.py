@@ -15,7 +15,8 @@ from ..model.config import FAMILY
 LAYERS = "language_model.model.layers."
 _INDEX = re.compile(re.escape(LAYERS) + r"(\d{1,6})\.(?:mlp(_mot_gen)?\.experts\.(\d{1,6})\.)?")
 _PUBLISHED_FEED_FORWARD = 6144  # of dense layers in the A3B models, which have none
-_ROPE_THETA, _ROPE_THETA_OF_MIXTURES = 5e6, 1e7
+_ROPE_THETA = 5e6
+_ROPE_THETA_OF_MIXTURES = 1e7
 _NOISE_MAX = {"linear": 8.0, "pixel": 16.0}
 
 Shape = tuple[int, ...]

@@ -11,11 +11,20 @@ from ..hub.repository import (
     INDEX,
     INDEX_NAME,
     MAX_JSON,
+    PEFT_CONFIG,
+    PEFT_FILE,
     TOKENIZER_FILES,
     read_json,
 )
-from ..paths import path_of
-from .mistaken import GGUF, NOT_ENDED, SAFETENSORS, UNFINISHED, check_ended, look_alike
+from ..system.paths import path_of
+from .mistaken import (
+    GGUF,
+    NOT_ENDED,
+    SAFETENSORS,
+    UNFINISHED,
+    check_ended,
+    look_alike,
+)
 from .prefixes import LORA_BYTES
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -24,7 +33,6 @@ LOOK = 2**23  # bytes of a GGUF file that hold all names, after a vocabulary if 
 _SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})$")  # the stem of a part of a checkpoint: which it is, and of how many
 _SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}$")  # ends the stem of a part of a GGUF file
 _SPLIT_GGUF = "a part of a GGUF file in several; join them (llama-gguf-split --merge), or fetch it in one file"
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # a LoRA's, as PEFT calls them
 _HUB = "models--"  # begins the folder of a repository in the hub's cache
 
 
@@ -128,28 +136,25 @@ def is_shard(file: Path) -> bool:
 
 def is_of_family(file: Path) -> bool:
     """Whether a single file looks like a checkpoint of this family, by the beginning of its header alone."""
-    try:
-        if not file.is_file():
-            return False
-        with open(file, "rb") as stream:
-            begins = stream.read(8)
-            length = LOOK if begins.startswith(b"GGUF") else min(int.from_bytes(begins, "little"), MAX_JSON)
-            names = stream.read(length)
-    except OSError:
-        return False
+    names = _beginning(file)
     return MARK in names and not LORA_BYTES.search(names)
 
 
 def is_lora(file: Path) -> bool:
     """Whether a safetensors file is a LoRA, by its name or the beginning of its header alone."""
-    if file.name == ADAPTER:
-        return True
+    return file.name == PEFT_FILE or LORA_BYTES.search(_beginning(file)) is not None
+
+
+def _beginning(file: Path) -> bytes:
+    """As much of a file as names its tensors; nothing of one that cannot be read."""
     try:
+        if not file.is_file():  # opening a pipe would wait for ever
+            return b""
         with open(file, "rb") as stream:
-            names = stream.read(min(int.from_bytes(stream.read(8), "little"), MAX_JSON))
+            begins = stream.read(8)
+            return stream.read(LOOK if begins.startswith(b"GGUF") else min(int.from_bytes(begins, "little"), MAX_JSON))
     except OSError:
-        return False
-    return LORA_BYTES.search(names) is not None
+        return b""
 
 
 def is_hub_repository(folder: Path) -> bool:
@@ -223,10 +228,10 @@ def _in_folder(folder: Path) -> Files:
 
 def _without_loras(folder: Path, files: list[Path]) -> list[Path]:
     """A folder's checkpoint, without LoRAs that lie beside it. Raises CheckpointError where these are all there is."""
-    loras = [file for file in files if file.name == ADAPTER or (len(files) > 1 and is_lora(file))]
+    loras = [file for file in files if file.name == PEFT_FILE or (len(files) > 1 and is_lora(file))]
     if not loras or len(loras) < len(files):
         return [file for file in files if file not in loras]
-    if (folder / ADAPTER_CONFIG).is_file() or not (folder / CONFIG_JSON).is_file():
+    if (folder / PEFT_CONFIG).is_file() or not (folder / CONFIG_JSON).is_file():
         raise CheckpointError(
             f"{folder}: the folder of a LoRA ({loras[0].name}){_base_of(folder)}; give it to the LoRA node or --lora, "
             "and its checkpoint here"
@@ -236,7 +241,7 @@ def _without_loras(folder: Path, files: list[Path]) -> list[Path]:
 
 def _base_of(folder: Path) -> str:
     try:
-        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        base = read_json(folder / PEFT_CONFIG).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
         return ""
     return f", made for {base[:100]}" if isinstance(base, str) and base else ""

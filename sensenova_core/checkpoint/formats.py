@@ -15,6 +15,29 @@ PIECE = 2**23  # numbers unpacked at a time on a card: enough to keep it busy, a
 PIECE_CPU = 2**18  # what a processor's cache holds: several times as fast as the above
 SCRATCH = 6  # bytes a number that unpacking a piece takes beside its source and target
 
+# The types of GGUF, by ggml's numbers of them: name, numbers in a block, and its bytes.
+GGUF_TYPES = {
+    **{0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8)},
+    **{24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8)},
+    **{2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24)},
+    **{8: ("Q8_0", 32, 34), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 20: ("IQ4_NL", 32, 18)},
+    **{10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176)},
+    **{14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74)},
+    **{18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82)},
+    **{23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)},
+}
+# The types of safetensors: numbers that lie in whole bytes, and these bytes.
+SAFETENSORS_TYPES = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), (1, 8)),
+    **dict.fromkeys(("F32", "I32", "U32"), (1, 4)),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), (1, 2)),
+    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), (1, 1)),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), (4, 3)),
+    "F4": (2, 1),
+}
+# All types that a file can hold, those too that are not read here.
+BLOCKS = SAFETENSORS_TYPES | {name: (block, size) for name, block, size in GGUF_TYPES.values()}
+
 # Small whole numbers (blocks, groups, size), the scale of each group (blocks, groups), and what is taken from their
 # product, of the same shape or None. Scales are float32, so that numbers are rounded once, to what they will run in.
 Groups = tuple[Tensor, Tensor, Tensor | None]
@@ -22,25 +45,23 @@ Groups = tuple[Tensor, Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Format:
-    """One stored type, by the name that safetensors or GGUF calls it.
+    """How one type is stored. block: numbers that lie together, in block_bytes. A row is a whole number of blocks.
 
-    dtype: of plain numbers, which run as they are stored; None for packed ones. block: numbers that are stored
-    together, in block_bytes. A row of a packed tensor is a whole number of blocks. numbers: the type of numbers that
-    lie one by one, though they may not run so; None for blocks.
+    numbers: the type of numbers that lie one by one; blocks of several are bytes. runs: whether they run as they are
+    stored, and need not be unpacked.
     """
 
-    name: str
     block: int
     block_bytes: int
-    dtype: torch.dtype | None
+    numbers: torch.dtype
+    runs: bool
     _write: Callable[[Tensor, Tensor], None]
-    numbers: torch.dtype | None = None
 
     @property
-    def factor_dtype(self) -> torch.dtype | None:
+    def factor_dtype(self) -> torch.dtype:
         """What factors of LoRAs are used in: FP8 fits in bfloat16, and float64 is not needed for a sum of two bytes."""
-        if self.dtype is not None or self.numbers is None:
-            return self.dtype
+        if self.runs:
+            return self.numbers
         return torch.bfloat16 if self.block_bytes == 1 else torch.float32
 
     def nbytes(self, numbers: int) -> int:
@@ -156,37 +177,31 @@ def _q6_k(blocks: Tensor) -> Groups:
     return whole.view(torch.int8).sub_(32), scale, None
 
 
-def _plain(name: str, dtype: torch.dtype) -> Format:
-    return Format(name, 1, dtype.itemsize, dtype, partial(_write_as, dtype), dtype)
+def _one_by_one(dtype: torch.dtype, *, runs: bool) -> Format:
+    """Plain numbers. Those of a type that does not run are unpacked as blocks are."""
+    return Format(1, dtype.itemsize, numbers=dtype, runs=runs, _write=partial(_write_as, dtype))
 
 
-def _converted(name: str, dtype: torch.dtype) -> Format:
-    """Plain numbers of a type that does not run: unpacked as blocks are."""
-    return Format(name, 1, dtype.itemsize, None, partial(_write_as, dtype), dtype)
+def _grouped(name: str, decode: Callable[[Tensor], Groups]) -> Format:
+    return Format(*BLOCKS[name], numbers=torch.uint8, runs=False, _write=partial(_write_groups, decode))
 
 
-def _grouped(name: str, block: int, block_bytes: int, decode: Callable[[Tensor], Groups]) -> Format:
-    return Format(name, block, block_bytes, None, partial(_write_groups, decode))
-
-
+# The types that are read, by the names that safetensors and GGUF call them.
 FORMATS = {
-    each.name: each
-    for each in (
-        _plain("F32", torch.float32),
-        _plain("F16", torch.float16),
-        _plain("BF16", torch.bfloat16),
-        _converted("F64", torch.float64),
-        _converted("F8_E4M3", torch.float8_e4m3fn),
-        _converted("F8_E5M2", torch.float8_e5m2),
-        _grouped("Q8_0", 32, 34, _q8_0),
-        _grouped("Q4_0", 32, 18, _q4_0),
-        _grouped("Q4_1", 32, 20, _q4_1),
-        _grouped("Q5_0", 32, 22, _q5_0),
-        _grouped("Q5_1", 32, 24, _q5_1),
-        _grouped("Q2_K", 256, 84, _q2_k),
-        _grouped("Q3_K", 256, 110, _q3_k),
-        _grouped("Q4_K", 256, 144, _q4_k),
-        _grouped("Q5_K", 256, 176, _q5_k),
-        _grouped("Q6_K", 256, 210, _q6_k),
-    )
+    "F32": _one_by_one(torch.float32, runs=True),
+    "F16": _one_by_one(torch.float16, runs=True),
+    "BF16": _one_by_one(torch.bfloat16, runs=True),
+    "F64": _one_by_one(torch.float64, runs=False),
+    "F8_E4M3": _one_by_one(torch.float8_e4m3fn, runs=False),
+    "F8_E5M2": _one_by_one(torch.float8_e5m2, runs=False),
+    "Q8_0": _grouped("Q8_0", _q8_0),
+    "Q4_0": _grouped("Q4_0", _q4_0),
+    "Q4_1": _grouped("Q4_1", _q4_1),
+    "Q5_0": _grouped("Q5_0", _q5_0),
+    "Q5_1": _grouped("Q5_1", _q5_1),
+    "Q2_K": _grouped("Q2_K", _q2_k),
+    "Q3_K": _grouped("Q3_K", _q3_k),
+    "Q4_K": _grouped("Q4_K", _q4_k),
+    "Q5_K": _grouped("Q5_K", _q5_k),
+    "Q6_K": _grouped("Q6_K", _q6_k),
 }

@@ -11,34 +11,28 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
+from .formats import GGUF_TYPES
 from .mistaken import GGUF, refuse_other_kinds, unreadable
 from .safetensors_file import MAX_AXES, Damage
+from .tensors import TensorHeader
 
-MAGIC, VERSIONS = b"GGUF", (2, 3)
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
 MAX_HEADER = 2**24  # bytes; a vocabulary of 150,000 words takes 6 MB
 _PIECE = 2**20  # bytes read at a time
-MAX_TENSORS, MAX_ENTRIES, MAX_NAME = 2**18, 2**16, 2**12
+MAX_TENSORS = 2**18
+MAX_ENTRIES = 2**16
+MAX_NAME = 2**12
 _ALIGNMENT = "general.alignment"
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # begins the key of a shape that blocks did not fit, by ComfyUI-GGUF's tools
-_STRING, _ARRAY = 8, 9
+_STRING = 8
+_ARRAY = 9
 _LENGTH = struct.Struct("<Q")
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-# ggml's number of a type -> its name, numbers in a block, bytes of a block.
-_TYPES = {
-    **{0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8)},
-    **{24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8)},
-    **{2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24)},
-    **{8: ("Q8_0", 32, 34), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 20: ("IQ4_NL", 32, 18)},
-    **{10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176)},
-    **{14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74)},
-    **{18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82)},
-    **{23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)},
-}
-BLOCKS = {name: (block, size) for name, block, size in _TYPES.values()}  # numbers in a block, and its bytes
 
 
-def read_gguf(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
-    """Name -> (type, shape, where its bytes begin in the file) of every tensor, and the file's metadata.
+def read_gguf(file: Path) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
+    """Name -> header of every tensor, and the file's metadata.
 
     Arrays are None in the metadata, but for shapes. Raises CheckpointError for anything but a whole GGUF file.
     """
@@ -55,7 +49,9 @@ class _Reader:
     """Takes values off the header, and no more than a header has. at: the next byte of the file."""
 
     def __init__(self, stream: BinaryIO, file: Path):
-        self.stream, self.begun, self.at = stream, bytearray(stream.read(_PIECE)), len(MAGIC)
+        self.stream = stream
+        self.begun = bytearray(stream.read(_PIECE))
+        self.at = len(MAGIC)
         self.size = os.fstat(stream.fileno()).st_size
         refuse_other_kinds(file, self.begun, GGUF)
         if not self.begun.startswith(MAGIC):
@@ -89,11 +85,12 @@ class _Reader:
         kind = self.number("I")
         if kind == _STRING:
             return self.text()
-        return self.array(key.startswith(_ORIGINAL_SHAPE)) if kind == _ARRAY else self.number(_known(kind))
+        return self.array(wanted=key.startswith(_ORIGINAL_SHAPE)) if kind == _ARRAY else self.number(_known(kind))
 
-    def array(self, wanted: bool) -> list | None:
+    def array(self, *, wanted: bool) -> list | None:
         """wanted: whether to keep its numbers, as far as they can be a shape. Vocabularies are passed over."""
-        kind, count = self.number("I"), self.number("Q")
+        kind = self.number("I")
+        count = self.number("Q")
         if kind == _STRING:
             self.skip_texts(count)
             return None
@@ -106,32 +103,32 @@ class _Reader:
     def skip_texts(self, count: int) -> None:
         if count > (MAX_HEADER - self.at) // _LENGTH.size:
             raise Damage(f"it should have {count:,} texts in a list, for which its header has no room")
-        at, begun, length = self.at, self.begun, _LENGTH.unpack_from  # there may be two million, of no letters
+        at = self.at  # a local name, as there may be two million texts
         for _ in range(count):
-            if at + _LENGTH.size > len(begun):
+            if at + _LENGTH.size > len(self.begun):
                 self.at = at
                 self.skip(_LENGTH.size)  # which reads on
-            at += _LENGTH.size + length(begun, at)[0]
+            at += _LENGTH.size + _LENGTH.unpack_from(self.begun, at)[0]
         self.at = at
         self.skip(0)
 
 
-def _read(header: _Reader, file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, Any]]:
+def _read(header: _Reader, file: Path) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
     _check_version(header.number("I"), file)
     tensors = header.count("Q", MAX_TENSORS, "tensors")
     entries = header.count("Q", MAX_ENTRIES, "entries about it")
     metadata = _named(entries, header.text, header.value)
-    found = _named(tensors, lambda: header.text(MAX_NAME), lambda name: _tensor(header))
+    found = _named(tensors, lambda: header.text(MAX_NAME), lambda _: _tensor(header))
     alignment = metadata.get(_ALIGNMENT, 32)
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
         raise Damage(f"{_ALIGNMENT} is {str(alignment)[:40]}")
     first = -(-header.at // alignment) * alignment
-    placed = {
-        name: (dtype, _original(metadata, name, shape), first + offset)
-        for name, (dtype, shape, offset, _) in found.items()
+    headers = {
+        name: TensorHeader(file, dtype, shape=_original(metadata, name, shape), start=first + offset)
+        for name, (dtype, shape, offset) in found.items()
     }
-    _check_places({name: (placed[name][2], size) for name, (_, _, _, size) in found.items()}, header.size)
-    return placed, metadata
+    _check_places(headers, header.size)
+    return headers, metadata
 
 
 def _check_version(version: int, file: Path) -> None:
@@ -157,37 +154,38 @@ def _named(count: int, name: Callable[[], str], value: Callable[[str], Any]) -> 
     return content
 
 
-def _tensor(header: _Reader) -> tuple[str, tuple[int, ...], int, int]:
-    """(type, shape, offset, size in bytes)."""
+def _tensor(header: _Reader) -> tuple[str, tuple[int, ...], int]:
+    """(type, shape, where it begins after the header)."""
     axes = header.count("I", MAX_AXES, "axes of a tensor")
     shape = tuple(header.number("Q") for _ in range(axes))[::-1]  # GGUF names the width of a row first
-    kind, offset = header.number("I"), header.number("Q")
-    if kind not in _TYPES:
+    kind = header.number("I")
+    offset = header.number("Q")
+    if kind not in GGUF_TYPES:
         raise Damage(f"it holds tensors of type {kind}, which GGUF does not have, or not yet")
-    name, block, size = _TYPES[kind]
+    name, block, _ = GGUF_TYPES[kind]
     if prod(shape) % block:
         raise Damage(f"a tensor of shape {list(shape)} is not whole blocks of {block}, as {name} stores them")
-    return name, shape, offset, prod(shape) // block * size
+    return name, shape, offset
 
 
 def _original(metadata: dict[str, Any], name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a tensor had before it was stored in this one, where the metadata say so."""
     original = metadata.get(_ORIGINAL_SHAPE + name)
-    if (
-        not isinstance(original, list)
-        or len(original) > MAX_AXES
-        or not all(type(n) is int and n > 0 for n in original)
-    ):
+    if not isinstance(original, list) or len(original) > MAX_AXES:
         return shape
-    return tuple(original) if prod(original) == prod(shape) else shape
+    whole = all(type(n) is int and n > 0 for n in original) and prod(original) == prod(shape)
+    return tuple(original) if whole else shape
 
 
-def _check_places(places: dict[str, tuple[int, int]], room: int) -> None:
+def _check_places(headers: dict[str, TensorHeader], room: int) -> None:
     """Tensors must lie in the file, and not in one another."""
-    end, before = 0, ""
-    for name, (start, size) in sorted(places.items(), key=lambda item: item[1]):
-        if start < end:
+    end = 0
+    before = ""
+    for name, header in sorted(headers.items(), key=lambda item: (item[1].start, item[1].own_bytes)):
+        if header.start < end:
             raise Damage(f"tensor {name[:100]!r} begins within {before[:100]!r}")
-        end, before = start + size, name
+        end = header.start + header.own_bytes
+        before = name
     if end > room:
         raise Damage(f"its tensors end at {end:,}, and it has {room:,} bytes")
 

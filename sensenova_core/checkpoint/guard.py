@@ -12,7 +12,8 @@ import signal
 import sys
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_SIGINFO, _ADDRESS = 4, 16  # SA_SIGINFO; where siginfo_t has the address, of 64-bit systems
+_SIGINFO = 4  # SA_SIGINFO
+_ADDRESS = 16  # where siginfo_t has the address, of 64-bit systems
 _PRIVATE_FIXED_ANONYMOUS = 0x32
 
 
@@ -31,13 +32,15 @@ class Guarded:
     """A stretch of mapped memory. lost: whether a page of it was missing when it was read."""
 
     def __init__(self, address: int, size: int):
-        self.address, self.size, self.lost = address, size, False
-        if size and _available():
+        self.address = address
+        self.size = size
+        self.lost = False
+        if size and _guard is not None:
             _guard.install()
             _guard.stretches[address] = self
 
     def close(self) -> None:
-        if _guard.stretches.get(self.address) is self:
+        if _guard is not None and _guard.stretches.get(self.address) is self:
             del _guard.stretches[self.address]
 
 
@@ -46,16 +49,16 @@ class _Guard:
 
     def __init__(self):
         self.stretches: dict[int, Guarded] = {}
-        self._library, self._before = None, _Action()
+        self._library = ctypes.CDLL(None)
+        self._library.mmap.restype = ctypes.c_void_p
+        self._library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        self._before = _Action()
         self._own = _HANDLER(self._handle)
 
     def install(self) -> None:
         """Unless it is there, or others have taken its place since."""
-        if self._library is None:
-            self._library = ctypes.CDLL(None)
-            self._library.mmap.restype = ctypes.c_void_p
-            self._library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-        present, own = _Action(), ctypes.cast(self._own, ctypes.c_void_p).value
+        present = _Action()
+        own = ctypes.cast(self._own, ctypes.c_void_p).value
         self._library.sigaction(signal.SIGBUS, None, ctypes.byref(present))
         if present.handler != own:
             self._before = present
@@ -75,8 +78,4 @@ class _Guard:
         self._library.sigaction(number, ctypes.byref(self._before), None)  # who is asked when this returns
 
 
-def _available() -> bool:
-    return sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8
-
-
-_guard = _Guard()
+_guard = _Guard() if sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8 else None

@@ -7,30 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import GGUF, Files, locate, shards_of
-from .gguf_file import BLOCKS, read_gguf
-from .safetensors_file import BITS, read_header
-from .scales import with_scales
+from .files import GGUF, Files, shards_of
+from .gguf_file import read_gguf
+from .safetensors_file import read_header
 from .tensors import TensorHeader
 
 log = logging.getLogger(__name__)
 
 
-def read_headers(path: str | Path) -> dict[str, TensorHeader]:
-    """Name -> header of every tensor of a checkpoint, by the names in its files. No weight is read.
+def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
+    """Name -> header of every tensor as it lies in the files, and the files' metadata. No weight is read.
 
     Raises CheckpointError for a missing, truncated or damaged file, or when an index and its shards disagree.
     """
-    return with_scales(read_files(locate(path))[0])
-
-
-def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
-    """Name -> header of every tensor as it lies in the files, and the files' metadata. Raises CheckpointError."""
     headers: dict[str, TensorHeader] = {}
     metadata: dict[str, Any] = {}
     log.info("reading the headers of %s", ", ".join(map(str, files.weights)))
     for file in files.weights:
-        inside, about = _read_file(file)
+        inside, about = read_gguf(file) if file.suffix.lower() == GGUF else read_header(file)
         metadata |= about
         for name, header in inside.items():
             if name in headers:
@@ -59,15 +53,8 @@ def stored_types(headers: Iterable[TensorHeader]) -> dict[str, Stored]:
     """Type -> what lies in the files in it, that of most bytes first. Types that cannot be read here count too."""
     types: dict[str, Stored] = {}
     for header in headers:
-        numbers, size = BLOCKS.get(header.dtype) or (8, BITS[header.dtype])
-        nbytes = -(-header.numel // numbers) * size
-        types[header.dtype] = types.get(header.dtype, Stored()) + Stored(1, header.numel, nbytes)
+        types[header.dtype] = types.get(header.dtype, Stored()) + Stored(1, header.numel, header.own_bytes)
     return dict(sorted(types.items(), key=lambda item: -item[1].nbytes))
-
-
-def _read_file(file: Path) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
-    tensors, metadata = (read_gguf if file.suffix.lower() == GGUF else read_header)(file)
-    return {name: TensorHeader(file, *tensor) for name, tensor in tensors.items()}, metadata
 
 
 def _check_index(index: Path, headers: dict[str, TensorHeader]) -> None:

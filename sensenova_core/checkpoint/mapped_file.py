@@ -26,7 +26,8 @@ class MappedFile:
             # torch takes names in UTF-8 alone, which not all are
             name = str(file) if str(file).isprintable() else f"/dev/fd/{self._stream.fileno()}"
             self.state = state_of(os.fstat(self._stream.fileno()))
-            self.storage = torch.UntypedStorage.from_file(name, False, self.state[0])
+            mapped = torch.from_file(name, shared=False, size=self.state[0], dtype=torch.uint8, device="cpu")
+            self.storage = mapped.untyped_storage()
         except (RuntimeError, OSError) as error:
             raise _unmapped(file, error) from error
         self._guarded = Guarded(self.storage.data_ptr(), self.storage.nbytes())

@@ -7,7 +7,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..hub.repository import stand_in
 
-SAFETENSORS, GGUF = ".safetensors", ".gguf"
+SAFETENSORS = ".safetensors"
+GGUF = ".gguf"
 # Of downloads that have not ended, by the programs that make them.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp", ".!qb", ".opdownload")
 NOT_ENDED = "a download that has not ended; let it end, or begin it again"
@@ -41,7 +42,8 @@ def refuse_other_kinds(file: Path, begins: bytes | bytearray, expected: str) -> 
     elif not bytes(begins).strip(b"\0"):
         kind = "nothing but zeros where it begins, as a broken copy or download leaves; fetch it again"
     elif kind is None and len(begins) >= 8 and _is_text(begins):
-        kind = f"a text, which begins {_start(begins)!r}, and no weights; fetch the file itself, logged in if need be"
+        start = " ".join(bytes(begins[:60]).decode("utf-8", "replace").split())
+        kind = f"a text, which begins {start!r}, and no weights; fetch the file itself, logged in if need be"
     if kind:
         raise CheckpointError(f"{file} is {kind}")
 
@@ -94,7 +96,3 @@ def _is_text(begins: bytes | bytearray) -> bool:
     """A header's length never is one: its upper bytes are 0."""
     text = bytes(begins[:64]).decode("utf-8", "replace").rstrip("\ufffd")  # of a letter that is cut in two
     return "\ufffd" not in text and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
-
-
-def _start(begins: bytes | bytearray) -> str:
-    return " ".join(bytes(begins[:60]).decode("utf-8", "replace").split())

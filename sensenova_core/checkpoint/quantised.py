@@ -29,10 +29,7 @@ class _Found:
     """What is looked at. leaves: the last part of each name, with types it is kept in."""
 
     names: tuple[str, ...]
-    leaves: Mapping[str, frozenset[str]]
-
-    def has(self, *leaves: str) -> bool:
-        return all(leaf in self.leaves for leaf in leaves)
+    leaves: Mapping[str, set[str]]
 
     def any(self, *leaves: str) -> bool:
         return any(leaf in self.leaves for leaf in leaves)
@@ -67,7 +64,7 @@ _TELLS: tuple[tuple[str, Callable[[_Found], bool]], ...] = (
     ("6-bit floating point", lambda f: any({"F6_E2M3", "F6_E3M2"} & types for types in f.leaves.values())),
     ("FP8 of AMD's kind (FNUZ)", lambda f: any(kind.endswith("FNUZ") for kind in f.leaves.get("weight", ()))),
     ("INT8", lambda f: "I8" in f.leaves.get("weight", ())),
-    ("int4", lambda f: bool({"U8", "I32", "U32"} & f.leaves.get("weight", frozenset()))),
+    ("int4", lambda f: bool({"U8", "I32", "U32"} & f.leaves.get("weight", set()))),
 )
 
 
@@ -84,7 +81,7 @@ def quantised_as(
     leaves: dict[str, set[str]] = {}
     for name, header in headers.items():
         leaves.setdefault(name.rpartition(".")[2], set()).add(header.dtype)
-    found = _Found(tuple(headers), {leaf: frozenset(types) for leaf, types in leaves.items()})
+    found = _Found(tuple(headers), leaves)
     if not any(types & _WHOLE for types in found.leaves.values()) and not found.said(r"weight_scale_2$"):
         return None
     kind = next((kind for kind, tells in _TELLS if tells(found)), None)

@@ -11,27 +11,20 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from .formats import SAFETENSORS_TYPES
 from .mistaken import SAFETENSORS, refuse_other_kinds, unreadable
+from .tensors import TensorHeader
 
 MAX_HEADER = 2**24  # bytes; the largest published model has 4 MB
 MAX_AXES = 8
-# Bits of a number of each type that safetensors knows.
-BITS = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
-    **dict.fromkeys(("F32", "I32", "U32"), 32),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    "F4": 4,
-}
 
 
 class Damage(ValueError):
     """What is wrong with a header."""
 
 
-def read_header(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, str]]:
-    """Name -> (type, shape, where its bytes begin in the file) of every tensor, and the file's metadata.
+def read_header(file: Path) -> tuple[dict[str, TensorHeader], dict[str, str]]:
+    """Name -> header of every tensor, and the file's metadata.
 
     Raises CheckpointError for anything but a whole file whose tensors lie one after another to its end.
     """
@@ -43,7 +36,7 @@ def read_header(file: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
             stream.seek(8)
             content = json.loads(stream.read(length), object_pairs_hook=_without_duplicates)
         metadata = content.pop("__metadata__", None) or {}
-        return {name: _entry(name, entry, 8 + length) for name, entry in content.items()}, metadata
+        return {name: _header(file, name, entry, first=8 + length) for name, entry in content.items()}, metadata
     except (SafetensorError, OSError, ValueError) as error:
         raise unreadable(file, error) from error
 
@@ -70,11 +63,11 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _entry(name: str, entry: Any, first: int) -> tuple[str, tuple[int, ...], int]:
-    """(type, shape, where its bytes begin) of a tensor, where those of the first begin at `first`."""
-    if not isinstance(entry, dict) or not isinstance(entry["dtype"], str) or entry["dtype"] not in BITS:
+def _header(file: Path, name: str, entry: Any, *, first: int) -> TensorHeader:
+    """What the file says of a tensor. first: where the bytes of the first one begin."""
+    if not isinstance(entry, dict) or not isinstance(entry["dtype"], str) or entry["dtype"] not in SAFETENSORS_TYPES:
         raise Damage(f"tensor {name[:100]!r} is not described, or of a type that is not known here")
     shape = entry["shape"]
     if len(shape) > MAX_AXES or any(axis >= 2**63 for axis in shape):
         raise Damage(f"tensor {name[:100]!r} has a shape beyond measure")
-    return entry["dtype"], tuple(shape), first + entry["data_offsets"][0]
+    return TensorHeader(file, entry["dtype"], shape=tuple(shape), start=first + entry["data_offsets"][0])

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 
@@ -12,9 +13,11 @@ from .tensors import TensorHeader
 # What a layer's scale is called beside "weight": by ComfyUI, by most others, and where a scale is of 128 x 128 numbers.
 # All of them are factors, also the one that is called an inverse.
 SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
-# Of inputs, which are not rounded here; what ComfyUI says of a layer that its types say too; its mark of a whole file.
-IGNORED, MARK = ("scale_input", "input_scale", "comfy_quant"), "scaled_fp8"
-_NUMBER, _TABLE, _SHOWN = re.compile(r"\.\d+\."), ".embed_tokens.", 3
+IGNORED = ("scale_input", "input_scale", "comfy_quant")  # of inputs, which are not rounded here; what types say too
+MARK = "scaled_fp8"  # ComfyUI's, of a file whose layers all have scales
+_NUMBER = re.compile(r"\.\d+\.")
+_TABLE = ".embed_tokens."
+_SHOWN = 3
 
 
 def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
@@ -38,11 +41,11 @@ def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
     return weights
 
 
-def check_all_scaled(headers: Mapping[str, TensorHeader], marked: bool) -> None:
+def check_all_scaled(headers: Mapping[str, TensorHeader], *, marked: bool) -> None:
     """Raise CheckpointError for FP8 matrices without the scale that they are to be multiplied with.
 
-    Where a file is marked, every layer has one (the embedding table, which is none, may be plain); else layers of one
-    kind have one in all layers or in none. headers: by published names.
+    marked: whether the file says that its layers have scales. Then all of them must have one; the embedding table is no
+    layer. In other files, layers of one kind must all have one, or none of them. headers: by published names.
     """
     fp8 = {name: header for name, header in headers.items() if header.dtype.startswith("F8") and len(header.shape) == 2}
     scaled = {
@@ -66,14 +69,15 @@ def check_scales(headers: Mapping[str, TensorHeader]) -> None:
 
     Those of a type or shape that no scale has are not read; `check_tensors` names them.
     """
-    scaled = [(name, header) for name, header in headers.items() if header.scale is not None]
-    readable = [(name, header.scale) for name, header in scaled if header.scale_fits and header.scale.numel]
-    for file in {scale.file for _, scale in readable}:
+    readable = [
+        (header.scale.file, name, header.scale)
+        for name, header in headers.items()
+        if header.scale is not None and header.scale_fits and header.scale.numel
+    ]
+    for file, scales in groupby(sorted(readable, key=lambda each: each[0]), key=lambda each: each[0]):
         with open(file, "rb") as stream:
-            for name, scale in readable:
-                if scale.file != file:
-                    continue
+            for _, name, scale in scales:
                 stream.seek(scale.start)
                 raw = bytearray(stream.read(scale.nbytes))
-                if not torch.frombuffer(raw, dtype=scale.format.dtype).isfinite().all():
+                if not torch.frombuffer(raw, dtype=scale.format.numbers).isfinite().all():
                     raise CheckpointError(f"{file}: the scale of {name} is not a finite number; fetch the file again")

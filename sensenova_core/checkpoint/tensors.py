@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .formats import FORMATS, Format, piece_on
+from .formats import BLOCKS, FORMATS, Format, piece_on
 
 SCALED = 128  # rows and columns that a number of a block-wise scale is for
 _ALIGN = 16  # bytes, between a tensor's own and its scale's
@@ -17,8 +17,7 @@ _ALIGN = 16  # bytes, between a tensor's own and its scale's
 class TensorHeader:
     """A stored tensor: its file, its type as safetensors or GGUF spells it ("BF16"), its shape, where its bytes begin.
 
-    scale: the factor that belongs to it, if it is FP8 for the most part: one number, one for each row, or for each
-    128 x 128.
+    scale: what it is multiplied with, mostly where it is FP8: one number, one for each row, or for each 128 x 128.
     """
 
     file: Path
@@ -34,15 +33,21 @@ class TensorHeader:
     @property
     def packed(self) -> bool:
         """Whether it has to be unpacked before it runs."""
-        return self.format.dtype is None or self.scale is not None
+        return not self.format.runs or self.scale is not None
 
     @property
     def numel(self) -> int:
         return prod(self.shape)
 
     @property
+    def own_bytes(self) -> int:
+        """In its file, whether its type is read here or not; without its scale."""
+        block, size = BLOCKS[self.dtype]
+        return -(-self.numel // block) * size
+
+    @property
     def nbytes(self) -> int:
-        return self.format.nbytes(self.numel) + (0 if self.scale is None else self.scale.nbytes)
+        return self.own_bytes + (0 if self.scale is None else self.scale.own_bytes)
 
     @property
     def rows(self) -> int:
@@ -54,15 +59,18 @@ class TensorHeader:
         return prod(self.shape[1:]) if len(self.shape) > 1 else self.numel
 
     @property
-    def scale_shape(self) -> tuple[int, int]:
-        return (*self.scale.shape, 1, 1)[:2] if len(self.scale.shape) < 3 else (0, 0)
+    def table(self) -> tuple[int, int]:
+        """Rows and columns of its numbers, if it is a scale; none where it has more axes than a scale can have."""
+        rows, columns, *_ = *self.shape, 1, 1
+        return (rows, columns) if len(self.shape) < 3 else (0, 0)
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Rows and columns that a number of the scale is for."""
-        if self.scale_shape == (1, 1):
+        """Rows and columns that a number of its scale is for."""
+        table = (1, 1) if self.scale is None else self.scale.table
+        if table == (1, 1):
             return self.rows, self.width
-        return (1, self.width) if self.scale_shape == (self.rows, 1) else (SCALED, SCALED)
+        return (1, self.width) if table == (self.rows, 1) else (SCALED, SCALED)
 
     @property
     def scale_fits(self) -> bool:
@@ -70,7 +78,7 @@ class TensorHeader:
             return True
         plain = self.scale.dtype in FORMATS and not self.scale.packed
         rows, columns = self.tile
-        return plain and self.scale_shape == (-(-self.rows // rows), -(-self.width // columns))
+        return plain and self.scale.table == (-(-self.rows // rows), -(-self.width // columns))
 
     def packed_bytes(self, shape: tuple[int, ...]) -> int:
         """What it takes in memory, or as many rows of it as `shape` has: packed, with the whole scale behind them."""
@@ -82,8 +90,8 @@ class TensorHeader:
         raw = buffer[: self.format.nbytes(rows * self.width)].view(rows, -1)
         if self.scale is None:
             return Packed(self.format, shape, raw)
-        scale = buffer[self._scale_start(rows) :].view(torch.float32).view(self.scale_shape)
-        return Packed(self.format, shape, raw, scale, self.tile, first_row)
+        scale = buffer[self._scale_start(rows) :].view(torch.float32).view(self.scale.table)
+        return Packed(self.format, shape, raw, scale=scale, tile=self.tile, first_row=first_row)
 
     def _scale_start(self, rows: int) -> int:
         size = self.format.nbytes(rows * self.width)
@@ -116,7 +124,8 @@ class Packed:
 
     def at(self, indexes: Tensor) -> "Packed":
         """The rows of these indexes, copied."""
-        shape, raw = (len(indexes), *self.shape[1:]), self.bytes[indexes]
+        shape = (len(indexes), *self.shape[1:])
+        raw = self.bytes[indexes]
         if self.scale is None:
             return replace(self, shape=shape, bytes=raw)
         scale = self.scale[(self.first_row + indexes) // self.tile[0]]
@@ -126,26 +135,26 @@ class Packed:
         """Write the numbers to a contiguous tensor of this shape, of any floating type, on the same device."""
         self.format.unpack(self.bytes.reshape(-1), into.view(-1))
         if self.scale is not None:
-            self._multiply(into.view(len(self.bytes), -1))
+            self._multiply(into.view(len(self.bytes), -1), self.scale)
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         into = torch.empty(self.shape, dtype=dtype, device=self.bytes.device)
         self.unpack(into)
         return into
 
-    def _multiply(self, numbers: Tensor) -> None:
+    def _multiply(self, numbers: Tensor, scale: Tensor) -> None:
         """numbers: (rows, width). FP8 fits in every type it is unpacked to, so that they are rounded once, here."""
         rows, columns = self.tile
         height = max(1, piece_on(numbers.device) // numbers.shape[1])
         whole = numbers.shape[1] // columns * columns
         for start, part in zip(range(0, len(numbers), height), numbers.split(height), strict=True):
             first = self.first_row + start
-            scale = self.scale[torch.arange(first, first + len(part), dtype=torch.int64, device=part.device) // rows]
+            factors = scale[torch.arange(first, first + len(part), dtype=torch.int64, device=part.device) // rows]
             if whole:
                 tiles = part[:, :whole].unflatten(1, (-1, columns))
-                torch.mul(tiles, scale[:, : whole // columns, None], out=tiles)
+                torch.mul(tiles, factors[:, : whole // columns, None], out=tiles)
             if whole < part.shape[1]:
-                torch.mul(part[:, whole:], scale[:, -1:], out=part[:, whole:])
+                torch.mul(part[:, whole:], factors[:, -1:], out=part[:, whole:])
 
 
 def _rows(shape: tuple[int, ...]) -> int:

@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from io import FileIO
@@ -57,7 +57,7 @@ class StoredWeights:
         states: of their files when they were found, see `file_state`.
         """
         self._borrowed = dict(headers)
-        self._files = self._own_files | states
+        self._files = self._own_files | dict(states)
 
     @property
     def nbytes(self) -> int:
@@ -71,7 +71,7 @@ class StoredWeights:
         """What a tensor runs in."""
         header = self.headers[name]
         as_stored = self.keep_norms and "norm" in name and not header.packed
-        return header.format.dtype if as_stored else self.compute_dtype
+        return header.format.numbers if as_stored else self.compute_dtype
 
     def mapped(
         self, names: Iterable[str], files: dict[Path, MappedFile] | None = None
@@ -88,24 +88,16 @@ class StoredWeights:
                 files[header.file] = MappedFile(header.file)
                 if files[header.file].state != self._files[header.file]:
                     raise changed(header.file)
-            size = header.format.nbytes(header.numel)
-            held = files[header.file].storage[header.start : header.start + size]
+            held = files[header.file].storage[header.start : header.start + header.own_bytes]
             return torch.asarray(held, dtype=torch.uint8, device="cpu")
 
         for name in names:
             header = self._header(name)
-            if name in self._borrowed:
-                numbers = stored(header).view(header.format.numbers).view(header.shape)
-                yield name, numbers.to(header.format.factor_dtype)
-                continue
-            if not header.packed:
-                yield name, stored(header).view(header.format.dtype).view(header.shape)
-                continue
-            packed = Packed(header.format, header.shape, stored(header).view(header.rows, -1))
-            if header.scale is not None:
-                scale = stored(header.scale).view(header.scale.format.dtype).float().view(header.scale_shape)
-                packed = replace(packed, scale=scale, tile=header.tile)
-            yield name, packed
+            value = self._as_stored(name, stored(header).view(header.rows, -1), header.shape)
+            if isinstance(value, Packed) and header.scale is not None:
+                scale = stored(header.scale).view(header.scale.format.numbers).float()
+                value = replace(value, scale=scale.view(header.scale.table), tile=header.tile)
+            yield name, value
 
     def whole(self, name: str) -> Tensor | Packed:
         """A stored tensor, as `mapped` gives it, in memory of its own."""
@@ -114,7 +106,7 @@ class StoredWeights:
             room = torch.empty(header.packed_bytes(header.shape), dtype=torch.uint8, device="cpu")
             into = header.packed_in(room, header.shape)
         else:
-            dtype = header.format.factor_dtype if name in self._borrowed else header.format.dtype
+            dtype = header.format.factor_dtype if name in self._borrowed else header.format.numbers
             into = torch.empty(header.shape, dtype=dtype, device="cpu")
         finish(self.read(name, into))
         return into
@@ -122,28 +114,33 @@ class StoredWeights:
     def rows(self, name: str, indexes: Tensor) -> Tensor | Packed:
         """Rows of a stored matrix, as they lie: int64 (rows,) on the CPU -> (rows, width). Reads no others."""
         header = self._header(name)
-        raw, shape = self._raw_rows(header, header.width, indexes), (len(indexes), *header.shape[1:])
-        if name in self._borrowed or not header.packed:
-            numbers = raw.view(header.format.numbers).view(shape)
-            return numbers.to(header.format.factor_dtype) if name in self._borrowed else numbers
-        if header.scale is None:
-            return Packed(header.format, shape, raw)
-        tall, wide = header.tile
-        scale = self._raw_rows(header.scale, header.scale_shape[1], indexes // tall)
-        return Packed(header.format, shape, raw, scale.view(header.scale.format.dtype).float(), (1, wide))
+        raw = self._raw_rows(header, header.width, indexes)
+        value = self._as_stored(name, raw, (len(indexes), *header.shape[1:]))
+        if isinstance(value, Packed) and header.scale is not None:
+            tall, wide = header.tile
+            scale = self._raw_rows(header.scale, header.scale.table[1], indexes // tall)
+            value = replace(value, scale=scale.view(header.scale.format.numbers).float(), tile=(1, wide))
+        return value
+
+    def _as_stored(self, name: str, raw: Tensor, shape: tuple[int, ...]) -> Tensor | Packed:
+        """Bytes of a tensor, or of rows of it: uint8 (rows, bytes of a row) -> what they are, without their scale."""
+        stored = self._header(name).format
+        if name in self._borrowed:
+            return raw.view(stored.numbers).view(shape).to(stored.factor_dtype)
+        return Packed(stored, shape, raw) if self.headers[name].packed else raw.view(stored.numbers).view(shape)
 
     def _raw_rows(self, header: TensorHeader, width: int, indexes: Tensor) -> Tensor:
         """Bytes of rows of so many numbers: uint8 (rows, bytes of a row)."""
         wanted, places = indexes.unique(return_inverse=True)
         size = header.format.nbytes(width)
         raw = torch.empty(len(wanted), size, dtype=torch.uint8, device="cpu")
-        view = memoryview(raw.view(-1).numpy())
+        view = raw.view(-1).numpy().data
         with self._opened(header.file) as stream:
             for place, row in enumerate(wanted.tolist()):
                 _fill(stream, header.start + row * size, view[place * size : (place + 1) * size])
         return raw[places]
 
-    def read(self, name: str, into: Tensor | Packed, first_row: int = 0) -> list:
+    def read(self, name: str, into: Tensor | Packed, first_row: int = 0) -> list[Future[None]]:
         """Begin to fill a CPU tensor in the type it has, from a stored tensor's rows on; several threads do it.
 
         Returns futures whose `result()` must be awaited, and raises what went wrong. Reads the file and does not map
@@ -152,29 +149,32 @@ class StoredWeights:
         header = self._header(name)
         start = header.start + first_row * header.format.nbytes(header.width)
         if not isinstance(into, Packed):
-            return self._begin(header.file, start, header.format.numbers, into)
-        reads = self._begin(header.file, start, torch.uint8, into.bytes)
-        if into.scale is not None:
-            reads += self._begin(header.scale.file, header.scale.start, header.scale.format.dtype, into.scale)
+            return self._begin(header, start, into)
+        reads = self._begin(header, start, into.bytes.view(header.format.numbers))
+        if header.scale is not None and into.scale is not None:
+            reads += self._begin(header.scale, header.scale.start, into.scale)
         return reads
 
     def _header(self, name: str) -> TensorHeader:
         return self.headers[name] if name in self.headers else self._borrowed[name]
 
-    def _begin(self, file: Path, start: int, stored: torch.dtype, into: Tensor) -> list:
-        flat, step = into.reshape(-1), _CHUNK // stored.itemsize
+    def _begin(self, header: TensorHeader, start: int, into: Tensor) -> list[Future[None]]:
+        flat = into.reshape(-1)
+        size = header.format.numbers.itemsize
+        step = _CHUNK // size
         return [
-            self._readers.submit(self._read, file, start + begin * stored.itemsize, stored, [part])
+            self._readers.submit(self._read, header, start + begin * size, [part])
             for begin, part in zip(range(0, flat.numel(), step), flat.split(step), strict=True)
         ]
 
     @torch.inference_mode()
-    def _read(self, file: Path, start: int, stored: torch.dtype, holder: list[Tensor]) -> None:
+    def _read(self, header: TensorHeader, start: int, holder: list[Tensor]) -> None:
         """holder: of the tensor to fill, which nothing in the pool holds any longer when this has ended."""
         into = holder.pop()
+        stored = header.format.numbers
         raw = into if into.dtype == stored else torch.empty(into.numel(), dtype=stored, device="cpu")
-        with self._opened(file) as stream:
-            _fill(stream, start, memoryview(raw.view(torch.uint8).numpy()))
+        with self._opened(header.file) as stream:
+            _fill(stream, start, raw.view(torch.uint8).numpy().data)
         if raw is not into:
             into.copy_(raw)
 
@@ -182,7 +182,7 @@ class StoredWeights:
     def _opened(self, file: Path) -> Iterator[FileIO]:
         """A file to read from. Raises CheckpointError if it was changed before that, or meanwhile."""
         try:
-            stream = open(file, "rb", buffering=0)  # noqa: SIM115  # so that errors of those who read are not taken for its
+            stream = open(file, "rb", buffering=0)  # noqa: SIM115  # which fails here alone as a changed file
         except OSError as error:
             raise changed(file) from error
         with stream:
@@ -195,9 +195,11 @@ class StoredWeights:
             raise changed(file)
 
 
-def finish(reads: list) -> None:
-    """Wait for what `StoredWeights.read` began: for all of it, as one that failed must not leave others writing to a
-    buffer that is used again."""
+def finish(reads: Collection[Future[None]]) -> None:
+    """Wait for what `StoredWeights.read` began, and raise what went wrong.
+
+    Waits for all of it: where one has failed, the others must not write on to a buffer that is used again.
+    """
     wait(reads)
     for each in reads:
         each.result()
@@ -220,9 +222,9 @@ def assign(module: nn.Module, name: str, value: Tensor) -> None:
 
 def _prevailing_dtype(headers: Mapping[str, TensorHeader]) -> torch.dtype:
     """The type that most bytes are stored in; bfloat16, as this family was published, where some are packed."""
-    totals = Counter()
+    totals: Counter[torch.dtype] = Counter()
     for header in headers.values():
         if header.packed:
             return torch.bfloat16
-        totals[header.format.dtype] += header.nbytes
+        totals[header.format.numbers] += header.nbytes
     return totals.most_common(1)[0][0]

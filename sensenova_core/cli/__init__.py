@@ -1,12 +1,11 @@
 """The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`, `download`."""
 
 import argparse
-import io
 import logging
 import sys
 
 from .. import __version__
-from ..errors import SenseNovaError, SettingsError, out_of_memory
+from ..errors import SenseNovaError, SettingsError, missing_package, out_of_memory
 from . import (
     chat,
     download,
@@ -16,13 +15,22 @@ from . import (
     plan,
 )
 from .errors import message, smaller
+from .streams import lasting
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns its exit status. A user's mistake is one line on standard error and status 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without the letters of an answer must not end it
+    """Run a command; returns its exit status. A user's mistake is one line on standard error and status 1.
+
+    Ctrl-C is 130. Readers of what is printed may go away: that is no mistake, and what is drawn is drawn to its end.
+    """
+    try:
+        with lasting() as streams:
+            return _run(arguments) or streams.status()
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: list[str] | None) -> int:
     logging.basicConfig(format="sensenova: %(levelname)s: %(message)s", level=logging.WARNING)
     for name in ("sensenova_core.memory.placement", "sensenova_core.cli"):
         logging.getLogger(name).setLevel(logging.INFO)  # which say what was found, and what "auto" has picked
@@ -34,13 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _failed(message(error, options))
     except (SenseNovaError, OSError) as error:  # a full disk, say
         return _failed(str(error))
+    except ImportError as error:
+        return _failed(missing_package(error))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         return _failed(f"out of memory; try --vram-mode low, and {smaller(options)}")
     except KeyboardInterrupt:
         print("sensenova: interrupted", file=sys.stderr)
-        return 130
+        raise
 
 
 def _failed(message: str) -> int:

@@ -2,17 +2,23 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ..errors import PromptError, SettingsError
 from ..settings import DecodingSettings
 from .dropped import dropped, named
 from .errors import message
 from .jobs import DEFAULT_PROMPT
-from .models import add_running_options, open_engine, open_images, pick_device
+from .models import add_running_options, open_engine, open_images
 from .options import add_image_options, add_settings, check_max_pixels, decoding_settings
 
-IMAGE_PLACEHOLDER = "<image>"
-HELP = """Ask something. Ctrl-C ends an answer.
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..reading.prompt import TokenSequence
+
+HELP = """Ask something. Ctrl-C ends an answer; where none is being written, it ends the conversation.
 /image FILE  adds a picture to the next question, as dropping its file here does
 /help        shows this
 /quit        ends, as an empty line or Ctrl-D does"""
@@ -35,7 +41,7 @@ def add_parser(commands) -> None:
 
 
 def run(options) -> int:
-    conversation = _opened(options)
+    conversation = Conversation(options)
     if options.prompt is not None:
         conversation.ask(options.prompt)
         conversation.finish()
@@ -60,7 +66,7 @@ def ask_once(options) -> int:
         raise SettingsError("--modality img2text needs --image; give the picture to ask about")
     if options.modality == "text2text" and options.image:
         raise SettingsError("--modality text2text takes no --image; use img2text, or leave it out")
-    conversation = _opened(options)
+    conversation = Conversation(options)
     conversation.ask(DEFAULT_PROMPT if options.prompt is None else options.prompt)
     conversation.finish()
     return 0
@@ -69,39 +75,42 @@ def ask_once(options) -> int:
 class Conversation:
     """What has been said, on the terminal. images: those shown; new: those for the next question."""
 
-    def __init__(self, engine, settings, options, profile):
+    def __init__(self, options):
+        """The options say which model, which is loaded, and what is shown with the first question."""
         from ..reading.prompt import Message
 
-        self.profile, self.profiled = profile, options.profile
-
+        check_max_pixels(options)
+        self.max_pixels = options.max_pixels
+        self.settings = decoding_settings(options)
+        shown = open_images(options.image)
+        self.engine, self.profile = open_engine(options)
+        self.profiled = options.profile
         system = getattr(options, "system_message", "")  # `generate` has none
-        self.engine, self.settings, self.max_pixels = engine, settings, options.max_pixels
         self.messages = [Message("system", system)] if system else []
-        self.images, self.new = [], []
+        self.images: list[Image.Image] = []
+        self.new: list[Image.Image] = []
         self.unseen = ""  # the names of pictures that were to be shown with the next question and could not be opened
+        self.show(shown)
 
-    def show(self, images: list) -> None:
+    def show(self, images: "list[Image.Image]") -> None:
         """Show images with the next question, unless that could not be asked. Raises PromptError."""
         self._with("", self.new + images)
         self.new = self.new + images
 
-    def ask(self, question: str, interruptible: bool = False) -> None:
+    def ask(self, question: str, *, interruptible: bool = False) -> None:
         """Print the answer while it is written. interruptible: Ctrl-C ends the answer, of which what was said is kept;
         before its first word it takes the question back."""
-        from ..reading.prompt import Message
+        from ..reading.prompt import Message, filled
+        from ..report.profile import Watched
 
-        missing = len(self.new) - question.count(IMAGE_PLACEHOLDER)
-        question = f"{IMAGE_PLACEHOLDER}\n" * missing + question
-        said = ""
+        question = filled(question, len(self.new))
+        said, ended = "", None
         try:
             asked = self._with(question, self.new)
             with self.profile.generating(self.engine):
-                for answer in self.engine.understand(asked, settings=self.settings):
-                    said = answer.text
+                for answer in Watched(self.engine.understand(asked, settings=self.settings), self.profile):
+                    said, ended = answer.text, answer.ended
                     print(answer.piece, end="", flush=True)
-                    self.profile.tick()
-            self.profile.wrote(len(answer.ids))
-            ended = answer.ended
         except KeyboardInterrupt:
             if not interruptible:
                 raise
@@ -111,32 +120,19 @@ class Conversation:
             print(ENDINGS[ended].format(self.settings.max_tokens), file=sys.stderr)
         if said or ended != "interrupted":
             self.messages += [Message("user", question), Message("assistant", said)]
-            self.images, self.new = self.images + self.new, []
+            self.images += self.new
+            self.new = []
 
     def finish(self) -> None:
         if self.profiled:
             print(self.profile.summary(self.engine))
 
-    def _with(self, question: str, images: list):
+    def _with(self, question: str, images: "list[Image.Image]") -> "TokenSequence":
         """The conversation that goes on with a question about these further images, ready to be answered."""
         from ..reading.prompt import Message
 
         messages = [*self.messages, Message("user", question)]
         return self.engine.conversation(messages, self.images + images, self.max_pixels)
-
-
-def _opened(options) -> Conversation:
-    """A conversation as the options describe it, its model loaded."""
-    check_max_pixels(options)
-    settings, images = decoding_settings(options), open_images(options.image)
-    from ..report.profile import Profile
-
-    profile = Profile(pick_device(options.device))
-    with profile.loading():
-        engine = open_engine(options)
-    conversation = Conversation(engine, settings, options, profile)
-    conversation.show(images)
-    return conversation
 
 
 def _obey(conversation: Conversation, line: str) -> None:
@@ -171,12 +167,13 @@ def _show(conversation: Conversation, files: list[str]) -> None:
     conversation.show(images)
 
 
-def _lines():
+def _lines() -> Iterator[str]:
     """What the user types, until an empty line or the end of input."""
     while True:
         try:
             line = input("> ").strip()
         except EOFError:
+            print()  # what the terminal shows next begins a line
             return
         if not line:
             return

@@ -26,14 +26,20 @@ def add_parser(commands) -> None:
 def run(options) -> int:
     from ..hub.download import download
 
-    folder = download(options.repo, _target(options), options.revision, options.tokenizer_only, options.file)
+    folder = download(
+        options.repo,
+        _target(options),
+        revision=options.revision,
+        tokenizer_only=options.tokenizer_only,
+        file=options.file,
+    )
     print(folder)
     return 0
 
 
 def _target(options) -> Path | None:
     from ..hub.download import check_name
-    from ..paths import path_of
+    from ..system.paths import path_of
 
     if options.to is not None:
         return path_of(options.to)

@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from ..paths import path_of
+from ..system.paths import path_of
 
 # A word as shells read it: quotes and escapes keep spaces inside.
 _WORD = re.compile(r"""\s*((?:'[^']*'|"[^"]*"|\\.|[^\s'"\\])+)""", re.DOTALL)

@@ -1,36 +1,32 @@
 """A document's events -> text and progress bars on the terminal, and the document."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
 from ..report.pages import Document, DocumentBuilder
 from ..writing.document import Drawing, End, Event, Text
 
 
-def collect(events: Iterable[Event], tick: Callable[[], None]) -> Document:
-    """Print text while it is written and a bar for every picture. tick is called at every event."""
+def collect(events: Iterable[Event]) -> Document:
+    """Print text while it is written and a bar for every picture. Ctrl-C ends a document instead of losing it."""
     from tqdm import tqdm
 
-    builder, bar = DocumentBuilder(), None
-    for event in _until_interrupted(events):
-        builder.add(event)
-        tick()
-        if isinstance(event, Text):
-            print(event.text, end="", flush=True)
-        elif isinstance(event, Drawing):
-            if event.step.index == 0 or bar is None:
-                print(flush=True)
-                bar = tqdm(total=event.step.total, unit="step", desc=f"image {event.index + 1}")
-            bar.update()
-            if event.step.index + 1 == event.step.total:
-                bar.close()
-        elif isinstance(event, End):
-            print()
-    return builder.document()
-
-
-def _until_interrupted(events: Iterable[Event]) -> Iterator[Event]:
-    """Ctrl-C ends a document instead of losing it."""
+    builder = DocumentBuilder()
+    bar = None
     try:
-        yield from events
+        for event in events:
+            builder.add(event)
+            if isinstance(event, Text):
+                print(event.text, end="", flush=True)
+            elif isinstance(event, Drawing):
+                if event.step.index == 0 or bar is None:
+                    print(flush=True)
+                    bar = tqdm(total=event.step.total, unit="step", desc=f"image {event.index + 1}")
+                bar.update()
+                if event.step.index + 1 == event.step.total:
+                    bar.close()
     except KeyboardInterrupt:
-        yield End("interrupted")
+        builder.add(End("interrupted"))
+        if bar is not None:
+            bar.close()
+    print()
+    return builder.document()

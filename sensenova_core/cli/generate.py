@@ -1,15 +1,18 @@
 """`sensenova generate`: prompts in, PNG files out. With images it edits; with a text modality it answers."""
 
 import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
+from ..report.places import check_place
 from ..settings import DecodingSettings, ReasoningSettings, SamplingSettings
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
-from .models import add_running_options, open_engine, pick_device
+from .models import add_running_options, open_engine
 from .options import (
     add_image_options,
     add_reference_options,
@@ -21,6 +24,16 @@ from .options import (
     options_of,
     warn_without_effect,
 )
+from .record import Record, with_keys
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..drawing.sampling import Step
+    from ..engine import Engine
+    from ..reading.prompt import Conditioning
+    from ..report.profile import Profile, Watched
+    from ..writing.thinking import Thought
 
 TEXT_MODALITIES = ("img2text", "text2text")
 MODALITIES = ("auto", "text2img", "img2img", *TEXT_MODALITIES)
@@ -28,6 +41,7 @@ THINKING = options_of(ReasoningSettings, "seed")
 EDITING = ("img_cfg_scale", "max_pixels", "same_size")
 # Options that a text modality has no use for; its answers have a seed too.
 DRAWING = (*options_of(SamplingSettings, "seed"), "same_size", "think", "max_think_tokens", "output")
+BYTES = 4  # of a pixel of a PNG that compresses badly, at most
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
 
@@ -49,6 +63,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
     )
+    parser.add_argument("--resume", action="store_true", help="draw the lines of --jsonl that --output lacks")
     parser.add_argument("--output", "--output-dir", default=".", help="folder, or the name of a .png (default: .)")
     add_reference_options(parser)
     parser.set_defaults(run=run, default=parser.get_default)
@@ -59,22 +74,24 @@ def run(options) -> int:
     if options.modality in TEXT_MODALITIES:
         warn_without_effect(options, DRAWING, f"with --modality {options.modality}")
         return chat.ask_once(options)
-    jobs, output = read_jobs(options), Path(options.output)
-    _warn_of_the_useless(options, any(job.paths for job in jobs))
+    jobs = read_jobs(options)
+    output = Path(options.output)
+    _warn_of_the_useless(options, editing=any(job.paths for job in jobs))
     check_output(output, jobs)
+    jobs = with_keys(jobs, options)
+    record = Record(output, jobs) if options.resume else None
+    if record and not (jobs := record.missing(jobs)):
+        return 0
     reasoning = decoding_settings(options, ReasoningSettings) if options.think else None
-    from ..report.profile import Profile
-
-    profile = Profile(pick_device(options.device))
-    with profile.loading():
-        engine = open_engine(options)
-        for job in jobs:
-            with job.source.named():
-                job.check(engine)
-        engine.place()
+    engine, profile = open_engine(options)
     for job in jobs:
         with job.source.named():
-            _draw_and_save(engine, job, reasoning, options, profile)
+            job.check(engine)
+    with profile.loading():
+        engine.place()
+    for job in record.claimed(jobs) if record else jobs:
+        with job.source.named():
+            _draw_and_save(engine, profile, job, reasoning=reasoning, record=record)
     if options.profile:
         print(profile.summary(engine))
     return 0
@@ -87,12 +104,14 @@ def _check_options(options) -> None:
         raise SettingsError(f"--jsonl is for pictures; --modality {options.modality} answers one --prompt at a time")
     if options.jsonl is not None and options.prompt is not None:
         raise SettingsError("--jsonl and --prompt exclude each other; every line has a prompt of its own")
+    if options.resume and options.jsonl is None:
+        raise SettingsError("--resume needs --jsonl; a single prompt is drawn whenever it is asked for")
     if options.print_think and not options.think:
         raise SettingsError("--print-think needs --think; without it nothing is thought")
     check_max_pixels(options)
 
 
-def _warn_of_the_useless(options, editing: bool) -> None:
+def _warn_of_the_useless(options, *, editing: bool) -> None:
     warn_without_effect(options, ["max_tokens"], "on pictures; reasoning has --max-think-tokens")
     if not options.think:
         warn_without_effect(options, THINKING, "without --think")
@@ -105,10 +124,12 @@ def check_output(output: Path, jobs: list[Job]) -> None:
     one_file = output.suffix.lower() == ".png"
     if one_file and len(jobs) > 1:
         raise SettingsError(f"--output {output} is one file for {len(jobs)} prompts; give a folder")
-    if not one_file and (output.suffix.lower() in OTHER_PICTURES or output.is_file()):
+    if not one_file and (output.suffix.lower() in OTHER_PICTURES or os.path.isfile(output)):
         raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
-    if one_file and (folder := next(filter(Path.is_dir, numbered(output, jobs[0].settings.batch_size)), None)):
+    if one_file and (folder := next(filter(os.path.isdir, numbered(output, jobs[0].settings.batch_size)), None)):
         raise SettingsError(f"--output {output}: {folder} is a folder; give another name")
+    last = numbered(output, jobs[0].settings.batch_size)[-1] if one_file else output / "sensenova_00001.png"
+    check_place(last, max(BYTES * job.size[0] * job.size[1] * job.settings.batch_size for job in jobs))
     check_folder(output.parent if one_file else output)
 
 
@@ -117,54 +138,74 @@ def numbered(output: Path, images: int) -> list[Path]:
     return [output, *(output.with_stem(f"{output.stem}_{index}") for index in range(2, images + 1))]
 
 
-def _draw_and_save(engine, job: Job, reasoning, options, profile) -> None:
-    """Nothing of one job's images is left when the next begins."""
+def _draw_and_save(
+    engine: "Engine", profile: "Profile", job: Job, *, reasoning: DecodingSettings | None, record: Record | None
+) -> None:
+    """Nothing of one job's images is left when the next begins.
+
+    reasoning: how to reason first, None for not at all. record: of the lines that are drawn, if there is one.
+    """
+    from ..report.profile import Watched
+
     with profile.generating(engine):
-        conditioning = _thought(engine, job.encode(engine), reasoning, options.print_think, profile)
-        image = _drawn(engine, conditioning, job, profile)
-    settings = job.settings
-    profile.drew(settings.batch_size, engine.config.grid(width=settings.width, height=settings.height).tokens)
-    for path in save(image, job, conditioning.think_text, Path(options.output), options.model, options.lora):
+        conditioning = job.encode(engine)
+        if reasoning is not None:
+            thoughts = Watched(engine.think(conditioning, reasoning), profile)
+            conditioning = _thought(thoughts, shown=job.source.options.print_think)
+        if warning := conditioning.repeated_noise(job.settings.seed, job.size):
+            log.warning(warning)
+        image = _drawn(Watched(engine.denoise(conditioning, job.settings), profile), job.settings.steps)
+    paths = save(image, job, conditioning.think_text, there=record.there(job) if record else {})
+    if record:
+        record.finished(job, paths)
+    for path in paths:
         print(path)
 
 
-def _thought(engine, conditioning, reasoning, shown: bool, profile):
-    """The conditioning with reasoning by these settings inside; as it is for None."""
-    if reasoning is None:
-        return conditioning
-    for thought in engine.think(conditioning, reasoning):
-        profile.tick()
+def _thought(thoughts: "Watched[Thought]", *, shown: bool) -> "Conditioning":
+    """The conditioning with the reasoning inside."""
+    for thought in thoughts:
         if shown:
             print(thought.piece, end="", flush=True)
-    profile.wrote(thought.tokens)
     if shown:
         print()
-    if not thought.closed:
+    if not thoughts.last.closed:
         log.warning("the reasoning stopped without its end; raise --max-think-tokens for more")
-    return thought.conditioning
+    assert thoughts.last.conditioning is not None  # which only the last one has
+    return thoughts.last.conditioning
 
 
-def _drawn(engine, conditioning, job: Job, profile):
+def _drawn(steps: "Watched[Step]", total: int) -> "Tensor":
     """The finished batch (images, height, width, 3)."""
     from tqdm import tqdm
 
-    if warning := conditioning.repeated_noise(job.settings.seed, job.size):
-        log.warning(warning)
-    for step in tqdm(engine.denoise(conditioning, job.settings), total=job.settings.steps, unit="step"):  # noqa: B007
-        profile.tick()
-    return step.image()
+    for _ in tqdm(steps, total=total, unit="step"):
+        pass
+    return steps.last.image()
 
 
-def save(image, job: Job, think_text: str | None, output: Path, model: str, loras: Sequence[str] = ()) -> list[Path]:
-    """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on)."""
-    from ..report.png import next_free, save_png
+def save(images: "Tensor", job: Job, think_text: str | None, *, there: Mapping[int, Path]) -> list[Path]:
+    """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on).
 
-    one_file, paths = output.suffix.lower() == ".png", []
-    names = numbered(output, len(image))
-    for index, picture in enumerate(image):
-        path = names[index] if one_file else next_free(output, "sensenova")
-        settings = {"prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, "model": Path(model).name}
-        settings |= {"loras": [re.split(r"[/\\]", each)[-1] for each in loras]} if loras else {}
-        save_png(picture, path, settings if think_text is None else settings | {"think_text": think_text})
-        paths.append(path)
+    there: index in the batch -> the file of what was written before, and is not again.
+    """
+    from ..report.png import save_numbered, save_png
+
+    options = job.source.options
+    output = Path(options.output)
+    line = {"line": job.key} if job.key else {}
+    about = {"model": Path(options.model).name}
+    about |= {"loras": [re.split(r"[/\\]", each)[-1] for each in options.lora]} if options.lora else {}
+    about |= {} if think_text is None else {"think_text": think_text}
+    names = numbered(output, len(images))
+    paths = []
+    for index, picture in enumerate(images):
+        settings = {**line, "prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, **about}
+        if index in there:
+            paths.append(there[index])
+        elif output.suffix.lower() == ".png":
+            save_png(picture, names[index], settings)
+            paths.append(names[index])
+        else:
+            paths.append(save_numbered(picture, output, "sensenova", settings=settings))
     return paths

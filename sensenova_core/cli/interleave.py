@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from ..errors import SettingsError
+from ..report.places import check_place
 from ..settings import INTERLEAVE_SIZES, MAX_DOCUMENT_TOKENS, DecodingSettings, DocumentSettings, SamplingSettings
-from .models import add_running_options, best_area, open_engine, open_images, pick_device
+from .models import add_running_options, best_area, open_engine, open_images
 from .options import (
     add_image_options,
     add_settings,
@@ -43,28 +44,27 @@ def add_parser(commands) -> None:
 
 def run(options) -> int:
     images = open_images(options.image)
-    settings, folder = _settings(options, images), Path(options.output)
+    settings = _settings(options, images)
+    folder = Path(options.output)
+    check_place(folder / f"{options.stem}_00001" / "document.html")
     check_folder(folder)
-    from ..report.pages import save_document
-    from ..report.profile import Profile
+    from ..report.pages import save_numbered_document
+    from ..report.profile import Watched
     from .events import collect
 
-    profile = Profile(pick_device(options.device))
-    with profile.loading():
-        engine = open_engine(options)
+    engine, profile = open_engine(options)
     with profile.generating(engine):
-        document = collect(engine.interleave(options.prompt, images, settings, options.max_pixels), profile.tick)
-    sampling = settings.of_image(0)
-    profile.drew(len(document.images), engine.config.grid(width=sampling.width, height=sampling.height).tokens)
-    profile.wrote(document.tokens)
-    taken = next(n for n in range(1, 10**6) if not (folder / f"{options.stem}_{n:05d}").exists())
-    path = save_document(document, folder / f"{options.stem}_{taken:05d}", options.format)
+        events = engine.interleave(options.prompt, images, settings=settings, max_pixels=options.max_pixels)
+        document = collect(Watched(events, profile))
+    if document.ended == "interrupted" and not document.parts:
+        raise KeyboardInterrupt
+    path = save_numbered_document(document, folder, options.stem, form=options.format)
     if document.ended != "end":
         print(f"[ended: {ENDINGS[document.ended]}]", file=sys.stderr)
     print(path)
     if options.profile:
         print(profile.summary(engine))
-    return 0
+    return 130 if document.ended == "interrupted" else 0
 
 
 def _settings(options, images: list) -> DocumentSettings:
@@ -80,7 +80,7 @@ def _settings(options, images: list) -> DocumentSettings:
     elif options.resolution:
         size = named_size(options.resolution, INTERLEAVE_SIZES)
     else:
-        size = best_size(best_area(options.model), images[0].size if images else None, document=True)
+        size = best_size(best_area(options.model), image=images[0].size if images else None, document=True)
     return DocumentSettings.of(
         sampling=sampling_settings(given(options, SamplingSettings), size),
         sizes=(size,),

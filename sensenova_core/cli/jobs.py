@@ -5,13 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import SenseNovaError, SettingsError
+from ..errors import SenseNovaError, SettingsError, quoted
 from ..settings import MAX_IMAGES, SamplingSettings, edit_pixel_limits, settings_of
 from .errors import message
 from .models import best_area, open_images
 from .options import given, sampling_settings
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..reading.images import ReferenceImage
+    from ..reading.prompt import Conditioning
 
 DEFAULT_PROMPT = "A cute cat"
 # What a picture's settings are called in a line, and what they are in the engine.
@@ -51,17 +56,29 @@ class Job:
     paths: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
     settings: SamplingSettings
+    key: str = ""  # of a line of --jsonl: see record.py
 
     @property
     def size(self) -> tuple[int, int]:
         return self.settings.width, self.settings.height
 
-    def check(self, engine) -> None:
+    def check(self, engine: "Engine") -> None:
         """Raise what reading and drawing would, as far as it can be known without weights and pixels."""
-        images = tuple(_stand_in(size, engine, len(self.sizes), self.source.options.max_pixels) for size in self.sizes)
+        images = tuple(self._stand_in(size, engine) for size in self.sizes)
         engine.denoise(engine.prompts.picture(self.prompt, images), self.settings)
 
-    def encode(self, engine):
+    def _stand_in(self, size: tuple[int, int], engine: "Engine") -> "ReferenceImage":
+        """A reference of that (width, height), without its pixels."""
+        import torch
+
+        from ..reading.images import ReferenceImage, grid_read
+
+        side, budget = engine.config.token_pixels, self.source.options.max_pixels
+        limits = edit_pixel_limits(len(self.sizes), engine.config.best_area)
+        grid = grid_read(size[1], size[0], side, *limits, budget)
+        return ReferenceImage(torch.empty(3, grid.height, grid.width, dtype=torch.float32, device="meta"), grid, size)
+
+    def encode(self, engine: "Engine") -> "Conditioning":
         """The conditioning; opens the images, which nothing else holds."""
         return engine.encode(self.prompt, open_images(self.paths), max_pixels=self.source.options.max_pixels)
 
@@ -103,11 +120,11 @@ def _job(source: Source, measured: dict[str, tuple[Any, tuple[int, int]]]) -> Jo
             [image] = open_images([path])
             measured[path] = (image if once else path, image.size)
     sizes = tuple(measured[path][1] for path in paths)
-    size = _size(values["width"], values["height"], sizes, options)
+    size = _size((values["width"], values["height"]), sizes, options)
     values["crop"] |= options.same_size and bool(paths)
     prompt = DEFAULT_PROMPT if line["prompt"] is None else line["prompt"]
-    settings = sampling_settings(values, size)
-    return Job(source, prompt, tuple(measured[path][0] for path in paths), sizes, settings)
+    images = tuple(measured[path][0] for path in paths)
+    return Job(source=source, prompt=prompt, paths=images, sizes=sizes, settings=sampling_settings(values, size))
 
 
 def _check_images(images: int, modality: str) -> None:
@@ -119,9 +136,11 @@ def _check_images(images: int, modality: str) -> None:
         raise SettingsError(f"{images} images; give at most {MAX_IMAGES}")
 
 
-def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], ...], options) -> tuple[int, int]:
+def _size(asked: tuple[int | None, int | None], images: tuple[tuple[int, int], ...], options) -> tuple[int, int]:
+    """(width, height) to draw at. asked: by options or a line. images: (width, height) of each that is edited."""
     from ..drawing.sizes import best_size
 
+    width, height = asked
     if images and options.same_size and (width, height) != (None, None):
         given = f"width {width}" if height is None else f"height {height}" if width is None else f"{width} x {height}"
         raise SettingsError(f"--same-size is the first image's size, and {given} is another; give one of the two")
@@ -131,19 +150,8 @@ def _size(width: int | None, height: int | None, images: tuple[tuple[int, int], 
         return width, height
     if images and options.same_size:
         return images[0]
-    automatic = best_size(best_area(options.model), images[0] if images else None)
+    automatic = best_size(best_area(options.model), image=images[0] if images else None)
     return automatic[0] if width is None else width, automatic[1] if height is None else height
-
-
-def _stand_in(size: tuple[int, int], engine, images: int, max_pixels: int | None):
-    """One of `images` references, of that (width, height), without its pixels."""
-    import torch
-
-    from ..reading.images import ReferenceImage, grid_read
-
-    side = engine.config.token_pixels
-    grid = grid_read(size[1], size[0], side, *edit_pixel_limits(images, engine.config.best_area), max_pixels)
-    return ReferenceImage(torch.empty(3, grid.height, grid.width, dtype=torch.float32, device="meta"), grid, size)
 
 
 def _overrides(line: str) -> dict[str, Any]:
@@ -156,9 +164,10 @@ def _overrides(line: str) -> dict[str, Any]:
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in values.items():
         if name not in KEYS:
-            raise SettingsError(f"{name!r} is unknown", f"the keys are {', '.join(KEYS)}")
+            raise SettingsError(f"{quoted(name)} is unknown", f"the keys are {', '.join(KEYS)}")
         if not _fits(value, KEYS[name]):
-            raise SettingsError(f"{name} is {value!r}", f"expected {KEYS[name]}")
+            shown = json.dumps(value) if value is None or isinstance(value, bool) else quoted(value)
+            raise SettingsError(f"{name} is {shown}", f"expected {KEYS[name]}")
     return {name: [*map(float, value)] if KEYS[name] == "two numbers" else value for name, value in values.items()}
 
 

@@ -5,14 +5,22 @@ import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import DEMO
 from ..errors import CheckpointError, SettingsError
 from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
-from ..paths import is_there, path_of
 from ..settings import BEST_AREA, LoadSettings
+from ..system.paths import is_there, path_of
 from .options import add_settings, given
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from ..engine import Engine
+    from ..report.profile import Profile
 
 BUILT_IN = "demo"
 COMFYUI_MODELS = Path("models/sensenova")  # below the folder that COMFYUI_PATH names
@@ -38,7 +46,7 @@ def add_running_options(parser) -> None:
 
 
 def add_running_settings(parser, but: tuple[str, ...] = ()) -> None:
-    """What a model runs on and how, `but` for settings of these names."""
+    """What a model runs on and how, without the settings of the names in `but`."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add_settings(parser, LoadSettings, but=but)
 
@@ -89,7 +97,7 @@ def _holds(folder: Path, model: str) -> bool:
 
 @cache
 def best_area(model: str) -> int:
-    """Pixels of the pictures that a model draws best; of one that cannot be read, which loading will say."""
+    """Pixels of the pictures that a model draws best; those of the published ones for a model that cannot be read."""
     from ..checkpoint import open_checkpoint
 
     try:
@@ -98,7 +106,7 @@ def best_area(model: str) -> int:
         return BEST_AREA
 
 
-def pick_device(name: str):
+def pick_device(name: str) -> "torch.device":
     """The device of a name; "auto" is the first CUDA device, else the CPU. Raises SettingsError."""
     import torch
 
@@ -122,21 +130,27 @@ def _devices() -> list[str]:
     return ["cpu", *cards, *(name for name, kind in others.items() if kind.is_available())]
 
 
-def load_settings(options) -> LoadSettings:
-    """How the options have a model run. Raises SettingsError."""
-    return LoadSettings.of(device=pick_device(options.device), **given(options, LoadSettings))
+def open_engine(options) -> "tuple[Engine, Profile]":
+    """The engine that `add_running_options` describe, its weights on disk for now, and what loading it took."""
+    from ..report.profile import Profile
+
+    profile = Profile(pick_device(options.device))
+    with profile.loading():
+        engine = engine_of(options)
+        for line in engine.checkpoint.found().splitlines():
+            log.info(line)
+        warn_of_loras(engine, options)
+        _hold_to(engine.memory.limits.device, engine.device)
+    return engine, profile
 
 
-def open_engine(options):
-    """The engine that `add_running_options` describe; its weights are on disk for now."""
+def engine_of(options) -> "Engine":
+    """The engine that the options describe, with its LoRAs. Raises SettingsError, CheckpointError."""
     from ..engine import Engine
 
-    engine = Engine(resolve_model(options.model), load_settings(options))
+    settings = LoadSettings.of(device=pick_device(options.device), **given(options, LoadSettings))
+    engine = Engine(resolve_model(options.model), settings)
     engine.use_loras([parse_lora(text) for text in options.lora])
-    for line in engine.checkpoint.found().splitlines():
-        log.info(line)
-    warn_of_loras(engine, options)
-    _hold_to(engine.memory.limits.device, engine.device)
     return engine
 
 
@@ -158,7 +172,7 @@ def parse_lora(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
-def warn_of_loras(engine, options) -> None:
+def warn_of_loras(engine: "Engine", options) -> None:
     """Of bases that do not match, and of settings that a distilled one is not made for."""
     from ..lora.presets import mismatch, preset_of
 
@@ -177,7 +191,7 @@ def warn_of_loras(engine, options) -> None:
         )
 
 
-def _hold_to(limit: int | None, device) -> None:
+def _hold_to(limit: int | None, device: "torch.device") -> None:
     """Have torch itself keep to a limit: this process has the card's memory to itself, unlike a server's nodes."""
     import torch
 
@@ -186,7 +200,7 @@ def _hold_to(limit: int | None, device) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
 
 
-def open_images(paths: Iterable) -> list:
+def open_images(paths: Iterable) -> "list[Image.Image]":
     """Picture files as PIL images, upright; a PIL image stays as it is. Raises PromptError naming the file."""
     from PIL import Image
 

@@ -6,8 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError, check_count
-from ..settings import ALL_KINDS, MAX_SIDE, DecodingSettings, SamplingSettings, Setting, settings_of
+from ..errors import SettingsError, check_count, quoted
+from ..settings import (
+    ALL_KINDS,
+    MAX_SIDE,
+    DecodingSettings,
+    SamplingSettings,
+    Setting,
+    settings_of,
+)
 
 METAVARS = {"cfg_interval": ("START", "END"), "max_memory": "SIZE", "card": "SIZE", "ram": "SIZE"}
 # The engine's name of a setting -> its option.
@@ -26,12 +33,12 @@ def option_of(name: str) -> str:
 
 
 def options_of(kind: type, *but: str) -> tuple[str, ...]:
-    """The options that give the settings of a dataclass, `but` those of these names."""
+    """The options that give the settings of a dataclass, without those of the names in `but`."""
     return tuple(setting.option for name, setting in settings_of(kind).items() if name not in but)
 
 
 def add_settings(parser, kind: type, *names: str, but: tuple[str, ...] = (), **defaults: Any) -> None:
-    """Options for the settings of these names of a dataclass, for all of them unless named, `but` for those.
+    """Options for settings of a dataclass: those of these names, or all where there is no name, without those of `but`.
 
     defaults: in place of the engine's.
     """
@@ -102,7 +109,8 @@ def add_reference_options(parser) -> None:
 
 
 def check_reference_options(options) -> None:
-    """Raise SettingsError for what those flags ask and this engine does not do; what it calls otherwise is set."""
+    """Raise SettingsError for what those flags ask and this engine does not do. --enable-cpu-offload, which it calls
+    otherwise, sets the vram_mode."""
     if options.tensor_parallel_size != 1:
         raise SettingsError(f"--tensor-parallel-size {options.tensor_parallel_size}: one device only; leave it at 1")
     if options.enable_cpu_offload and options.vram_mode not in ("auto", "balanced"):
@@ -117,7 +125,7 @@ def check_reference_options(options) -> None:
 
 
 def warn_without_effect(options, names: Iterable[str], reason: str) -> None:
-    """Name those of these options that were given, and why they change nothing. A default may be spelled out."""
+    """Warn of those of these options that have another value than their default, and say why they change nothing."""
     given = [flag(name) for name in names if getattr(options, name) != options.default(name)]
     if given:
         log.warning("%s: no effect %s", ", ".join(given), reason)
@@ -144,5 +152,5 @@ def named_size(name: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     ratios = {label.split()[0]: size for label, size in sizes.items()}
     if name not in ratios:
         remedy = f"choose one of {', '.join(ratios)}, or give --width and --height"
-        raise SettingsError(f"{name!r} is unknown", remedy, setting="resolution", value=name)
+        raise SettingsError(f"{quoted(name)} is unknown", remedy, setting="resolution", value=name)
     return ratios[name]

@@ -6,9 +6,7 @@ from .models import (
     add_model_option,
     add_running_settings,
     best_area,
-    load_settings,
-    parse_lora,
-    resolve_model,
+    engine_of,
     warn_of_loras,
 )
 from .options import add_settings, given, option_of, warn_without_effect
@@ -32,14 +30,12 @@ def run(options) -> int:
     useless = drawing if options.task == "understand" else ["max_tokens"]
     warn_without_effect(options, useless, f"with --task {options.task}")
     from ..drawing.sizes import best_size
-    from ..engine import Engine
 
     best = best_size(best_area(options.model), document=options.task == "interleave")
     values = given(options, SamplingSettings)
     sides = {name: side for name, side in zip(("width", "height"), best, strict=True) if values[name] is None}
     settings = SamplingSettings.of(**values | sides)
-    engine = Engine(resolve_model(options.model), load_settings(options))
-    engine.use_loras([parse_lora(text) for text in options.lora])
+    engine = engine_of(options)
     warn_of_loras(engine, options)
     print(engine.forecast(settings, **given(options, ForecastSettings)))
     return 0

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from ..errors import NOT_FINITE, SenseNovaError, first_line, memory_in_words
-from ..model import GENERATION, InModule, Kernel, Run, SenseNovaU1, Weights
+from ..model import (
+    GENERATION,
+    InModule,
+    Kernel,
+    Run,
+    SenseNovaU1,
+    Weights,
+)
 from ..model.config import ModelConfig
 from ..model.grid import Grid
 from ..reading.prefix import DrawingAttention, Prefix

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, quoted
 from .download_record import Record, check_origin, state_of
+from .locks import locked
 from .repository import CONFIG_JSON, INDEX, TOKENIZER_FILES
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
@@ -32,8 +33,10 @@ _HIDDEN = re.compile(r"\.[A-Za-z0-9_][A-Za-z0-9._-]*")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)  # to Windows, whatever follows
 _ERROR = "sensenova: error: "  # begins the command line's last words
 _RUN = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from sensenova_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from sensenova_core.hub.parent import end_with; "
+    "end_with(int(sys.argv.pop(1))); from sensenova_core.cli import main; sys.exit(main(sys.argv[1:]))"
 )
+_LOCK = ".cache/sensenova-download.lock"  # the hub's library has a folder of that name there too
 
 
 @dataclass(frozen=True)
@@ -44,22 +47,27 @@ class Wanted:
     sha256: str | None = None
     git: str | None = None  # a git blob's SHA-1, of small files
 
+    @property
+    def checksum(self) -> str | None:
+        return self.sha256 or self.git
+
     def is_in(self, file: Path) -> bool:
         """Whether a file has this size and checksum; where the hub has none, the size is enough."""
         if not file.is_file() or file.stat().st_size != self.size:
             return False
-        if not self.sha256 and not self.git:
+        if not self.checksum:
             return True
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % file.stat().st_size)
         with open(file, "rb") as stream:
             while piece := stream.read(_PIECE):
                 digest.update(piece)
-        return digest.hexdigest() == (self.sha256 or self.git)
+        return digest.hexdigest() == self.checksum
 
 
 def download(
     repo: str,
     to: Path | None = None,
+    *,
     revision: str | None = None,
     tokenizer_only: bool = False,
     file: str | None = None,
@@ -68,68 +76,94 @@ def download(
 
     tokenizer_only: a few MB instead of all. file: the one to fetch where a repository has several checkpoints.
     What is there already is not fetched again, and what was broken off goes on. Every file is compared with the hub's
-    checksum of it, and removed if it differs. Raises CheckpointError, also for a folder that holds another repository.
+    checksum of it, and removed if it differs. Raises CheckpointError, also for a folder that holds another repository,
+    or that another process is downloading to.
     """
-    recorded = to is not None and not tokenizer_only
-    if recorded:
+    if to is not None and not tokenizer_only:
         check_origin(to, repo)
-    wanted = files_of(repo, revision, tokenizer_only, file)
+    wanted = files_of(repo, revision, tokenizer_only=tokenizer_only, file=file)
     # config.json comes last: a folder without it is no checkpoint yet, in any list
     wanted = dict(sorted(wanted.items(), key=lambda item: item[0] == CONFIG_JSON))
     if to is None:
         return _into_cache(repo, wanted, revision)
     _check_room(repo, wanted, to)
-    to.mkdir(parents=True, exist_ok=True)
-    _into_folder(repo, wanted, to, revision, recorded)
+    with _alone(to):
+        if not tokenizer_only:
+            check_origin(to, repo)
+        _into_folder(repo, wanted, to, revision=revision, recorded=not tokenizer_only)
     return to
 
 
-def _into_folder(repo: str, wanted: dict[str, Wanted], to: Path, revision: str | None, recorded: bool) -> None:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises CheckpointError where another process is downloading to a folder, which is made if need be."""
+    lock = folder / _LOCK
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock) as held:
+        if held is False:
+            raise CheckpointError(
+                f"{folder}: another process is downloading to it; wait for it, or end it: what has come is kept"
+            )
+        yield
+
+
+def _into_folder(repo: str, wanted: dict[str, Wanted], to: Path, *, revision: str | None, recorded: bool) -> None:
     before = (Record.of(to) if recorded else None) or Record(repo)
     record = replace(before, files=dict(before.files), whole=False)
     for name, each in wanted.items():
         if recorded:
             record.write(to)
         file = to / name
-        known = file.is_file() and record.unchanged(file) and record.files[name][2] == _sum(each)
+        known = file.is_file() and record.unchanged(file) and record.files[name][2] == each.checksum
         if not known and not each.is_in(file):
-            _fetch(repo, name, each, to, revision)
-        record.files[name] = [*state_of(file), _sum(each)]
+            _fetch(repo, file, each, revision=revision)
+        record.files[name] = [*state_of(file), each.checksum]
     if recorded:
         anew = any(record.files[name] != came for name, came in before.files.items())
-        replace(record, whole=True, times=before.times + anew).write(to)
+        replace(record, whole=True, times=before.times + 1 if anew else before.times).write(to)
+    for name, each in wanted.items():  # what had come of other versions goes on no more
+        for part in to.glob(f".{glob.escape(name)}.*.part"):
+            if part != _part(to / name, each) and re.fullmatch(r"[0-9a-f]{1,12}", part.name[len(name) + 2 : -5]):
+                part.unlink()
 
 
-def _fetch(repo: str, name: str, wanted: Wanted, to: Path, revision: str | None) -> None:
+def _fetch(repo: str, file: Path, wanted: Wanted, *, revision: str | None) -> None:
     """One file, going on from what an earlier attempt left, which the hub's library from version 2 on does not."""
     from huggingface_hub import constants, hf_hub_url, snapshot_download
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    part = _part(to, name, wanted)
+    part = _part(file, wanted)
     with _hub_errors(repo, revision):
         if wanted.size > getattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", wanted.size):  # a rule of the hub's
-            snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name)], local_dir=to)
-            (to / name).replace(part)
+            snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(file.name)], local_dir=file.parent)
+            file.replace(part)
         part.touch()
         with open(part, "r+b") as stream:
             there = stream.seek(0, os.SEEK_END)
             headers = build_hf_headers() | {"accept-encoding": "identity"}
-            url = hf_hub_url(repo, name, revision=revision)
+            url = hf_hub_url(repo, file.name, revision=revision)
             if there < wanted.size:
                 http_get(url, stream, resume_size=there, headers=headers, expected_size=wanted.size)
     if not wanted.is_in(part):
         part.unlink()
-        raise _other_checksum(repo, name)
-    part.replace(to / name)
+        raise _other_checksum(repo, file.name)
+    part.replace(file)
 
 
-def _part(to: Path, name: str, wanted: Wanted) -> Path:
+def _part(file: Path, wanted: Wanted) -> Path:
     """Where what has come of a file is kept: apart for each content, so that another version does not go on from it."""
-    return to / f".{name}.{(_sum(wanted) or str(wanted.size))[:12]}.part"
+    return file.with_name(f".{file.name}.{(wanted.checksum or str(wanted.size))[:12]}.part")
 
 
 def _into_cache(repo: str, wanted: dict[str, Wanted], revision: str | None) -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    with _alone(Path(HF_HUB_CACHE) / ".locks" / f"models--{repo.replace('/', '--')}"):
+        return _into_snapshot(repo, wanted, revision)
+
+
+def _into_snapshot(repo: str, wanted: dict[str, Wanted], revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = Path()
@@ -150,11 +184,7 @@ def _other_checksum(repo: str, name: str) -> CheckpointError:
     return CheckpointError(f"{repo}: {name} came with another checksum than the hub has, and was removed; run it again")
 
 
-def _sum(wanted: Wanted) -> str | None:
-    return wanted.sha256 or wanted.git
-
-
-def downloading(repo: str, to: Path, revision: str | None = None) -> Iterator[tuple[int, int]]:
+def downloading(repo: str, to: Path, revision: str | None = None) -> Generator[tuple[int, int], None, None]:
     """`download` in a process of its own. Yields (bytes that are there, bytes in all) a few times a second.
 
     Stopping the loop stops the download at once; the next one goes on from there. Raises CheckpointError.
@@ -162,24 +192,23 @@ def downloading(repo: str, to: Path, revision: str | None = None) -> Iterator[tu
     check_origin(to, repo)
     wanted = files_of(repo, revision)
     total = sum(each.size for each in wanted.values())
-    command = [sys.executable, "-c", _RUN, str(Path(__file__).parents[2]), "download", repo, "--to", str(to)]
+    command = [sys.executable, "-c", _RUN, str(Path(__file__).parents[2]), str(os.getpid())]
+    command += ["download", repo, "--to", str(to)]
     command += ["--revision", revision] if revision else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # by which it sees that this process has ended
             stdout=subprocess.DEVNULL,
             stderr=said,
-        )
-        try:
-            while process.poll() is None:
-                yield _bytes_there(to, wanted), total
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        ) as process:
+            try:
+                while process.poll() is None:
+                    yield _bytes_there(to, wanted), total
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                process.kill()  # unless it has ended
         if process.returncode:
             said.seek(0)
             lines = [line.strip() for line in said if line.strip()] or ["it ended without a word"]
@@ -191,12 +220,12 @@ def downloading(repo: str, to: Path, revision: str | None = None) -> Iterator[tu
 def check_name(repo: str) -> str:
     """The NAME of OWNER/NAME. Raises CheckpointError for anything else, which must not become a path."""
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.ASCII):
-        raise CheckpointError(f"{repo!r} names no repository; give it as OWNER/NAME")
+        raise CheckpointError(f"{quoted(repo)} names no repository; give it as OWNER/NAME")
     return repo.split("/")[1]
 
 
 def files_of(
-    repo: str, revision: str | None = None, tokenizer_only: bool = False, file: str | None = None
+    repo: str, revision: str | None = None, *, tokenizer_only: bool = False, file: str | None = None
 ) -> dict[str, Wanted]:
     """Name -> the files of a repository that `download` fetches. Asks the hub. Raises CheckpointError."""
     from huggingface_hub import HfApi
@@ -237,7 +266,7 @@ def _check_plain(repo: str, names: Iterable[str]) -> None:
 def _wanted(sibling) -> Wanted:
     """Of an entry in the hub's list. Large files' git checksums are of notes that stand in for them."""
     lfs = sibling.lfs
-    return Wanted(sibling.size or 0, lfs and lfs.sha256, None if lfs else sibling.blob_id)
+    return Wanted(sibling.size or 0, sha256=lfs and lfs.sha256, git=None if lfs else sibling.blob_id)
 
 
 def _weights(repo: str, names: list[str]) -> list[str]:
@@ -255,7 +284,7 @@ def _weights(repo: str, names: list[str]) -> list[str]:
 
 def _bytes_there(folder: Path, wanted: dict[str, Wanted]) -> int:
     """Of files that have come, and of parts of others."""
-    states = [state_of(folder / name) or state_of(_part(folder, name, each)) for name, each in wanted.items()]
+    states = [state_of(folder / name) or state_of(_part(folder / name, each)) for name, each in wanted.items()]
     found = sum(state[0] for state in states if state)
     return min(found, sum(each.size for each in wanted.values()))
 
@@ -286,7 +315,7 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
             "with `hf auth login`, or set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"{repo}: no revision {revision!r}; leave --revision out for the newest") from error
+        raise CheckpointError(f"{repo}: no revision {quoted(revision)}; leave --revision out for the newest") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise CheckpointError(
             f"{repo}: no such repository on {constants.ENDPOINT}, or a private one (then log in with `hf auth login`); "
@@ -296,11 +325,13 @@ def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error)
-        network = isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | ConnectionError)
-        if not network and kind.__module__.split(".")[0] not in ("requests", "httpx", "httpx2", "httpcore", "urllib3"):
-            network = kind.__name__ == "OfflineModeIsEnabled"
-            if not network:
-                raise
+        network = (
+            isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | ConnectionError)
+            or kind.__module__.split(".")[0] in ("requests", "httpx", "httpx2", "httpcore", "urllib3")
+            or kind.__name__ == "OfflineModeIsEnabled"
+        )
+        if not network:
+            raise
         said = (str(error).strip().splitlines() or [kind.__name__])[0][:200]
         raise CheckpointError(
             f"{repo}: {constants.ENDPOINT} did not answer as it should ({said}); "

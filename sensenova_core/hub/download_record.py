@@ -33,7 +33,10 @@ class Record:
             return None
 
     def write(self, folder: Path) -> None:
-        (folder / RECORD).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        """Whole or not at all: half a record would be none."""
+        unfinished = folder / f"{RECORD}.part"
+        unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        unfinished.replace(folder / RECORD)
 
     def is_of(self, repo: str) -> bool:
         return self.repo.lower() == repo.lower()
@@ -46,7 +49,9 @@ class Record:
 def is_whole(folder: Path, repo: str) -> bool:
     """Whether a folder holds all of a repository that was downloaded to it. Asks nobody."""
     record = Record.of(folder)
-    return bool(record and record.whole and record.is_of(repo)) and all((folder / n).is_file() for n in record.files)
+    if record is None or not record.whole or not record.is_of(repo):
+        return False
+    return all((folder / name).is_file() for name in record.files)
 
 
 def check_origin(folder: Path, repo: str) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_JSON = "config.json"
-INDEX_NAME, INDEX = "model.safetensors.index.json", ".safetensors.index.json"  # the usual one, and how any name ends
+INDEX_NAME = "model.safetensors.index.json"  # the usual one
+INDEX = ".safetensors.index.json"  # ends the name of any
+PEFT_FILE = "adapter_model.safetensors"  # a LoRA, as PEFT calls it
+PEFT_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -6,6 +6,7 @@ What is added to a parameter is factor * up @ down. How keys are read: `keys`.
 import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,24 +15,21 @@ import torch
 
 from ..checkpoint.check import in_short
 from ..checkpoint.files import PICKLES, SAFETENSORS, check_ended, look_alike
+from ..checkpoint.formats import FORMATS
 from ..checkpoint.mapped_file import State, file_state
 from ..checkpoint.safetensors_file import read_header
 from ..checkpoint.tensors import TensorHeader
 from ..errors import CheckpointError
-from ..hub.repository import CONFIG_JSON
-from ..paths import path_of
+from ..hub.repository import CONFIG_JSON, PEFT_FILE
+from ..system.paths import path_of
 from .keys import Parameters, parsed
-from .peft import DORA, PEFT_FILE, Settings, read_settings, settings_beside
+from .peft import DORA, Settings, read_settings, settings_beside
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 FOREIGN = "of another type"
 TYPES = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")  # of factors
-# Of alphas: bytes -> a number.
-ALPHA_TYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
-    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32},
-    **{"I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
-}
+WHOLE = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+ALPHA_TYPES = {name: FORMATS[name].numbers for name in TYPES} | WHOLE
 # Changes of other kinds: what they are, and what tells.
 OTHERS = {
     DORA: re.compile(r"dora_scale|lora_magnitude_vector"),
@@ -44,6 +42,7 @@ OTHERS = {
     "biases": re.compile(r"[._]lora[._]?(up|down|a|b)(\.[^.]+)?\.bias$", re.IGNORECASE),
     "whole differences of weights": re.compile(r"[._](diff|diff_b|set_weight|modules_to_save\..*)$"),
 }
+Problems = defaultdict[str, list[str]]  # kind -> what is wrong, for `in_short`
 REMEDY = (
     "Plain LoRAs of this model are understood, of pairs up and down, or A and B, with or without alpha; take one that "
     "was made for it, or have its maker export it as such"
@@ -93,7 +92,7 @@ class Lora:
     @property
     def notes(self) -> list[str]:
         """What a user should know of it before using it, in words."""
-        untold = sum(not factors.told for factors in self.factors.values())
+        untold = len([factors for factors in self.factors.values() if not factors.told])
         notes = []
         if untold:
             notes.append(
@@ -160,25 +159,27 @@ def lora_states(file: Path) -> dict[Path, State | None]:
 
 
 def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
-    """Read which parameters a LoRA changes, and none of its factors. shapes: of the model's parameters, by their
-    published names. Raises one CheckpointError that lists all that does not fit."""
+    """Read which parameters a LoRA changes, and none of its factors. Raises one CheckpointError of all that is wrong.
+
+    shapes: of the model's parameters, by their published names.
+    """
     file = lora_file(path)
     states = lora_states(file)
-    tensors, said = read_header(file)
-    headers = {key: TensorHeader(file, *tensor) for key, tensor in tensors.items()}
-    problems: dict[str, list[str]] = {}
-    parts = _parts(headers, Parameters(shapes), problems)
+    headers, said = read_header(file)
+    problems: Problems = defaultdict(list)
+    parameters = Parameters(shapes)
+    parts = _parts(headers, parameters, problems)
     if not parts:
-        _check_is_lora(file, headers, Parameters(shapes))
+        _check_is_lora(file, headers, parameters)
     settings = read_settings(file, said)
     for kind, names in settings.refused.items():
-        problems.setdefault(kind, []).extend(names)
-    factors = _factors(parts, shapes, settings, problems)
+        problems[kind] += names
+    factors = _factors(parts, shapes, settings=settings, problems=problems)
     if text := in_short(problems):
         raise CheckpointError(f"LoRA {file.name} does not fit: {text}. {REMEDY}")
     if not factors:
         raise CheckpointError(f"LoRA {file.name}: there is no LoRA in it. {REMEDY}")
-    return Lora(file, states, factors, settings.metadata)
+    return Lora(file, states, factors, metadata=settings.metadata)
 
 
 def _check_is_lora(file: Path, headers: Mapping[str, TensorHeader], parameters: Parameters) -> None:
@@ -192,7 +193,7 @@ def _check_is_lora(file: Path, headers: Mapping[str, TensorHeader], parameters: 
 
 
 def _parts(
-    headers: Mapping[str, TensorHeader], parameters: Parameters, problems: dict[str, list[str]]
+    headers: Mapping[str, TensorHeader], parameters: Parameters, problems: Problems
 ) -> dict[str, dict[str, TensorHeader]]:
     """Parameter -> "up", "down", "alpha" -> tensor. Adds what is none of these to the problems.
 
@@ -204,28 +205,28 @@ def _parts(
         kind = next((kind for kind, tells in OTHERS.items() if tells.search(key)), None)
         part = parsed(key)
         if kind or part is None:
-            problems.setdefault(kind or "unknown", []).append(key)
+            problems[kind or "unknown"].append(key)
             continue
         place = parameters.find(part.place) or part.place
         if part.adapter and part.role != "alpha":
             adapters.add(part.adapter)
         if part.role in found.setdefault(place, {}):
-            problems.setdefault("unknown", []).append(f"{key} (a second one)")
+            problems["unknown"].append(f"{key} (a second one)")
         elif part.role != "alpha" and header.dtype not in TYPES:
-            said = f"{key} is {header.dtype}, readable are {', '.join(TYPES)}"
-            problems.setdefault(FOREIGN, []).append(said)
+            problems[FOREIGN].append(f"{key} is {header.dtype}, readable are {', '.join(TYPES)}")
         else:
             found[place][part.role] = header
     if len(adapters) > 1:
-        problems.setdefault("adapters in one file", []).extend(sorted(adapters))
+        problems["adapters in one file"] += sorted(adapters)
     return found
 
 
 def _factors(
     found: Mapping[str, Mapping[str, TensorHeader]],
     shapes: Mapping[str, tuple[int, ...]],
+    *,
     settings: Settings,
-    problems: dict[str, list[str]],
+    problems: Problems,
 ) -> dict[str, Factors]:
     """By the names of parameters. Adds what does not fit to the problems."""
     factors: dict[str, Factors] = {}
@@ -233,24 +234,27 @@ def _factors(
         place = name.removesuffix(".weight")
         if not {"up", "down"} <= parts.keys():
             if FOREIGN not in problems:
-                problems.setdefault("without their other half", []).append(place)
+                problems["without their other half"].append(place)
         elif name not in shapes:
-            problems.setdefault("for parameters that this model lacks", []).append(place)
+            problems["for parameters that this model lacks"].append(place)
         elif (fitted := _fitted(parts["up"], parts["down"], shapes[name])) is None:
             sizes = f"{list(parts['up'].shape)} and {list(parts['down'].shape)}"
-            problems.setdefault("of another shape", []).append(f"{place} is {list(shapes[name])}, its factors {sizes}")
+            problems["of another shape"].append(f"{place} is {list(shapes[name])}, its factors {sizes}")
         else:
-            rank = fitted[1].shape[0]
+            up, down = fitted
+            rank = down.shape[0]
             factor = _alpha(parts["alpha"]) / rank if "alpha" in parts else settings.factor(place, rank)
             if factor is not None and not math.isfinite(factor):
-                problems.setdefault("of no finite alpha", []).append(place)
-            factors[name] = Factors(*fitted, 1.0 if factor is None else factor, told=factor is not None)
+                problems["of no finite alpha"].append(place)
+            factors[name] = Factors(up, down, factor=1.0 if factor is None else factor, told=factor is not None)
     return factors
 
 
 def _fitted(up: TensorHeader, down: TensorHeader, shape: tuple[int, ...]) -> tuple[TensorHeader, TensorHeader] | None:
-    """Both as matrices; None where they are not those of a weight of this shape. Convolutions may have theirs flat or
-    as convolutions: down with the kernel, up 1 x 1."""
+    """Both as matrices; None where they are not those of a weight of this shape.
+
+    A convolution's may be matrices or convolutions: down with the kernel, up 1 x 1.
+    """
     if len(shape) < 2 or len(up.shape) < 2 or len(down.shape) < 2:
         return None
     rows, width, rank = shape[0], math.prod(shape[1:]), down.shape[0]

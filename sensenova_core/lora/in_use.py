@@ -1,10 +1,11 @@
 """Which LoRAs a model runs with, and which its layers carry for later."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import check_number
+from ..errors import SettingsError, check_number, plain, quoted
 from . import Lora, lora_file, lora_states, read_lora
 
 
@@ -36,7 +37,7 @@ class LorasInUse:
         Strengths of a file that is named twice are added, and 0 is none at all.
         """
         strengths: dict[Path, float] = {}
-        for path, strength in loras:
+        for path, strength in _pairs(loras):
             named = f"the strength of {Path(path).name}"
             check_number("loras", strength, "a finite number; 1 is as it was trained", subject=named)
             if strength:
@@ -53,6 +54,24 @@ class LorasInUse:
         """All that are carried; 0 for those that are not in use."""
         used = dict(self.used)
         return [(lora, used.get(file, 0.0)) for file, lora in self.carried.items()]
+
+
+def _pairs(loras: object) -> list[tuple[str | Path, float]]:
+    """(file, strength) of each; a file alone is meant as it was trained. Raises SettingsError."""
+    if isinstance(loras, str | os.PathLike) or (isinstance(loras, tuple) and len(loras) == 2 and _is_pair(loras)):
+        loras = [loras]
+    if not isinstance(loras, list | tuple):
+        raise SettingsError(setting="loras", value=loras, remedy="give a list of (file, strength)")
+    pairs = [(lora, 1.0) if isinstance(lora, str | os.PathLike) else lora for lora in loras]
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | os.PathLike):
+            raise SettingsError(f"has {quoted(pair)}", "give (file, strength)", setting="loras", value=loras)
+    return [(pair[0], plain(pair[1])) for pair in pairs]
+
+
+def _is_pair(loras: tuple) -> bool:
+    """Whether it is one file with its strength, and no two files."""
+    return isinstance(loras[0], str | os.PathLike) and not isinstance(loras[1], str | os.PathLike | list | tuple)
 
 
 def _unchanged(lora: Lora) -> bool:

@@ -21,7 +21,7 @@ def merge(value: Tensor | Packed, terms: Sequence[Term], into: Tensor) -> None:
     The terms' order decides the last bit.
     """
     target = into.flatten(1)
-    if _at_once(value, terms, into):
+    if isinstance(value, Tensor) and _at_once(value, terms, into):
         [(amount, up, down)] = terms
         target.copy_(value.flatten(1)).addmm_(up, down, alpha=amount)
         return
@@ -38,12 +38,12 @@ def merge(value: Tensor | Packed, terms: Sequence[Term], into: Tensor) -> None:
             part.copy_(numbers)
 
 
-def _at_once(value: Tensor | Packed, terms: Sequence[Term], into: Tensor) -> bool:
+def _at_once(value: Tensor, terms: Sequence[Term], into: Tensor) -> bool:
     """Whether one product can add to the weight: of one type, whose products are summed in float32 and rounded once.
 
     That of float16 is 200 times slower than float32's on a CPU.
     """
-    if isinstance(value, Packed) or len(terms) != 1 or (into.dtype == torch.float16 and not into.is_cuda):
+    if len(terms) != 1 or (into.dtype == torch.float16 and not into.is_cuda):
         return False
     return {value.dtype, *(factor.dtype for factor in terms[0][1:])} == {into.dtype}
 
@@ -56,8 +56,9 @@ def _copy_rows(value: Tensor | Packed, first: int, into: Tensor) -> None:
         into.copy_(value[first : first + len(into)].view(into.shape))
 
 
-def merge_scratch(shape: tuple[int, ...], packed: bool, ranks: Sequence[int]) -> int:
+def merge_scratch(shape: tuple[int, ...], ranks: Sequence[int], *, packed: bool) -> int:
     """Most bytes that merging takes on a card beside its source and target. ranks: of the terms."""
     rows, width = shape[0], torch.Size(shape[1:]).numel()
     height = min(rows, max(1, PIECE // PARTS // width))
-    return height * width * (4 + SCRATCH * packed) + 4 * (sum(ranks) * width + max(ranks) * height)
+    for_each = 4 + SCRATCH if packed else 4
+    return height * width * for_each + 4 * (sum(ranks) * width + max(ranks) * height)

@@ -5,11 +5,11 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
-from ..hub.repository import read_json
+from ..hub.repository import PEFT_CONFIG, PEFT_FILE, read_json
 
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WITHIN = "lora_adapter_metadata"  # diffusers' key for the same settings in a file's metadata
 DORA = "DoRA (its magnitudes would be lost)"
 REFUSED = {"use_dora": DORA, "fan_in_fan_out": "of transposed weights"}
@@ -21,8 +21,7 @@ class Settings:
     """What PEFT says of alpha where the file has no tensor for it.
 
     alphas: of some parameters, by the ends of their names: (place in the order that they were told in, alpha).
-    stabilised: "rslora", by the root of the rank. refused: kind of problem -> what
-    cannot be done here.
+    stabilised: "rslora", by the root of the rank. refused: kind of problem -> what cannot be done here.
     """
 
     metadata: dict[str, str]
@@ -52,7 +51,8 @@ def settings_beside(file: Path) -> Path | None:
 
 def read_settings(file: Path, metadata: dict[str, str]) -> Settings:
     """metadata: the file's own. Raises CheckpointError for settings that are none."""
-    beside, inside = settings_beside(file), {}
+    beside = settings_beside(file)
+    inside: dict[str, Any] = {}
     try:
         if beside is not None:
             inside = read_json(beside)
@@ -66,7 +66,13 @@ def read_settings(file: Path, metadata: dict[str, str]) -> Settings:
     refused = {kind: [name] for name, kind in REFUSED.items() if _yes(raw.get(name))}
     alphas = _alphas(raw.get("alpha_pattern"), refused)
     told = {name: value for name, value in raw.items() if isinstance(value, str)}
-    return Settings(told, _number(raw.get("lora_alpha")), alphas, _yes(raw.get("use_rslora")), refused)
+    return Settings(
+        metadata=told,
+        alpha=_number(raw.get("lora_alpha")),
+        alphas=alphas,
+        stabilised=_yes(raw.get("use_rslora")),
+        refused=refused,
+    )
 
 
 def _alphas(said: object, refused: dict[str, list[str]]) -> dict[str, tuple[int, float]]:
@@ -87,7 +93,9 @@ def _yes(value: object) -> bool:
 
 def _number(value: object) -> float | None:
     """Metadata are texts."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
     try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
+        return float(value)
+    except (ValueError, OverflowError):
         return None

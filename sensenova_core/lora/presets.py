@@ -15,6 +15,7 @@ from . import Lora
 _EIGHT_STEPS = re.compile(r"(?<!\d)8[\s_-]?steps?(?![a-z])", re.IGNORECASE)
 _VERSION = re.compile(r"(?<![a-z0-9])u1(?P<half>[._-]?5)?(?!\d)", re.IGNORECASE)
 _INFOGRAPHIC = re.compile("infographic", re.IGNORECASE)
+# Metadata that name the model that a LoRA was made for, and those that name it itself.
 _BASES = (
     "base_model",
     "base_model_name_or_path",
@@ -22,7 +23,7 @@ _BASES = (
     "ss_sd_model_name",
     "modelspec.architecture",
 )
-_NAMES = ("modelspec.title", "ss_output_name", "name")  # of the LoRA itself
+_NAMES = ("modelspec.title", "ss_output_name", "name")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def preset_of(loras: Iterable[tuple[Lora, float]]) -> Preset | None:
     for lora in (lora for path, lora in found.items() if strengths[path] > 0):
         for known_by, text in _told(lora, (*_NAMES, *_BASES)):
             if _EIGHT_STEPS.search(text):
-                return Preset(8, 1.0, 3.0, f"8 steps by {known_by}")
+                return Preset(steps=8, cfg=1.0, shift=3.0, known_by=f"8 steps by {known_by}")
     return None
 
 
@@ -60,20 +61,18 @@ def mismatch(lora: Lora, config: ModelConfig, model: str) -> str | None:
     for known_by, text in _told(lora, _BASES):
         if (said := _VERSION.search(text)) is None:
             continue
-        made, here = ("U1.5" if pixel else "U1" for pixel in (said["half"] is not None, config.pixel_head))
+        made = "U1" if said["half"] is None else "U1.5"
+        here = "U1.5" if config.pixel_head else "U1"
+        infographic = _INFOGRAPHIC.search(text) is not None
         if made != here:
-            head = "pixel" if config.pixel_head else "linear"
-            return _warning(lora, made, known_by, f"this model has a {head} head, as {here} does")
-        infographic, ours = bool(_INFOGRAPHIC.search(text)), bool(_INFOGRAPHIC.search(model))
-        if infographic != ours and _VERSION.search(model):
+            but = f"this model has a {'pixel' if config.pixel_head else 'linear'} head, as {here} does"
+        elif infographic != (_INFOGRAPHIC.search(model) is not None) and _VERSION.search(model):
             made = "U1-Infographic" if infographic else f"{made}, not its infographic version"
-            return _warning(lora, made, known_by, f"this model is called {model}")
-        return None
+            but = f"this model is called {model}"
+        else:
+            return None
+        return f"{lora.path.name} seems to be made for {made} (by {known_by}), and {but}; pictures may come out wrong"
     return None
-
-
-def _warning(lora: Lora, made: str, known_by: str, here: str) -> str:
-    return f"{lora.path.name} seems to be made for {made} (by {known_by}), and {here}; pictures may come out wrong"
 
 
 def _told(lora: Lora, names: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -2,13 +2,7 @@
 
 from .budget import Limits, in_words, parse_size
 from .placement import Placement, limits_of
-from .plan import (
-    Plan,
-    Sizes,
-    Task,
-    Work,
-    make_plan,
-)
+from .plan import Plan, Sizes, Task, Work, make_plan
 
 __all__ = [
     "Limits",

@@ -1,13 +1,16 @@
 """How a user says how much memory may be used."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import SettingsError, check_choice
+from ..errors import SettingsError, check_choice, install_line, quoted
 from ..settings import SIZE_UNITS, VRAM_MODES
 
 GIB, MIB = 2**30, 2**20
 SYSTEM_RESERVE = 2 * GIB  # of system memory, left to everybody else
+# What the library that reads sizes is given; its own errors would quote whatever it gets.
+_SIZE = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})\s*[KMG]I?B")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -
         from accelerate.utils.modeling import convert_file_size_to_int
     except ImportError as error:
         raise SettingsError(
-            f"{text!r} is read by the package accelerate, which is missing",
-            "run pip install accelerate, or leave it out",
+            f"{quoted(text)} is read by the package accelerate, which is missing",
+            f"run {install_line('accelerate')}, or leave it out",
             setting=name,
             value=text,
         ) from error
@@ -60,20 +63,23 @@ def parse_max_memory(text: str | None, name: str = "max_memory", own: int = 0) -
         device = device.strip().lower().removeprefix("cuda:") or own
         try:
             if device != "cpu":
-                device = int(device)
-            allowed = convert_file_size_to_int(size.strip().upper())  # it would read gb as bits
-        except (ValueError, OverflowError) as error:
+                device = int(str(device)[:9])
+            size = size.strip().upper()  # the library would read gb as bits
+            if not _SIZE.fullmatch(size):
+                raise ValueError("no size")
+            allowed = convert_file_size_to_int(size)
+        except (ValueError, OverflowError):
             raise SettingsError(
-                f"{text!r}: cannot read {part.strip()!r}",
+                f"{quoted(text)}: cannot read {quoted(part.strip())}",
                 f"write a size such as 13GiB, or 0=13GiB,cpu=64GiB. Units are {SIZE_UNITS}",
                 setting=name,
                 value=text,
-            ) from error
+            ) from None  # which would quote it again, with letters that no terminal prints
         if allowed <= 0:
-            problem = f"{text!r}: {part.strip()!r} is not over 0"
+            problem = f"{quoted(text)}: {quoted(part.strip())} is not over 0"
             raise SettingsError(problem, "write a size such as 13GiB", setting=name, value=text)
         if device in budgets:
-            problem = f"{text!r} gives device {device} two sizes"
+            problem = f"{quoted(text)} gives device {device} two sizes"
             raise SettingsError(problem, "leave one out", setting=name, value=text)
         budgets[device] = allowed
     return budgets

@@ -66,7 +66,7 @@ class Mapped:
         return sum(
             stored.headers[name].numel * stored.dtype(name).itemsize
             for name in self._owners
-            if stored.headers[name].format.dtype != stored.dtype(name)
+            if stored.headers[name].format.numbers != stored.dtype(name)
         )
 
     @property

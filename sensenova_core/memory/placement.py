@@ -10,7 +10,14 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..checkpoint import StoredWeights
-from ..errors import SenseNovaError, SettingsError, first_line, out_of_memory, out_of_system_memory
+from ..errors import (
+    SenseNovaError,
+    SettingsError,
+    first_line,
+    out_of_memory,
+    out_of_system_memory,
+    quoted,
+)
 from ..lora import Lora
 from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory
@@ -252,8 +259,8 @@ class Placement:
         limits = replace(plan.limits, buffers=fewer)
         self._carry_out(make_plan(self.sizes, self.task, limits, plan.system_free))
         self.tell(
-            f"{'system' if of_system else 'device'} memory ran out; going on from the last step with {in_words(fewer)} "
-            "for layers, slower. Set max_memory lower to avoid this."
+            f"{'system' if of_system else 'device'} memory ran out; going on from the last step with "
+            f"{in_words(fewer)} for layers, slower. Set max_memory lower to avoid this."
         )
 
     def given_up(self, error: BaseException) -> SenseNovaError:
@@ -295,11 +302,11 @@ def limits_of(mode: str, max_memory: str | None, device: torch.device) -> Limits
     budgets = parse_max_memory(max_memory, own=own)
     others = [name for name in budgets if name not in (own, "cpu")]
     if others and own not in budgets:
-        problem = f"{max_memory!r} says nothing of device {own}, where the model runs"
+        problem = f"{quoted(max_memory)} says nothing of device {own}, where the model runs"
         raise SettingsError(problem, f"add {own}=", setting="max_memory", value=max_memory)
     if others:
         raise SettingsError(
-            f"{max_memory!r} gives device {others[0]} a size, but the model runs on device {own} alone",
+            f"{quoted(max_memory)} gives device {others[0]} a size, but the model runs on device {own} alone",
             f"leave {others[0]}= out",
             setting="max_memory",
             value=max_memory,

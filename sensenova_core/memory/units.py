@@ -118,7 +118,7 @@ class Unit:
     def _scratch_of(self, part: Part) -> int:
         packed = part.packed is not None
         if changes := self.changed.get(part.leaf):
-            return merge_scratch(part.shape, packed, [change.down.shape[0] for change in changes])
+            return merge_scratch(part.shape, [change.down.shape[0] for change in changes], packed=packed)
         return SCRATCH * min(PIECE, torch.Size(part.shape).numel()) if packed else 0
 
     @cached_property

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..errors import SettingsError
+from ..errors import SettingsError, quoted
 from ..settings import DTYPES
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
@@ -15,9 +15,10 @@ def device_named(name: str | torch.device) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("meta holds no values")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or ["there is none such"])[0][:200]
+        called = name if isinstance(name, str) and len(name) <= 100 else quoted(name)
         raise SettingsError(
-            f"{name}: {reason}", "choose cpu, or a device this machine has", setting="device", value=name
-        ) from error
+            f"{called}: {reason}", "choose cpu, or a device this machine has", setting="device", value=name
+        ) from None  # torch's own error quotes the name with letters that no terminal prints
     return device

@@ -3,16 +3,17 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import PromptError, check_count
+from ..errors import PromptError, check_count, plain, quoted
 from ..model.grid import Grid
 from ..settings import MAX_ASPECT, MAX_IMAGES
 from .colours import as_shown
@@ -95,6 +96,20 @@ def flattened(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, shown).convert("RGB")
 
 
+def listed(images: Image.Image | Iterable[Image.Image] | None) -> list[Image.Image]:
+    """Images as a list, whether they came so, alone, from a generator, or as None for none. Raises PromptError."""
+    if images is None or isinstance(images, Image.Image):
+        return [] if images is None else [images]
+    if isinstance(images, str | bytes | dict) or not hasattr(images, "__iter__") or hasattr(images, "shape"):
+        raise PromptError(f"images is a {type(images).__name__} ({quoted(images)}); give a list of PIL images")
+    # Of a generator without end no more than it takes to see that there are too many.
+    found = list(images) if isinstance(images, list | tuple) else list(islice(images, MAX_IMAGES + 1))
+    for index, image in enumerate(found, 1):
+        if not isinstance(image, Image.Image):
+            raise PromptError(f"Image-{index} is a {type(image).__name__} ({quoted(image)}); give a PIL image")
+    return found
+
+
 def references(
     images: Sequence[Image.Image],
     side: int,
@@ -106,11 +121,13 @@ def references(
     limits: smallest and largest number of pixels. max_pixels: a budget for all, or for each, which may be None.
     Raises PromptError naming the image, by its place from 1.
     """
-    if not isinstance(images, list | tuple) or not all(isinstance(image, Image.Image) for image in images):
-        raise PromptError(f"images is a {type(images).__name__}; give a list of PIL images")
+    images = listed(images)
     if len(images) > MAX_IMAGES:
         raise PromptError(f"{len(images)} images; give at most {MAX_IMAGES}")
+    max_pixels = plain(max_pixels)
     budgets = max_pixels if isinstance(max_pixels, list | tuple) else [max_pixels] * len(images)
+    if len(budgets) != len(images):
+        raise PromptError(f"max_pixels has {len(budgets)} numbers for {len(images)} images; give one for all, or each")
     for budget in budgets:
         if budget is not None:
             check_count("max_pixels", budget, 1)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from PIL import Image, PngImagePlugin
 
 from ..errors import PromptError
-from ..paths import path_of
+from ..system.paths import path_of
 from . import picture_kinds
 from .images import MAX_METADATA, METADATA_KEY, check_ratio
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import PromptError
+from ..errors import PromptError, quoted
 from ..model.grid import Grid
 from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from .images import ReferenceImage
@@ -28,6 +28,9 @@ from .tokenizer import (
 IMAGE_PLACEHOLDER = "<image>"
 NO_THINKING = "<think>\n\n</think>\n\n"
 THINKING = "<think>\n"
+# Letters for each token of the context: no text has more. Of one with more than `MAY_FIT` it is first counted whether
+# it can fit, piece by piece, for to tokenise megabytes takes minutes.
+MOST_LETTERS, MAY_FIT, PIECE = 16, 4, 2**15
 AFTER_THINKING = "\n\n"  # between the reasoning and <img>, tokenised on its own
 
 # A piece of a sequence: plain text, a special token, or an image.
@@ -172,7 +175,7 @@ class PromptBuilder:
 
         system: the system message; None is the trained one.
         """
-        asked = _turn(_placed(_filled(clean(prompt), len(images)), iter(images)))
+        asked = _turn(_placed(filled(clean(prompt), len(images)), iter(images)))
         system = system_message("INTERLEAVE") if system is None else clean(system, "the system message")
         opening = [] if think else markup(NO_THINKING)
         return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
@@ -182,7 +185,7 @@ class PromptBuilder:
 
         Placeholders are filled in order over all messages; images without one are put before the last user's text.
         """
-        messages = [replace(message, text=clean(message.text)) for message in messages]
+        messages = [replace(_message_of(message), text=clean(message.text)) for message in messages]
         if not messages or messages[-1].role != "user":
             raise PromptError("the conversation does not end with a user's message; add the question")
         named = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages if message.role == "user")
@@ -220,8 +223,9 @@ class PromptBuilder:
         return sequence
 
     def _sequence(self, pieces: Iterable[Piece]) -> TokenSequence:
-        """`sequence`, however long."""
-        images, flat = [], []
+        """`sequence`, however long, unless it is far too long to be worth the counting."""
+        images, flat, pieces = [], [], list(pieces)
+        self._check_letters([piece for piece in pieces if not isinstance(piece, Special | ReferenceImage)])
         for piece in pieces:
             if isinstance(piece, ReferenceImage):
                 images.append(piece)
@@ -235,6 +239,20 @@ class PromptBuilder:
         return TokenSequence(
             ids, positions(ids, special[IMAGE_START], special[IMAGE_SLOT], grids), slots, tuple(images)
         )
+
+    def _check_letters(self, texts: list[str]) -> None:
+        """Raise PromptError for texts that cannot fit into the context, before they are tokenised as they are."""
+        letters = sum(map(len, texts))
+        if letters <= MAY_FIT * self.max_tokens:
+            return
+        over = f"the prompt has {letters:,} letters, over what the model's {self.max_tokens:,} tokens hold; shorten it"
+        if letters > MOST_LETTERS * self.max_tokens:
+            raise PromptError(over)
+        tokens, parts = 0, (text[at : at + PIECE] for text in texts for at in range(0, len(text), PIECE))
+        for part in parts:
+            tokens += len(self.tokenizer.encode([part])) - 1  # where two pieces meet, one token may become of two
+            if tokens > self.max_tokens:
+                raise PromptError(over)
 
 
 def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[Grid, ...]) -> Tensor:
@@ -274,22 +292,28 @@ def clean(text: str, name: str = "the prompt") -> str:
     Raises PromptError for what is not Unicode text, such as half of a surrogate pair; `name` says which text it is.
     """
     if not isinstance(text, str):
-        raise PromptError(f"{name} is a {type(text).__name__}; give text")
+        raise PromptError(f"{name} is {quoted(text)} (a {type(text).__name__}); give text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PromptError(
             f"{name} holds a character that is not Unicode text ({text[error.start]!r}, after {error.start} others); "
             "remove it"
-        ) from error
+        ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _message_of(given: object) -> Message:
+    if not isinstance(given, Message):
+        raise PromptError(f"a message is {quoted(given)}; give Message(role, text)")
+    return given
 
 
 def _message(message: Message, images: Iterator[ReferenceImage]) -> list[Piece]:
     if message.role == "system":
         return _system(message.text)
     if message.role not in ("user", "assistant"):
-        raise PromptError(f"a message's role is {message.role!r}; use system, user or assistant")
+        raise PromptError(f"a message's role is {quoted(message.role)}; use system, user or assistant")
     content = _placed(message.text, images) if message.role == "user" else [message.text]
     return [*markup(f"<|im_start|>{message.role}\n"), *content, *markup("<|im_end|>\n")]
 
@@ -321,10 +345,10 @@ def _numbered(prompt: str, images: int) -> str:
     """An edit's prompt with a placeholder for every image; several unplaced images are numbered for the prompt."""
     if images > 1 and IMAGE_PLACEHOLDER not in prompt:
         return "".join(f"Image-{index}:{IMAGE_PLACEHOLDER}\n" for index in range(1, images + 1)) + prompt
-    return _filled(prompt, images)
+    return filled(prompt, images)
 
 
-def _filled(prompt: str, images: int) -> str:
+def filled(prompt: str, images: int) -> str:
     """A placeholder in front for every image that the prompt does not place."""
     return f"{IMAGE_PLACEHOLDER}\n" * (images - prompt.count(IMAGE_PLACEHOLDER)) + prompt
 

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..model import UNDERSTANDING, InModule, Kernel, Run, SenseNovaU1, Weights
+from ..model import (
+    UNDERSTANDING,
+    InModule,
+    Kernel,
+    Run,
+    SenseNovaU1,
+    Weights,
+)
 from ..model.grid import Grid
 from .images import MEAN, STD, ReferenceImage
 from .prefix import BLOCK_TOKENS, Context, Prefix, ReadingAttention

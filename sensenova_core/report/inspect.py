@@ -5,7 +5,6 @@ embedding and output, so their ratios add up to more than 100%.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -14,7 +13,7 @@ from pathlib import Path
 from ..checkpoint import Checkpoint, checkpoint_name, open_checkpoint
 from ..checkpoint.checkpoint import read_config_json
 from ..checkpoint.headers import Stored
-from ..errors import SettingsError, check_choice
+from ..errors import SettingsError, check_choice, quoted
 from ..model.config import ModelConfig
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -78,7 +77,7 @@ def inspect(model: str | Path, custom_groups: Mapping[str, list[str]] | None = N
         groups.setdefault(group_of(name), {})[name] = numel
     if checkpoint is None:
         return Inspection(str(model), groups)
-    return Inspection(str(model), groups, checkpoint.stored, _notes(checkpoint))
+    return Inspection(str(model), groups, stored=checkpoint.stored, notes=_notes(checkpoint))
 
 
 def read_custom_groups(path: str | Path) -> dict[str, list[str]]:
@@ -101,7 +100,7 @@ def report(inspection: Inspection, dtype: str = "bfloat16", show_groups: tuple[s
     shown = inspection.by_size() if "all" in show_groups else list(show_groups)
     unknown = [group for group in shown if group not in inspection.groups]
     if unknown:
-        raise SettingsError(f"group {unknown[0]!r} is unknown", f"there are {', '.join(inspection.groups)}")
+        raise SettingsError(f"group {quoted(unknown[0])} is unknown", f"there are {', '.join(inspection.groups)}")
 
     def memory(numel: int) -> str:
         return _scaled(numel * DTYPE_BYTES[dtype], ("GB", "MB", "KB", "B"))
@@ -125,19 +124,25 @@ def report(inspection: Inspection, dtype: str = "bfloat16", show_groups: tuple[s
         lines += ["", "Pathway breakdown (shared counted in both):", line, heading.format("pathway"), line]
         lines += [*(row(name, numel) for name, numel in pathways.items()), line]
     for group in shown:
-        members, total = inspection.groups[group], inspection.group_total(group)
-        lines += ["", f"Members of group '{group}' ({len(members)} params, {_scaled(total)} total, "]
-        lines[-1] += f"{memory(total)} @ {dtype})"
+        members = inspection.groups[group]
+        total = inspection.group_total(group)
+        size = f"{len(members)} params, {_scaled(total)} total, {memory(total)} @ {dtype}"
+        lines += ["", f"Members of group '{group}' ({size})"]
         lines += [line, f"{'param name':<45}{'numel':>12}{'dtype':>12}", line]
         lines += [*(f"{name:<45} {_scaled(numel):>11} {dtype:>11}" for name, numel in members.items()), line]
-    if inspection.stored:
-        lines += ["", "As stored:", line, f"{'type':<21}{'tensors':>12}{'params':>18}{'bytes':>18}", line]
-        for kind, held in inspection.stored.items():
-            lines.append(f"{kind:<21}{held.tensors:>12}{_scaled(held.numel):>18}{held.nbytes:>18,}")
-        total = sum(inspection.stored.values(), Stored())
-        lines += [line, f"{'all':<21}{total.tensors:>12}{_scaled(total.numel):>18}{total.nbytes:>18,}", line]
+    lines += _as_stored(inspection.stored) if inspection.stored else []
     lines += ["", *inspection.notes] if inspection.notes else []
     return "\n".join(lines)
+
+
+def _as_stored(stored: Mapping[str, Stored]) -> list[str]:
+    def row(kind: str, held: Stored) -> str:
+        return f"{kind:<21}{held.tensors:>12}{_scaled(held.numel):>18}{held.nbytes:>18,}"
+
+    line = "-" * WIDTH
+    heading = f"{'type':<21}{'tensors':>12}{'params':>18}{'bytes':>18}"
+    total = row("all", sum(stored.values(), Stored()))
+    return ["", "As stored:", line, heading, line, *map(row, stored, stored.values()), line, total, line]
 
 
 def _only_config(model: Path) -> bool:
@@ -185,7 +190,7 @@ def _prefix_rule(groups: Mapping[str, list[str]]) -> Callable[[str], str]:
 def _module_order(name: str) -> tuple:
     """The order in which the model runs, numbers by value: embedding first, then layer 2 before layer 10."""
     home = next((rank for rank, prefix in enumerate(_MODULE_ORDER) if name.startswith(prefix)), len(_MODULE_ORDER))
-    return home, [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"\.", name)]
+    return home, [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def _scaled(count: int, units: tuple[str, str, str, str] = ("B", "M", "K", "")) -> str:

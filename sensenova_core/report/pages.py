@@ -3,8 +3,7 @@
 import html
 import os
 import re
-import shutil
-import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import SettingsError, check_choice
 from ..writing.document import Drawing, End, Event, Text
+from .markdown import escaped
+from .places import free_names, synced, unfinished
 from .png import to_pil
 
 IMAGE_MARK = "<image>"
@@ -19,8 +20,9 @@ FORMATS = ("markdown", "html")
 
 # Fonts with letters for most languages, by the names that systems install them under; the first found is used.
 _FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf")
-_TAG = re.compile(r"<(/?think)>")  # which a reader of Markdown would take for HTML, and hide
 _WIDTH, _MARGIN, _TEXT, _LINE = 768, 32, 20, 30
+_HIGHEST = 32_768  # pixels of a page, 75 MB: a document of 10 tall pictures and 8192 tokens is lower
+_LONGEST = 400_000  # characters of a paragraph that are looked at; the narrowest fill a page earlier
 
 
 @dataclass(frozen=True)
@@ -70,30 +72,56 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
 
     The folder appears whole or not at all. Raises SettingsError for an unknown format or a folder that exists.
     """
-    check_choice("format", form, tuple(FORMATS))
+    check_choice("format", form, FORMATS)
     if folder.exists():
         raise SettingsError(f"{folder} exists already", "choose another name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".document-", dir=folder.parent))
-    try:
-        for index, image in enumerate(document.images, 1):
-            image.save(unfinished / f"image_{index}.png")
-        name, content = (
-            ("document.md", _markdown(document)) if form == "markdown" else ("document.html", _html(document))
-        )
-        (unfinished / name).write_text(content, encoding="utf-8")
-        unfinished.chmod(0o755)
-        os.replace(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with unfinished(folder.parent) as own:
+        name = _write(document, own, form)
+        if not _placed(own, folder):
+            raise SettingsError(f"{folder} exists already", "choose another name")
     return folder / name
+
+
+def save_numbered_document(document: Document, folder: Path, stem: str, *, form: str) -> Path:
+    """`save_document` into the first of stem_00001, stem_00002, ... in `folder` that nobody has."""
+    with unfinished(folder) as own:
+        name = _write(document, own, form)
+        for target in free_names(folder, stem):
+            if _placed(own, target):
+                return target / name
+    raise FileExistsError(f"{folder} has no name left for {stem}")
+
+
+def _write(document: Document, folder: Path, form: str) -> str:
+    """Returns the name of the file of text."""
+    folder.mkdir()
+    for index, image in enumerate(document.images, 1):
+        image.save(folder / f"image_{index}.png")
+    name, content = ("document.md", _markdown(document)) if form == "markdown" else ("document.html", _html(document))
+    (folder / name).write_text(content, encoding="utf-8", errors="replace")
+    folder.chmod(0o755)
+    for file in folder.iterdir():
+        synced(file)
+    return name
+
+
+def _placed(whole: Path, target: Path) -> bool:
+    """Rename a folder; False if the name was taken meanwhile. No system renames one over another that is not empty."""
+    if os.path.lexists(target):
+        return False
+    try:
+        os.rename(whole, target)
+    except OSError:
+        if os.path.lexists(target):
+            return False
+        raise
+    return True
 
 
 def _markdown(document: Document) -> str:
     return _rendered(
         document,
-        text=lambda text: _TAG.sub(r"&lt;\1&gt;", text),
+        text=escaped,
         image=lambda n: f"\n\n![image {n}](image_{n}.png)\n\n",
     )
 
@@ -120,15 +148,19 @@ def _rendered(document: Document, text, image) -> str:
 
 
 def page(document: Document) -> Image.Image:
-    """The document as one picture to look at, 768 pixels wide: texts and pictures in order."""
-    font, blocks = _font(), []
-    for part in document.parts:
-        if isinstance(part, Image.Image):
-            scale = min(1, (_WIDTH - 2 * _MARGIN) / part.width)
-            blocks.append(part.resize((max(1, round(part.width * scale)), max(1, round(part.height * scale)))))
-        else:
-            blocks += [line for text in part.strip().splitlines() for line in _lines(text, font)]
-    height = 2 * _MARGIN + sum(_LINE if isinstance(block, str) else block.height + _LINE for block in blocks)
+    """The document as one picture to look at, 768 pixels wide: texts and pictures in order.
+
+    It is at most 32,768 pixels high; what is left out then, it says.
+    """
+    font, blocks, height = _font(), [], 2 * _MARGIN
+    for block in _blocks(document, font):
+        tall = _LINE if isinstance(block, str) else block.height + _LINE
+        if height + tall + _LINE > _HIGHEST:
+            blocks.append("[the page ends here; the document goes on]")
+            height += _LINE
+            break
+        blocks.append(block)
+        height += tall
     sheet = Image.new("RGB", (_WIDTH, max(height, 4 * _MARGIN)), "white")
     draw, top = ImageDraw.Draw(sheet), _MARGIN
     for block in blocks:
@@ -141,20 +173,33 @@ def page(document: Document) -> Image.Image:
     return sheet
 
 
-def _lines(text: str, font) -> list[str]:
+def _blocks(document: Document, font) -> Iterator[str | Image.Image]:
+    """Lines and pictures, no wider than the page."""
+    for part in document.parts:
+        if isinstance(part, Image.Image):
+            scale = min(1, (_WIDTH - 2 * _MARGIN) / part.width, _HIGHEST / 2 / part.height)
+            yield part.resize((max(1, round(part.width * scale)), max(1, round(part.height * scale))))
+        else:
+            for text in part.strip().splitlines():
+                yield from _lines(text[:_LONGEST], font)
+
+
+def _lines(text: str, font) -> Iterator[str]:
     """Cut a paragraph to the width of the page: at spaces where there are any, else between characters."""
-    lines, width = [""], _WIDTH - 2 * _MARGIN
+    line, width = "", _WIDTH - 2 * _MARGIN
     for word in re.findall(r"\s+|[^\s\u2e80-\uffff]+|\S", text):  # letters of wide scripts stand alone
-        if font.getlength(lines[-1] + word) <= width:
-            lines[-1] += word
+        if font.getlength(line + word) <= width:
+            line += word
             continue
-        if lines[-1].strip():
-            lines.append("")
+        if line.strip():
+            yield line.rstrip()
+            line = ""
         for letter in word.lstrip():
-            if font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return [line.rstrip() for line in lines]
+            if font.getlength(line + letter) > width:
+                yield line.rstrip()
+                line = ""
+            line += letter
+    yield line.rstrip()
 
 
 def _font():

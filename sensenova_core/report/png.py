@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..reading.images import METADATA_KEY
+from .places import free_names, place, synced, unfinished
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -20,22 +21,51 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def save_png(image: Tensor, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write (height, width, 3) in 0 .. 1, `settings` as JSON in its metadata. The file appears whole or not at all."""
-    info = PngInfo()
-    text = json.dumps(settings, ensure_ascii=False)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # of names that are not UTF-8
-        text = json.dumps(settings)
-    info.add_itxt(METADATA_KEY, text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
+    """Write (height, width, 3) in 0 .. 1, `settings` as JSON in its metadata. The file appears whole or not at all.
+
+    A file of that name is replaced: of several processes that write one, the last has it, whole. See `next_free`.
+    """
     try:
-        to_pil(image).save(unfinished, format="PNG", pnginfo=info)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        with unfinished(path.parent) as own:
+            path.with_name(path.name + ".part").unlink(missing_ok=True)  # what a killed save of earlier versions left
+            _write(image, own, settings)
+            os.replace(own, path)
+    except BaseException:
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()  # it was taken for this picture, which does not come
+        raise
+
+
+def save_numbered(image: Tensor, folder: Path, stem: str, *, settings: Mapping[str, Any]) -> Path:
+    """Write a picture as the first of stem_00001.png, stem_00002.png, ... that nobody has; returns its path."""
+    with unfinished(folder) as own:
+        _write(image, own, settings)
+        for path in free_names(folder, stem, ".png"):
+            try:
+                place(own, path)
+                return path
+            except FileExistsError:
+                continue
+    raise FileExistsError(f"{folder} has no name left for {stem}")
 
 
 def next_free(folder: Path, stem: str) -> Path:
-    """The first of stem_00001.png, stem_00002.png, ... that does not exist."""
-    taken = {path.name for path in folder.glob(f"{stem}_*.png")}
-    return next(path for n in range(1, 10**6) if (path := folder / f"{stem}_{n:05d}.png").name not in taken)
+    """The first of stem_00001.png, stem_00002.png, ... that nobody has, taken by an empty file: `save_png` fills it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in free_names(folder, stem, ".png"):
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{folder} has no name left for {stem}")
+
+
+def _write(image: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
+    text = json.dumps(settings, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # of names that are not UTF-8
+        text = json.dumps(settings)
+    info = PngInfo()
+    info.add_itxt(METADATA_KEY, text)
+    to_pil(image).save(file, format="PNG", pnginfo=info)
+    synced(file)

@@ -2,18 +2,24 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import psutil
 import torch
 
+from ..drawing.sampling import Step
 from ..engine import Engine
 from ..memory import in_words
 from ..memory.plan_text import rows_of
+from ..writing.conversation import Answer
+from ..writing.document import Drawing, Text
+from ..writing.thinking import Thought
 
 WIDTH = 64
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -39,7 +45,8 @@ class Peak:
 
 @dataclass
 class Profile:
-    """Collects figures around `loading` and `generating`; `summary()` puts them in the published form."""
+    """Collects figures around `loading` and `generating`, and of results that are `Watched`; `summary()` puts them in
+    the published form."""
 
     device: torch.device
     load_seconds: float = 0.0
@@ -59,7 +66,7 @@ class Profile:
 
     @contextmanager
     def generating(self, engine: Engine) -> Iterator[None]:
-        """Around one call. Count what it drew with `drew`."""
+        """Around one call."""
         start = self._start()
         with engine.alone():
             engine.memory.clock.drain()
@@ -69,17 +76,16 @@ class Profile:
         with engine.alone():
             self.spent.update(engine.memory.clock.drain())
 
-    def drew(self, images: int, tokens: int) -> None:
-        """Count `images` images of `tokens` tokens each."""
-        self.image_tokens += [tokens] * images
-
-    def wrote(self, tokens: int) -> None:
-        """Count tokens of text."""
-        self.text_tokens += tokens
-
-    def tick(self) -> None:
-        """Note the process's memory now: it has no peak counter that can be reset. Call once a step."""
-        self.generation_peak.update(self.device)
+    def count(self, result: object) -> None:
+        """Count what a result adds: a batch of pictures once it is finished, or text once it is whole."""
+        if isinstance(result, Drawing):
+            result = result.step
+        if isinstance(result, Step) and result.index + 1 == result.total:
+            self.image_tokens += [result.grid.tokens] * len(result.z)
+        elif isinstance(result, Text) or (isinstance(result, Thought) and result.conditioning is not None):
+            self.text_tokens += result.tokens
+        elif isinstance(result, Answer) and result.ended is not None:
+            self.text_tokens += len(result.ids)
 
     def summary(self, engine: Engine) -> str:
         """The rows and units of the reference implementation's profile, those of images only where there are any;
@@ -131,6 +137,23 @@ class Profile:
             torch.cuda.synchronize(self.device)
         peak.update(self.device)
         return time.perf_counter() - start
+
+
+class Watched(Generic[Result]):
+    """Results of a task to loop over, once, while a profile takes its figures. last: the one that came last."""
+
+    last: Result
+
+    def __init__(self, results: Iterable[Result], profile: Profile):
+        self._results, self.profile = results, profile
+
+    def __iter__(self) -> Iterator[Result]:
+        for result in self._results:
+            self.last = result
+            self.profile.count(result)
+            yield result
+            # Noted at every step, as the process's memory has no peak counter that can be reset.
+            self.profile.generation_peak.update(self.profile.device)
 
 
 def _plan(engine: Engine) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import random
 import struct
-from math import prod
 
 import numpy as np
 import pytest
@@ -152,8 +151,8 @@ def test_our_reader_reads_what_the_package_writes(tmp_path):
     writer.close()
     tensors, metadata = read_gguf(tmp_path / "x.gguf")
     theirs = {each.name: each for each in gguf_package.GGUFReader(tmp_path / "x.gguf").tensors}
-    for name, (dtype, shape, start) in tensors.items():
-        assert (dtype, start) == (theirs[name].tensor_type.name, int(theirs[name].data_offset))
-        assert prod(shape) == theirs[name].n_elements
-    assert tensors["plain"][1] == (3, 4) and tensors["packed"][1] == (4, 64)
+    for name, header in tensors.items():
+        assert (header.dtype, header.start) == (theirs[name].tensor_type.name, int(theirs[name].data_offset))
+        assert header.numel == theirs[name].n_elements
+    assert tensors["plain"].shape == (3, 4) and tensors["packed"].shape == (4, 64)
     assert metadata["a.config"] == "{}" and metadata["counts"] is metadata["words"] is None

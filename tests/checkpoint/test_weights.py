@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sensenova_core import CheckpointError
-from sensenova_core.checkpoint import StoredWeights, read_headers
+from sensenova_core.checkpoint import StoredWeights
 from sensenova_core.checkpoint import weights as module
 from tests.support.each import each
+from tests.support.headers import read_headers
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 ROWS = 37

@@ -214,9 +214,9 @@ def many_edits(tmp_path, *names: str) -> list[str]:
 def test_the_images_of_one_line_are_held_at_a_time(model, photo, tmp_path, monkeypatch):
     held, save = [], generate.save
 
-    def count(*args):
+    def count(*args, **kw):
         held.append(sum(type(thing) is ReferenceImage for thing in gc.get_objects()))
-        return save(*args)
+        return save(*args, **kw)
 
     monkeypatch.setattr(generate, "save", count)
     assert main(["generate", "--model", model, *many_edits(tmp_path, *["photo.png"] * 3)]) == 0
@@ -241,7 +241,7 @@ def test_a_line_s_bad_image_is_named_before_anything_is_drawn(model, photo, tmp_
 
 def test_an_image_that_is_gone_when_its_turn_comes(model, photo, tmp_path, capsys, monkeypatch):
     save = generate.save
-    monkeypatch.setattr(generate, "save", lambda *args: os.unlink(photo) or save(*args))
+    monkeypatch.setattr(generate, "save", lambda *args, **kw: os.unlink(photo) or save(*args, **kw))
     assert main(["generate", "--model", model, *many_edits(tmp_path, "photo.png", "photo.png")]) == 1
     assert f"edits.jsonl, line 2: image {photo}: " in capsys.readouterr().err
 

@@ -33,10 +33,7 @@ from tools.demo.learning import (
     understand,
 )
 from tools.demo.rows import Rows
-from tools.demo.scenes import (
-    draw,
-    scene,
-)
+from tools.demo.scenes import draw, scene
 from tools.demo.stages import LAST, STAGES, TASKS, stage_at
 from tools.demo.train import CONFIG, Training, prepared
 

@@ -309,3 +309,78 @@ def test_an_error_in_the_background(in_background, hub, tmp_path):
     done = in_background(tmp_path / "model")
     assert "CheckpointError" in done.stderr and "no such repository" in done.stderr
     assert listed
+
+
+SLOW = {"model.safetensors": random.Random(0).randbytes(4 * 2**20), "config.json": b"{}"}
+
+
+@pytest.fixture
+def slow_download(hub, tmp_path):
+    """(arguments) -> a download that goes on for long, once its first bytes are there."""
+    hub.repositories[REPO], hub.seconds, started = dict(SLOW), 0.3, []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        settings = os.environ | hub.environment(tmp_path / "home")
+        command = [sys.executable, "-m", "sensenova_core", "download", REPO, *map(str, arguments)]
+        started.append(subprocess.Popen(command, cwd=REPOSITORY, env=settings, stdout=subprocess.PIPE))
+        while not any("resolve" in path and "model" in path for _, path, _ in hub.requests):
+            assert started[-1].poll() is None
+            time.sleep(0.02)
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    "to", [["--to", "FOLDER"], ["--to", "FOLDER/../FOLDER"], []], ids=["folder", "the same", "cache"]
+)
+def test_two_downloads_at_once_say_so(slow_download, run, hub, tmp_path, to):
+    where = [each.replace("FOLDER", str(tmp_path / "model")) for each in to]
+    first = slow_download(*[each.replace("/../" + str(tmp_path / "model"), "") for each in where])
+    second = run("download", REPO, *[each.replace(f"/../{tmp_path}/model", "/../model") for each in where])
+    assert second.returncode == 1 and len(second.stderr.strip().splitlines()) == 1
+    assert "another process is downloading to it; wait for it, or end it: what has come is kept" in second.stderr
+    first.kill()
+    first.wait()
+    hub.seconds = 0
+    assert run("download", REPO, *where).returncode == 0  # its lock has ended with it
+
+
+@pytest.mark.parametrize("way", ["killed", "ended", "forked"])
+def test_a_download_ends_with_its_parent(hub, tmp_path, way):
+    """forked: a child of the parent goes on, with the parent's end of the pipe."""
+    hub.repositories[REPO], hub.seconds = dict(SLOW), 0.3
+    folder = tmp_path / "model"
+    script = "import os, sys, time; from pathlib import Path; from sensenova_core.hub.download import downloading\n"
+    script += "for done, total in downloading(sys.argv[1], Path(sys.argv[2])):\n"
+    script += "    if any(Path(sys.argv[2]).glob('.model*.part')):\n"
+    script += {
+        "killed": "        os.kill(os.getpid(), 9)",
+        "ended": "        os._exit(0)",
+        "forked": "        (os.fork() or time.sleep(8) or os._exit(0)) and os.kill(os.getpid(), 9)",
+    }[way]
+    command = [sys.executable, "-c", script, REPO, str(folder)]
+    subprocess.run(command, cwd=REPOSITORY, env=os.environ | hub.environment(tmp_path / "home"), timeout=60)
+    deadline = time.monotonic() + 6
+    while _downloading_to(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert list(folder.glob(".model.safetensors.*.part")) and not (folder / "model.safetensors").exists()
+
+
+def _downloading_to(folder: Path) -> list[psutil.Process]:
+    found = psutil.process_iter(["cmdline"])
+    return [each for each in found if {str(folder), "download"} <= set(each.info["cmdline"] or [])]
+
+
+def test_parts_of_other_versions_are_removed_when_all_is_there(run, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    others = {".config.json.mine.part", "movie.part", ".other.safetensors.0a1b2c3d4e5f.part"}
+    for name in (*others, ".model.safetensors.0a1b2c3d4e5f.part", ".config.json.1234.part"):
+        (folder / name).touch()
+    assert run("download", REPO, "--to", folder).returncode == 0
+    assert {path.name for path in folder.glob("*.part")} | {path.name for path in folder.glob(".*.part")} == others

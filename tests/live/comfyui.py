@@ -109,15 +109,15 @@ def prepare_base(installation: Installation, base: Path) -> None:
 class Server:
     """A running server on a free port, for a `with` block; it is killed at the end whatever happens."""
 
-    def __init__(self, installation: Installation, base: Path):
-        self.installation, self.base = installation, base
+    def __init__(self, installation: Installation, base: Path, packs: tuple[str, ...] = (PACK,)):
+        self.installation, self.base, self.packs = installation, base, packs
         self.log = base / "server.log"
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "Server":
         arguments = ["--cpu", "--base-directory", str(self.base), "--disable-all-custom-nodes"]
-        arguments += ["--whitelist-custom-nodes", PACK, "--disable-api-nodes", "--port", str(self.port)]
+        arguments += ["--whitelist-custom-nodes", *self.packs, "--disable-api-nodes", "--port", str(self.port)]
         arguments += ["--database-url", "sqlite:///:memory:"]  # its default lies in ComfyUI's own folder
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

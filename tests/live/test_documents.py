@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sensenova_core.report.markdown import escaped
 from tests.live.client import Client, Run
 from tests.live.workflows import (
     AUTOMATIC,
@@ -99,7 +100,7 @@ def test_without_pictures_what_follows_goes_on(client, server, none):
     assert "<image>" not in text
     document = saved(server, run)
     assert [child.name for child in document.parent.iterdir()] == [document.name]
-    assert document.read_text(encoding="utf-8").strip() == text.strip()
+    assert document.read_text(encoding="utf-8").strip() == escaped(text).strip()
     [page] = client.images(run, INTERLEAVE)
     assert page.width == PAGE_WIDTH
 

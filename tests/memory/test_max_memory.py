@@ -11,6 +11,7 @@ from sensenova_core.cli import main
 from sensenova_core.memory import Limits, limits_of
 from sensenova_core.memory.budget import in_words, parse_max_memory
 from sensenova_core.settings import SIZE_UNITS
+from tests.support.each import each
 
 MIB, GIB = 2**20, 2**30
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def test_max_memory_names_a_device_once(text, device):
 def test_without_accelerate_a_size_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate.utils.modeling", None)
     assert parse_max_memory("auto") == {}
-    with pytest.raises(SettingsError, match=r"max_memory '13GiB'.*missing; run pip install accelerate"):
+    with pytest.raises(SettingsError, match=r"max_memory '13GiB'.*missing; run .*-m pip install --upgrade accelerate"):
         parse_max_memory("13GiB")
 
 
@@ -147,3 +148,25 @@ def test_small_amounts_are_in_mebibytes(size, words):
 
 def test_amounts_can_be_rounded_up():
     assert in_words(MIB + 1, ceil) == "1.01 MiB" and in_words(13 * GIB + 1, ceil) == "13.01 GiB"
+
+
+@each(
+    "text",
+    [
+        "\ud83dGiB",
+        "13GiB\udfff",
+        "1e3GiB",
+        "nanGiB",
+        "１３GiB",
+        "1_0GiB",
+        "9" * 10**6 + "GiB",
+        "9" * 10**6,
+        "\0",
+        "=" * 10**6,
+    ],
+)
+def test_a_size_of_any_letters_is_refused_by_us_alone(text):
+    with pytest.raises(SettingsError, match=r"cannot read|is not over 0") as refused:
+        parse_max_memory(text)
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
+    assert len(str(refused.value)) < 500 and str(refused.value).isprintable()

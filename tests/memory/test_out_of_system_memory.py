@@ -55,7 +55,7 @@ def test_memory_that_runs_out_while_weights_are_placed(monkeypatch):
 def test_memory_that_runs_out_for_a_finished_picture(engine, monkeypatch):
     *_, step = engine.sample(engine.encode("x"), **SMALL)
     monkeypatch.setattr("sensenova_core.drawing.sampling.Step.pixels", failing(MemoryError()))
-    with pytest.raises(SenseNovaError, match="memory ran out.*fewer pixels"):
+    with pytest.raises(SenseNovaError, match=r"memory ran out.*fewer pixels"):
         step.image()
 
 
@@ -73,9 +73,7 @@ def test_a_task_that_cannot_fit_is_refused_before_it_begins(monkeypatch, mode, s
     monkeypatch.setattr(system_memory, "available_bytes", lambda: 2**20)
     monkeypatch.setattr(system_memory, "swap_bytes", lambda: 2**20)
     run = engine.sample(engine.encode("x"), width=size, height=size, steps=1)
-    with pytest.raises(
-        SettingsError, match=rf"{size} x {size}.* takes .* of system memory, of which .* are free; .*pixel"
-    ):
+    with pytest.raises(SettingsError, match=rf"{size} x {size}.* takes .* of system memory, of which .* free; .*pixel"):
         next(run)
     said = engine.forecast(sensenova_core.SamplingSettings(size, size))
     assert (

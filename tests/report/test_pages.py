@@ -27,7 +27,7 @@ def test_markdown(tmp_path):
     path = save_document(STORY, tmp_path / "deep" / "story", "markdown")
     assert path == tmp_path / "deep" / "story" / "document.md"
     assert path.read_text(encoding="utf-8") == (
-        "Once upon\na time, \n\n![image 1](image_1.png)\n\n there was <b>bold</b> & 一只猫. "
+        "Once upon\na time, \n\n![image 1](image_1.png)\n\n there was &lt;b&gt;bold&lt;/b&gt; &amp; 一只猫. "
         "\n\n![image 2](image_2.png)\n\n\n\nThe end."
     )
     assert below(path.parent) == ["document.md", "image_1.png", "image_2.png"]
@@ -134,6 +134,15 @@ def test_a_page_grows_with_its_text():
     short, long = (page(Document(("word " * count,))).height for count in (10, 1000))
     assert long > 5 * short
     assert page(Document(("one\n\ntwo",))).height > page(Document(("one",))).height
+
+
+def test_a_page_has_a_largest_size():
+    pictures = (Image.new("RGB", (704, 4000), "blue"),) * 12
+    for parts in (pictures, ("w\n" * 5000,), ("W" * 10**6,), ("a", Image.new("RGB", (10, 100_000)), "b", *pictures)):
+        shown = page(Document(parts))
+        assert 10_000 < shown.height <= 32_768
+        last = np.asarray(shown)[-64:]
+        assert last.min() < 100  # which says that there is more
 
 
 def test_a_page_of_a_tall_and_a_thin_image():

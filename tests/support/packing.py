@@ -69,7 +69,7 @@ def write_gguf(source: Path, target: Path, choose: Choose, prefix: str = "") -> 
     for name, value in tensors_of(source).items():
         kind = choose(name, value)
         if kind in ("F32", "F16"):
-            raw = value.to(FORMATS[kind].dtype)
+            raw = value.to(FORMATS[kind].numbers)
             writer.add_tensor(prefix + name, raw.numpy())
             numbers[name] = raw.float()
             continue

@@ -9,7 +9,14 @@ from sensenova_core.reading.prompt import THINKING
 from sensenova_core.settings import DecodingSettings
 from tests.support.each import each
 from tests.support.pictures import picture
-from tests.support.watch import SMALL, images_embedded, last_of, saying, thought_through, tokens_read
+from tests.support.watch import (
+    SMALL,
+    images_embedded,
+    last_of,
+    saying,
+    thought_through,
+    tokens_read,
+)
 
 REASONING = "a red circle, on white\nbecause it was asked for.</think>"
 EMPTY_PROMPT = 13  # tokens of the unconditional branch

@@ -8,16 +8,8 @@ import pytest
 import sensenova_core
 from sensenova_core import Engine
 from tests.support.geometries import write_checkpoint
-from tests.support.packing import (
-    everywhere,
-    mixed,
-    wide,
-    write_fp8,
-    write_gguf,
-)
-from tests.support.streaming import (
-    allow,
-)
+from tests.support.packing import everywhere, mixed, wide, write_fp8, write_gguf
+from tests.support.streaming import allow
 
 SCALINGS = ["plain", "scale_weight", "weight_scale", "rows", "weight_scale_inv"]
 

@@ -10,11 +10,8 @@ from safetensors.torch import save_file
 
 import sensenova_core
 from sensenova_core import CheckpointError
-from sensenova_core.checkpoint import read_headers
-from tests.support.packing import (
-    mixed,
-    write_gguf,
-)
+from tests.support.headers import read_headers
+from tests.support.packing import mixed, write_gguf
 from tests.support.streaming import (
     Failing,
     draw_short,

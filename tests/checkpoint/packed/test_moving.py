@@ -15,18 +15,9 @@ from sensenova_core.memory.slots import Slots
 from sensenova_core.memory.transfers import DirectTransfers
 from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import scaled_down, write_checkpoint
-from tests.support.packing import (
-    everywhere,
-    tensors_of,
-    write_fp8,
-    write_gguf,
-)
+from tests.support.packing import everywhere, tensors_of, write_fp8, write_gguf
 from tests.support.peak import PeakBytes
-from tests.support.streaming import (
-    draw_short,
-    peaks_of_two_runs,
-    phase,
-)
+from tests.support.streaming import draw_short, peaks_of_two_runs, phase
 
 
 def test_units_lie_and_move_packed(load):

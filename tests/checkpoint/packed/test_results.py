@@ -13,15 +13,8 @@ from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.checkpoint.packed.conftest import SCALINGS
 from tests.support.geometries import geometry, write_checkpoint
 from tests.support.golden_set import relative_error
-from tests.support.packing import (
-    write_gguf,
-)
-from tests.support.streaming import (
-    WAYS,
-    check_same,
-    draw_short,
-    story,
-)
+from tests.support.packing import write_gguf
+from tests.support.streaming import WAYS, check_same, draw_short, story
 
 GROUPED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sensenova_core.checkpoint import Packed, read_headers
+from sensenova_core.checkpoint import Packed
 from sensenova_core.memory.units import UNDERSTANDING
 from tests.support.each import each
+from tests.support.headers import read_headers
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_K", "plain", "scale_weight", "rows", "weight_scale_inv"])

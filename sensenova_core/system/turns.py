@@ -82,7 +82,7 @@ class Turn:
             return False
         return self._holder is not None or time.monotonic() - self._run_left < IDLE
 
-    def left(self, run: object, ended: bool) -> None:
+    def left(self, run: object, *, ended: bool) -> None:
         """Note that a run has a result, or has ended."""
         if self._run() is run:
             self._run_by, self._run_left = threading.get_ident(), time.monotonic()
@@ -108,7 +108,7 @@ class Results(Generic[Result], Iterator[Result]):
                     result = next(self._results)
                 ended = False
             finally:
-                self._turn.left(self, ended)
+                self._turn.left(self, ended=ended)
         return result
 
     def close(self) -> None:

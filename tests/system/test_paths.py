@@ -10,7 +10,7 @@ from sensenova_core import SenseNovaError
 from sensenova_core.checkpoint import locate
 from sensenova_core.cli.models import resolve_model
 from sensenova_core.lora import lora_file
-from sensenova_core.paths import path_of
+from sensenova_core.system.paths import path_of
 
 posix = pytest.mark.skipif(os.name == "nt", reason="backslashes are Windows' own")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 from urllib.request import url2pathname
 
-from .errors import SenseNovaError
+from ..errors import SenseNovaError
 
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "`": "`"}
 _URL = re.compile(r"file:(?://)?(?P<host>[^/\\]*)(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
