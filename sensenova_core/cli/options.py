@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError, check_count, quoted
-from ..settings import (
-    ALL_KINDS,
-    MAX_SIDE,
-    DecodingSettings,
-    SamplingSettings,
-    Setting,
-    settings_of,
-)
+from ..settings import ALL_KINDS, MAX_SIDE, DecodingSettings, SamplingSettings, Setting, settings_of
 
 METAVARS = {"cfg_interval": ("START", "END"), "max_memory": "SIZE", "card": "SIZE", "ram": "SIZE"}
 # The engine's name of a setting -> its option.
