@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import NOT_FINITE, SenseNovaError
+from ..errors import NOT_FINITE, SenseNovaError, first_line, memory_in_words
 from ..model import GENERATION, InModule, Kernel, Run, SenseNovaU1, Weights
 from ..model.config import ModelConfig
 from ..model.grid import Grid
@@ -42,6 +42,10 @@ class Step:
 
         Raises SenseNovaError if it is not finite, rather than showing a black picture.
         """
+        with memory_in_words(_no_room):
+            return self._image()
+
+    def _image(self) -> Tensor:
         pixels = self.pixels()
         if not pixels.isfinite().all():
             raise SenseNovaError(
@@ -49,6 +53,11 @@ class Step:
             )
         shown = pixels[..., : self.height, : self.width] * 0.5 + 0.5
         return shown.clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def _no_room(error: BaseException) -> SenseNovaError:
+    advice = "close other programs, or ask for fewer pixels or a smaller batch"
+    return SenseNovaError(f"memory ran out for the finished picture ({first_line(error)}); {advice}")
 
 
 class Denoiser:
