@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -427,7 +427,7 @@ class Engine:
         start: Callable[[], Iterator[Result]],
         needed: Callable[[], Sequence[str]],
         conversation: bool,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """`_running`, within the engine's turn."""
         self.use_loras(self.loras)  # as their files are now
         self._start(task(), needed(), conversation)

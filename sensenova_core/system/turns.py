@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
@@ -93,7 +93,9 @@ class Turn:
 class Results(Generic[Result], Iterator[Result]):
     """The results of one run, each made when it is asked for, by whatever thread. Drop or `close` it to cancel."""
 
-    def __init__(self, turn: Turn, results: Iterator[Result], around: Callable[[], AbstractContextManager]):
+    def __init__(
+        self, turn: Turn, results: Generator[Result, None, None], around: Callable[[], AbstractContextManager]
+    ):
         """around: what each result is made within."""
         self._turn, self._results, self._around, self._begun = turn, results, around, False
 

@@ -185,9 +185,7 @@ os._exit(0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.parametrize(
-    "mode, threads, busy", [("auto", "2", "busy"), ("low", "2", "busy"), ("low", "1", "idle")]
-)
+@pytest.mark.parametrize("mode, threads, busy", [("auto", "2", "busy"), ("low", "2", "busy"), ("low", "1", "idle")])
 def test_a_fork_after_use_draws_the_same(folder, mode, threads, busy):
     command = [sys.executable, "-W", "ignore", "-c", FORK, str(folder), mode, threads, busy]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
