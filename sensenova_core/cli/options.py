@@ -80,7 +80,7 @@ def add_image_options(parser, help: str) -> None:
 def check_max_pixels(options) -> None:
     """Raise SettingsError for a limit that no image could keep."""
     if options.max_pixels is not None:
-        check_count("max_pixels", options.max_pixels, 1)
+        check_count("max_pixels", options.max_pixels, least=1)
 
 
 def check_folder(folder: Path) -> None:
