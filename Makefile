@@ -46,6 +46,7 @@ bench: $(VENV)/.runtime
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --project pyproject.toml
 
 clean:
 	rm -rf $(VENV) build outputs

@@ -85,7 +85,7 @@ def measure(case: Case, folder: Path, device: torch.device, dtype: str, job: Job
 
 def _run(case: Case, folder: Path, device: torch.device, dtype: str, job: Job) -> dict:
     begun = time.perf_counter()
-    engine = sensenova_core.load(folder, device, dtype, case.mode, case.max_memory)
+    engine = sensenova_core.load(folder, device=device, dtype=dtype, vram_mode=case.mode, max_memory=case.max_memory)
     weights = engine.memory.residency
     streams = isinstance(weights, Residency)
     loaded = time.perf_counter()
@@ -129,7 +129,7 @@ def _draw(engine: sensenova_core.Engine, case: Case, job: Job, index: int) -> di
     step.image().cpu()
     done = time.perf_counter()
     plans = [plan for plan in (*plans, engine.memory.last_plan) if plan is not None]
-    used = flow.branches_needed(job.sampling, conditioning.is_edit)
+    used = flow.branches_needed(job.sampling, edit=conditioning.is_edit)
     return {
         "seconds": done - begun,
         "token": token,

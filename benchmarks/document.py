@@ -66,10 +66,10 @@ def measure(options, device: torch.device, dtype: torch.dtype) -> list[dict]:
     writer = Writer(
         reader,
         prompts,
-        prompts.document("a story", (), "", False),
-        prompts.unconditional(),
-        settings,
-        choices(tokenizer, options.images, options.words),
+        prompts.document("a story", (), system="", think=False),
+        unconditional=prompts.unconditional(),
+        settings=settings,
+        choose=choices(tokenizer, options.images, options.words),
     )
     decoder = model.config.decoder
     token_bytes = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize

@@ -21,6 +21,7 @@ from sensenova_core.memory import Plan, Sizes
 from sensenova_core.memory.clock import Clock
 from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.residency import Residency
+from sensenova_core.memory.transfers import Transfers
 from sensenova_core.memory.units import units_of
 from sensenova_core.model import GENERATION, UNDERSTANDING, SenseNovaU1
 from sensenova_core.model.config import ModelConfig
@@ -77,7 +78,7 @@ class Worker:
         return done
 
 
-class SimulatedLane:
+class SimulatedLane(Transfers):
     """A card's copy engine and compute engine, each a queue. rate: bytes a second from page-locked memory."""
 
     def __init__(self, clocks: Clocks, rate: float):
@@ -103,21 +104,8 @@ class SimulatedLane:
     def finish(self, mark: Seconds | None) -> None:
         self.clocks.reach(mark or 0.0)
 
-    def pin(self, buffer: torch.Tensor) -> bool:
-        return True
-
-    def unpin(self, buffer: torch.Tensor) -> None: ...
-
     def stamp(self) -> Seconds:
         return max(self.clocks.computing, self.clocks.asking)
-
-    def passed(self, stamp: Seconds) -> bool:
-        return True
-
-    def seconds(self, before: Seconds, after: Seconds) -> float:
-        return after - before
-
-    def settle(self) -> None: ...
 
 
 class UnreadWeights(StoredWeights):
@@ -145,9 +133,10 @@ class SimulatedResidency(Residency):
         model, self.clocks = SenseNovaU1.on_meta(config), Clocks()
         weights = UnreadWeights(model, self.clocks, read_rate, stored)
         units, fixed = units_of(model, weights), Fixed(model, weights)
-        sizes = Sizes.of(units, config.decoder.num_layers, fixed.nbytes, weights.nbytes)
+        sizes = Sizes.of(units, layers=config.decoder.num_layers, fixed=fixed.nbytes, stored_bytes=weights.nbytes)
         lane = SimulatedLane(self.clocks, copy_rate)
-        super().__init__(weights, units, fixed, sizes, torch.device("meta"), lane, Clock(lane))
+        device = torch.device("meta")
+        super().__init__(weights, units, sizes, fixed=fixed, device=device, lane=lane, clock=Clock(lane))
         self.model = model
         self._worker = Worker(self.clocks)
 

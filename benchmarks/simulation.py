@@ -21,7 +21,8 @@ from machine import machine
 from simulated import Prediction, SimulatedResidency, draw
 from targets import TARGETS, Bases
 
-from sensenova_core.memory import Limits, Plan, activations, make_plan
+from sensenova_core.memory import Limits, Plan, make_plan
+from sensenova_core.memory.activations import Activations
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.settings import Guidance, SamplingSettings
@@ -67,8 +68,8 @@ class Picture:
 
     def plan(self, config: ModelConfig, residency: SimulatedResidency, limits: Limits, host: int, unread: int) -> Plan:
         branches = dict(zip(("condition", "unconditional"), self.prefixes, strict=True))
-        task = activations.drawing(config, self.sampling, branches, BF16, unread, "a picture of")
-        return make_plan(residency.sizes, task, limits, host)
+        task = Activations(config, BF16).drawing(self.sampling, branches, unread=unread)
+        return make_plan(residency.sizes, task, limits, system_free=host)
 
     def reading_flops(self, model: SenseNovaU1) -> list[float]:
         """Of one layer, for each prefix."""

@@ -63,7 +63,7 @@ def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dic
     reader = Reader(model, kernel)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    branches = flow.branches(settings.guidance, False, 0.0)
+    branches = flow.branches(settings.guidance, edit=False, t=0.0)
     lengths = [CONDITION_TOKENS, UNCONDITIONAL_TOKENS][: len(branches)]
     synchronize(device)
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def measure(model: SenseNovaU1, settings: SamplingSettings, backend: str) -> dic
     synchronize(device)
     reading_seconds = time.perf_counter() - start
     seconds, began = [], time.perf_counter()
-    denoiser, start = Denoiser(model, prefixes, settings, kernel, edit=False), began
+    denoiser, start = Denoiser(model, prefixes, settings, kernel=kernel, edit=False), began
     for step in denoiser.steps():  # noqa: B007 - the last one is the result
         synchronize(device)
         seconds.append(time.perf_counter() - start)
@@ -120,7 +120,7 @@ def main() -> None:
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     if options.model:
-        model = sensenova_core.load(options.model, device, dtype).model
+        model = sensenova_core.load(options.model, device=device, dtype=dtype).model
     else:
         model = random_model(model_config(options.geometry, options.layers), device, dtype)
     settings = SamplingSettings(

@@ -13,14 +13,7 @@ from .batches import check_image, to_pictures
 from .decoding import decoding_input, decoding_settings
 from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress, warn
-from .sockets import (
-    CATEGORY,
-    Conditioning,
-    Images,
-    Model,
-    References,
-    profile_output,
-)
+from .sockets import CATEGORY, Conditioning, Images, Model, References, profile_output
 
 THOUGHT_ALREADY = (
     "the conditioning has reasoning already, which new reasoning replaces; leave Text Encode's thinking unconnected, "

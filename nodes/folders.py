@@ -14,14 +14,7 @@ import folder_paths
 
 from ..sensenova_core import DEMO, CheckpointError
 from ..sensenova_core.checkpoint import locate
-from ..sensenova_core.checkpoint.files import (
-    GGUF,
-    SAFETENSORS,
-    is_hub_repository,
-    is_of_family,
-    is_shard,
-    snapshot_of,
-)
+from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
 from ..sensenova_core.checkpoint.weights import State, file_state
 from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.hub.download import check_name, downloading

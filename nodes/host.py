@@ -5,7 +5,7 @@ Imports nothing but the standard library and the engine's errors, for it speaks 
 
 import inspect
 import re
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 from ..sensenova_core.errors import install_line, missing_package, printable
@@ -25,10 +25,10 @@ def too_old() -> list[str]:
     """Which of the host's parts are older than what this pack needs, each with what to do."""
     there = {"ComfyUI": _comfyui_version(), "torch": _version_of("torch")}
     return [
-        f"{name} {there[name]} is too old, this pack needs {'.'.join(map(str, least))} or later; "
+        f"{name} {version} is too old, this pack needs {'.'.join(map(str, NEEDED[name]))} or later; "
         + UPDATE.get(name, f"run {install_line(name)}")
-        for name, least in NEEDED.items()
-        if there[name] and tuple(map(int, re.findall(r"\d+", there[name])[:2])) < least
+        for name, version in there.items()
+        if version and tuple(map(int, re.findall(r"\d+", version)[:2])) < NEEDED[name]
     ]
 
 
@@ -37,10 +37,11 @@ def look_around(ours: str, node_id: str) -> list[str]:
 
     ours: a file of this pack. node_id: of a node; where another folder has one of that id, the pack is there twice.
     """
-    import nodes  # ComfyUI's own module: this package has another name in ComfyUI
+    comfyui = import_module("nodes")  # ComfyUI's own: this package has another name in ComfyUI
 
     _found[:] = too_old()
-    folder, other = Path(ours).parents[1], nodes.NODE_CLASS_MAPPINGS.get(node_id)
+    folder = Path(ours).parents[1]
+    other = comfyui.NODE_CLASS_MAPPINGS.get(node_id)
     theirs = None if other is None else _folder_of(other)
     if theirs is not None and theirs != folder:
         _found.append(f"this pack is there twice: in {folder}, which is used, and in {theirs}; remove one of them")

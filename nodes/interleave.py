@@ -23,16 +23,7 @@ from .pictures import NOTHING, picture_to_wire
 from .progress import Progress, TextProgress, show_picture, show_text
 from .sample import DRAWING, INTERVAL, sampling_settings
 from .size import size_input, size_of
-from .sockets import (
-    CATEGORY,
-    Document,
-    Images,
-    Model,
-    Preset,
-    References,
-    preset_input,
-    profile_output,
-)
+from .sockets import CATEGORY, Document, Images, Model, Preset, References, preset_input, profile_output
 
 NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
 # As in sample.py; one picture at a time, of the model's own sizes.

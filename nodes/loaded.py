@@ -143,16 +143,16 @@ class EnginePatcher(comfy.model_patcher.ModelPatcher):
         return self.load_device if self.loaded_size() else self.offload_device
 
     # The signatures of the next three are ComfyUI's.
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:  # noqa: FBT002
         before = self.loaded_size()
         self.model.allow(None if extra_memory >= self.EVERYTHING else int(before + extra_memory))
         self.model.place()
         return self.loaded_size() - before
 
-    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
+    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:  # noqa: FBT002
         return self.model.give_back(memory_to_free)
 
-    def detach(self, unpatch_all=True):
+    def detach(self, unpatch_all=True):  # noqa: FBT002
         if unpatch_all:  # False is bookkeeping only: ComfyUI asks for it at every repeated load
             self.model.release()
         return self.model

@@ -10,14 +10,7 @@ from .door import checked
 from .pictures import to_wire
 from .progress import Progress, show_text, warn
 from .size import side_inputs, size_or_best
-from .sockets import (
-    CATEGORY,
-    Conditioning,
-    Model,
-    Preset,
-    preset_input,
-    profile_output,
-)
+from .sockets import CATEGORY, Conditioning, Model, Preset, preset_input, profile_output
 
 # In the order that saved workflows have their values in; settings that are new follow them.
 DRAWING = ("steps", "cfg", "img_cfg", "cfg_norm", "cfg_start", "cfg_end", "shift", "seed")

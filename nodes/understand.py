@@ -10,15 +10,7 @@ from . import widgets
 from .decoding import decoding_input, decoding_settings
 from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress
-from .sockets import (
-    CATEGORY,
-    Chat,
-    History,
-    Images,
-    Model,
-    References,
-    profile_output,
-)
+from .sockets import CATEGORY, Chat, History, Images, Model, References, profile_output
 
 ENDINGS = {
     "cut": "\n[cut by max_tokens: raise it for more]",

@@ -22,30 +22,21 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from .settings import DecodingSettings, DocumentSettings, Guidance, SamplingSettings
     from .writing.conversation import Answer
     from .writing.document import Drawing, End, Text
+    from .writing.thinking import Thought
 
 __version__ = "0.1.0"
 DEMO = Path(__file__).with_name("demo")  # a checkpoint folder: a tiny model that draws simple shapes
 
 _HOMES = {
-    "load": ".engine",
-    "Engine": ".engine",
-    "Conditioning": ".reading.prompt",
-    "Message": ".reading.prompt",
-    "Answer": ".writing.conversation",
-    "Thought": ".writing.thinking",
-    "DecodingSettings": ".settings",
-    "DocumentSettings": ".settings",
-    "Text": ".writing.document",
-    "Drawing": ".writing.document",
-    "End": ".writing.document",
-    "SamplingSettings": ".settings",
-    "Step": ".drawing.sampling",
-    "Guidance": ".settings",
-    "ModelConfig": ".model.config",
-    "SenseNovaError": ".errors",
-    "CheckpointError": ".errors",
-    "PromptError": ".errors",
-    "SettingsError": ".errors",
+    "drawing.sampling": ("Step",),
+    "engine": ("Engine", "load"),
+    "errors": ("CheckpointError", "PromptError", "SenseNovaError", "SettingsError"),
+    "model.config": ("ModelConfig",),
+    "reading.prompt": ("Conditioning", "Message"),
+    "settings": ("DecodingSettings", "DocumentSettings", "Guidance", "SamplingSettings"),
+    "writing.conversation": ("Answer",),
+    "writing.document": ("Drawing", "End", "Text"),
+    "writing.thinking": ("Thought",),
 }
 __all__ = [
     "DEMO",
@@ -66,17 +57,14 @@ __all__ = [
     "SettingsError",
     "Step",
     "Text",
+    "Thought",
     "__version__",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(_HOMES[name], __name__), name)
-    except ImportError as error:
-        from .errors import missing_package
-
-        raise ImportError(missing_package(error), name=error.name) from error
+    return getattr(import_module(f".{home}", __name__), name)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,17 +18,11 @@ from .drawing.sizes import best_size
 from .errors import SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
-from .memory import (
-    Placement,
-    Plan,
-    Task,
-    activations,
-    forecast,
-    limits_of,
-)
+from .memory import Placement, Plan, Task, forecast, limits_of
+from .memory.activations import Activations
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
-from .reading.images import listed, references
+from .reading.images import MaxPixels, ReferenceImage, listed, references
 from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder
 from .reading.prompt import TokenSequence as Tokens
@@ -55,11 +49,13 @@ from .writing.thinking import Thought
 
 Result = TypeVar("Result")
 Made = TypeVar("Made", bound=Settings)
+Messages = str | Message | list[Message] | tuple[Message, ...]  # a question alone, one message, or a conversation
 log = logging.getLogger(__name__)
 
 
 def load(
     path: str | Path,
+    *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = LoadSettings.dtype,
     vram_mode: str = LoadSettings.vram_mode,
@@ -109,12 +105,15 @@ class Engine:
         self.model = SenseNovaU1.on_meta(self.config)
         self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
         self.remembered = Remembered()
-        self.memory = Placement(self.model, self.stored, self.device, limits, self.remembered.forget)
+        self.activations = Activations(self.config, self.stored.compute_dtype.itemsize)
+        self.memory = Placement(
+            self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
+        )
         self.attention = settings.attention
         self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
-        self.reader = Reader(self.model, self._kernel, self.memory.run, self.remembered)
+        self.reader = Reader(self.model, self._kernel, run=self.memory.run, remembered=self.remembered)
         self._loras = LorasInUse(shapes)
         self._turn = Turn(self.memory.forked)
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
@@ -134,36 +133,31 @@ class Engine:
         """
         return self._turn
 
-    @property
-    def _itemsize(self) -> int:
-        return self.stored.compute_dtype.itemsize
-
     def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
         """What `denoise` is to do, for `plan`."""
-        used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
+        used = _used(conditioning, settings)
         unread = any(self.reader.key(sequence) not in self.remembered.prefixes for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
-        name = activations.picture_name(len(conditioning.images))
-        return activations.drawing(self.config, settings, tokens, self._itemsize, unread, name)
+        return self.activations.drawing(settings, tokens, unread=unread, images=len(conditioning.images))
 
     def writing_task(self, tokens: int, more: int, name: str = "text of") -> Task:
         """What writing up to `more` tokens after `tokens` is to do, for `plan`."""
-        return activations.writing(self.config, tokens, min(more, self.prompts.max_tokens), self._itemsize, name)
+        return self.activations.writing(tokens, min(more, self.prompts.max_tokens), name)
 
     def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
-        return self._document_task(settings, activations.usual_tokens(self.config, images))
+        return self._document_task(settings, self.activations.usual_tokens(images))
 
     def _document_task(self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0) -> Task:
         """As far as the picture of that index. tokens: written so far, by growing branch, or of each."""
         written = dict.fromkeys(growing(settings), tokens) if isinstance(tokens, int) else tokens
         unconditional = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
-        return activations.document(self.config, settings, written, index, self._itemsize, unconditional=unconditional)
+        return self.activations.document(settings, written, index, unconditional=unconditional)
 
     def plan(self, task: Task, card: int | None = None, system_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, system_free: bytes to plan for in place of what
         is free here. Raises SettingsError, with the smallest budget that works, where it cannot fit."""
-        return self.memory.plan(task, self.remembered.nbytes, card, system_free)
+        return self.memory.plan(task, self.remembered.nbytes, card=card, system_free=system_free)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
         """`plan` in words, before there is a prompt. asked: see ForecastSettings.
@@ -172,14 +166,13 @@ class Engine:
         """
         run = ForecastSettings.of(**asked)
         settings.check_size(self.config.token_pixels)
-        check_count("prompt_tokens", run.prompt_tokens, 1, self.prompts.max_tokens)
+        check_count("prompt_tokens", run.prompt_tokens, least=1, most=self.prompts.max_tokens)
         return forecast.explain(
             self.memory,
-            self.config,
-            settings,
+            self.activations,
             run,
+            settings=settings,
             branches=flow.branches_needed(settings, edit=run.images > 0 or run.task == "interleave"),
-            itemsize=self._itemsize,
             remembered=self.remembered.nbytes,
         )
 
@@ -248,6 +241,7 @@ class Engine:
         self,
         prompt: str,
         images: Sequence[Image.Image] = (),
+        *,
         think_text: str | None = None,
         max_pixels: int | None = None,
     ) -> Conditioning:
@@ -257,11 +251,13 @@ class Engine:
         `think` returned it or edited. max_pixels: a budget for each image, which is scaled down to it.
         Raises PromptError, for example for a prompt longer than the context.
         """
-        images = listed(images)
-        shown = references(
-            images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
-        )
+        shown = self._references(listed(images), max_pixels)
         return self.prompts.picture(prompt, shown, think_text)
+
+    def _references(self, images: Sequence[Image.Image], max_pixels: int | None) -> tuple[ReferenceImage, ...]:
+        """Images made ready to be read for an edit or a document."""
+        limits = edit_pixel_limits(len(images), self.config.best_area)
+        return references(images, self.config.token_pixels, limits=limits, max_pixels=max_pixels)
 
     def think(
         self, conditioning: Conditioning, settings: DecodingSettings | None = None, choose: Choose | None = None
@@ -277,16 +273,16 @@ class Engine:
         choose = choose or chooser(settings)
         return self._running(
             lambda: self.writing_task(conditioning.tokens, settings.max_tokens, "reasoning of"),
-            lambda: thinking.think(self.reader, self.prompts, conditioning, settings, choose),
-            lambda: [*map(self.reader.key, conditioning.sequences.values())],  # the picture will want them
+            lambda: thinking.think(self.reader, self.prompts, conditioning, settings=settings, choose=choose),
+            needed=lambda: [*map(self.reader.key, conditioning.sequences.values())],  # the picture will want them
         )
 
-    def best_size(self, image: tuple[int, int] | None = None, document: bool = False) -> tuple[int, int]:
+    def best_size(self, image: tuple[int, int] | None = None, *, document: bool = False) -> tuple[int, int]:
         """(width, height) that the model draws best: of a picture, or of those of a document.
 
         image: (width, height) of the first reference, whose ratio it takes.
         """
-        return best_size(self.config.best_area, image, document)
+        return best_size(self.config.best_area, image=image, document=document)
 
     def sample(self, conditioning: Conditioning, **settings: Any) -> Iterator[Step]:
         """Draw. Returns an iterator of `steps` Steps; the last one's `image()` is the result.
@@ -316,26 +312,26 @@ class Engine:
                 setting="cfg_norm",
                 value="cfg_zero_star",
             )
-        used = {name: conditioning.sequences[name] for name in flow.branches_needed(settings, conditioning.is_edit)}
+        used = _used(conditioning, settings)
 
         def steps() -> Iterator[Step]:
             prefixes = self.reader.prefixes_of(used)
 
             def ready(weights: Weights) -> Denoiser:
-                return Denoiser(self.model, prefixes, settings, self._kernel, conditioning.is_edit, run=self.memory.run)
+                return Denoiser(
+                    self.model, prefixes, settings, kernel=self._kernel, edit=conditioning.is_edit, run=self.memory.run
+                )
 
             return self.memory.run("drawing", ready).steps()
 
-        def needed() -> list[str]:
-            return [*map(self.reader.key, used.values())]
-
-        return self._running(lambda: self.drawing_task(conditioning, settings), steps, needed)
+        return self._running(
+            lambda: self.drawing_task(conditioning, settings),
+            steps,
+            needed=lambda: [*map(self.reader.key, used.values())],
+        )
 
     def conversation(
-        self,
-        messages: str | Sequence[Message],
-        images: Sequence[Image.Image] = (),
-        max_pixels: int | Sequence[int | None] | None = None,
+        self, messages: Messages, images: Sequence[Image.Image] = (), max_pixels: MaxPixels = None
     ) -> Tokens:
         """Make a question, or messages that end with the user's, ready to be answered.
 
@@ -344,15 +340,15 @@ class Engine:
         """
         if not isinstance(messages, list | tuple):  # one question, or one message
             messages = [messages if isinstance(messages, Message) else Message("user", messages)]
-        return self.prompts.conversation(
-            messages,
-            references(images, self.config.token_pixels, understanding_pixel_limits(self.config.best_area), max_pixels),
-        )
+        limits = understanding_pixel_limits(self.config.best_area)
+        shown = references(images, self.config.token_pixels, limits=limits, max_pixels=max_pixels)
+        return self.prompts.conversation(messages, shown)
 
     def understand(
         self,
-        messages: str | Sequence[Message] | Tokens,
+        messages: Messages | Tokens,
         images: Sequence[Image.Image] = (),
+        *,
         settings: DecodingSettings | None = None,
         choose: Choose | None = None,
     ) -> Iterator[Answer]:
@@ -366,7 +362,7 @@ class Engine:
         choose = choose or chooser(settings)
         return self._running(
             lambda: self.writing_task(len(conversation.ids), settings.max_tokens, "an answer of"),
-            lambda: answer(self.reader, self.prompts, conversation, settings, choose),
+            lambda: answer(self.reader, self.prompts, conversation, settings=settings, choose=choose),
             conversation=True,
         )
 
@@ -374,6 +370,7 @@ class Engine:
         self,
         prompt: str,
         images: Sequence[Image.Image] = (),
+        *,
         settings: DocumentSettings | None = None,
         max_pixels: int | None = None,
         choose: Choose | None = None,
@@ -388,10 +385,8 @@ class Engine:
             settings = DocumentSettings(SamplingSettings(*size))
         for index in range(max(1, len(settings.sizes))):
             settings.of_image(index).check_size(self.config.token_pixels)
-        shown = references(
-            images, self.config.token_pixels, edit_pixel_limits(len(images), self.config.best_area), max_pixels
-        )
-        sequences = self.prompts.document(prompt, shown, settings.system, settings.think)
+        shown = self._references(images, max_pixels)
+        sequences = self.prompts.document(prompt, shown, system=settings.system, think=settings.think)
         unconditional = self.prompts.unconditional()
         begun = len(sequences[0].ids)
 
@@ -403,13 +398,22 @@ class Engine:
 
         return self._running(
             lambda: self._document_task(settings, begun),
-            lambda: Writer(self.reader, self.prompts, sequences, unconditional, settings, choose, prepare).events(),
+            lambda: Writer(
+                self.reader,
+                self.prompts,
+                sequences,
+                unconditional=unconditional,
+                settings=settings,
+                choose=choose,
+                prepare=prepare,
+            ).events(),
         )
 
     def _running(
         self,
         task: Callable[[], Task],
         start: Callable[[], Iterator[Result]],
+        *,
         needed: Callable[[], Sequence[str]] = lambda: (),
         conversation: bool = False,
     ) -> Iterator[Result]:
@@ -417,7 +421,7 @@ class Engine:
 
         needed, conversation: what the run goes on from, see Remembered.trim.
         """
-        run = self._run(task, start, needed, conversation)
+        run = self._run(task, start, needed, conversation=conversation)
         return Results(self._turn, run, partial(memory_in_words, self.memory.given_up))
 
     @torch.inference_mode()
@@ -426,15 +430,19 @@ class Engine:
         task: Callable[[], Task],
         start: Callable[[], Iterator[Result]],
         needed: Callable[[], Sequence[str]],
+        *,
         conversation: bool,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """`_running`, within the engine's turn."""
         self.use_loras(self.loras)  # as their files are now
-        self._start(task(), needed(), conversation)
-        begun = self._state()
+        self._start(task(), needed(), conversation=conversation)
+        dropped, loras = self.memory.residency.times_dropped, self.loras
         for result in start():
             yield result
-            self._check_still(begun)
+            if self.loras != loras:
+                raise SenseNovaError("the model's LoRAs were changed during this run; start it again")
+            if self.memory.residency.times_dropped != dropped:
+                raise SenseNovaError("the model's memory was given back during this run; start it again")
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -442,31 +450,25 @@ class Engine:
         with self._turn, memory_in_words(self.memory.given_up):
             yield
 
-    def _start(self, task: Task, needed: Sequence[str] = (), conversation: bool = False, growing: int = 0) -> None:
+    def _start(self, task: Task, needed: Sequence[str] = (), *, conversation: bool = False, growing: int = 0) -> None:
         """growing: bytes that the run itself has on the device already, beside what is remembered."""
         plan = self.memory.start(task, self.remembered.nbytes + growing)
         if plan is not None:
             device = plan.limits.device
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes
-            self.remembered.trim(max(0, spare), needed, conversation)
-
-    def _state(self) -> tuple[int, tuple]:
-        """What must not change during a run: how often weights were dropped, and the LoRAs."""
-        return self.memory.residency.times_dropped, self.loras
-
-    def _check_still(self, begun: tuple[int, tuple]) -> None:
-        """begun: the state when the run began."""
-        dropped, loras = begun
-        if self.loras != loras:
-            raise SenseNovaError("the model's LoRAs were changed during this run; start it again")
-        if self.memory.residency.times_dropped != dropped:
-            raise SenseNovaError("the model's memory was given back during this run; start it again")
+            self.remembered.trim(max(0, spare), needed, conversation=conversation)
 
     def _check_vocabulary(self, conditioning: Conditioning) -> None:
         if not isinstance(conditioning, Conditioning):
             raise SettingsError(f"the conditioning is {quoted(conditioning)}", "give what encode has made of a prompt")
         if conditioning.vocabulary != self.prompts.vocabulary:
             raise SettingsError("the prompt was encoded for another model", "encode it with the model that draws")
+
+
+def _used(conditioning: Conditioning, settings: SamplingSettings) -> dict[str, Tokens]:
+    """The sequences of the branches that some step needs."""
+    names = flow.branches_needed(settings, edit=conditioning.is_edit)
+    return {name: conditioning.sequences[name] for name in names}
 
 
 def _expected(settings: Made | None, kind: type[Made]) -> Made | None:

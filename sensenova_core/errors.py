@@ -148,7 +148,7 @@ def check_number(
         raise SettingsError(setting=name, subject=subject, value=value, remedy=f"give {expected}")
 
 
-def check_count(name: str, value: object, least: int, most: int | None = None) -> None:
+def check_count(name: str, value: object, *, least: int, most: int | None = None) -> None:
     """Raise SettingsError unless `value` is a whole number from `least` (to `most`)."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
         expected = f"a whole number from {least}" + ("" if most is None else f" to {most}")

@@ -11,14 +11,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import (
-    SettingsError,
-    check_choice,
-    check_count,
-    check_number,
-    plain,
-    quoted,
-)
+from .errors import SettingsError, check_choice, check_count, check_number, plain, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +78,7 @@ class Setting:
         if self.choices:
             check_choice(self.name, value, self.choices)
         elif self.kind is int and not self.automatic:  # a side is checked once the model is known
-            check_count(self.name, value, int(self.low), None if self.high == math.inf else int(self.high))
+            check_count(self.name, value, least=int(self.low), most=None if self.high == math.inf else int(self.high))
         elif self.kind is bool and not isinstance(value, bool):
             raise SettingsError(setting=self.name, value=value, remedy="give True or False")
         elif self.kind is float:
@@ -273,9 +266,9 @@ class SamplingSettings(Settings):
         1, "Images drawn at once; the prompt is read once for all.", low=1, high=4096, usual=(1, 64)
     )
     crop: bool = _setting(
-        False,
-        "Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly its "
-        "image's size.",
+        default=False,
+        help="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly "
+        "its image's size.",
         advanced=True,
     )
 
@@ -313,7 +306,9 @@ class DecodingSettings(Settings):
     """
 
     max_tokens: int = _setting(512, "Where the text is cut, in tokens.", low=1, usual=(1, 32_768))
-    sample: bool = _setting(False, "Draw tokens at random instead of the likeliest ones.", option="do_sample")
+    sample: bool = _setting(
+        default=False, help="Draw tokens at random instead of the likeliest ones.", option="do_sample"
+    )
     temperature: float = _setting(
         0.7,
         "Higher is more varied.",
@@ -350,11 +345,7 @@ class ReasoningSettings(DecodingSettings):
     """How reasoning before a picture is written."""
 
     max_tokens: int = _setting(
-        MAX_THINK_TOKENS,
-        "Where the reasoning is cut, in tokens.",
-        name="max_think_tokens",
-        low=1,
-        usual=(1, 32_768),
+        MAX_THINK_TOKENS, "Where the reasoning is cut, in tokens.", name="max_think_tokens", low=1, usual=(1, 32_768)
     )
 
 
@@ -371,7 +362,7 @@ class DocumentSettings(Settings):
     sizes: tuple[tuple[int, int], ...] = ()
     decoding: DecodingSettings = field(default_factory=lambda: DecodingSettings(max_tokens=MAX_DOCUMENT_TOKENS))
     max_images: int = _setting(10, "A further picture ends the document.", low=0, usual=(0, 100))
-    think: bool = _setting(False, "Reason first, drawing in between.")
+    think: bool = _setting(default=False, help="Reason first, drawing in between.")
     system: str | None = _setting(
         None,
         "Replaces the system message that the model was trained with.",
@@ -392,9 +383,7 @@ class DocumentSettings(Settings):
             )
         if self.sampling.batch_size != 1:
             raise SettingsError(
-                setting="batch_size",
-                value=self.sampling.batch_size,
-                remedy="a document's images are drawn one by one",
+                setting="batch_size", value=self.sampling.batch_size, remedy="a document's images are drawn one by one"
             )
         if 1 < len(self.sizes) < self.max_images:
             raise SettingsError(

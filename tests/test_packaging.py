@@ -47,6 +47,15 @@ def test_import_costs_nothing_heavy(module):
     assert found.stdout.strip() == "[]"
 
 
+def test_loading_and_drawing_do_not_import_torch_s_compiler():
+    """It and sympy take a second or more, and nothing here is compiled."""
+    script = "import sys, sensenova_core as core; engine = core.load(core.DEMO); "
+    script += "list(engine.sample(engine.encode('a star'), width=64, height=64, steps=1)); "
+    script += "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_the_pack_s_door_imports_nothing():
     script = "import sys, importlib.util as u; s = u.spec_from_file_location('pack', '__init__.py'); "
     script += "m = u.module_from_spec(s); before = set(sys.modules); s.loader.exec_module(m); "

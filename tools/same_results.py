@@ -202,7 +202,7 @@ def demo(engine) -> Iterator[tuple[str, Results]]:
         decoding = DecodingSettings(max_tokens=200)
         settings = DocumentSettings(sampling=sampling, decoding=decoding, max_images=2)
         prompt = "Tell a story about a red circle on a white background in two pictures"
-        yield name, written(engine.interleave(prompt, references[:count], settings))
+        yield name, written(engine.interleave(prompt, references[:count], settings=settings))
 
 
 def demo_thoughts(engine, references) -> Iterator[tuple[str, Results]]:
@@ -227,13 +227,16 @@ def demo_answers(engine, references) -> Iterator[tuple[str, Results]]:
     settings = DecodingSettings(max_tokens=48)
     for count in range(3):
         question = "how many shapes are there?" if count == 1 else "describe this picture"
-        yield f"answer with {count} images", answered(engine.understand(question, references[:count], settings))
-    first = answered(engine.understand("describe this picture", references[:1], settings))
+        yield (
+            f"answer with {count} images",
+            answered(engine.understand(question, references[:count], settings=settings)),
+        )
+    first = answered(engine.understand("describe this picture", references[:1], settings=settings))
     turns = [Message("user", "describe this picture"), Message("assistant", first["text"])]
     turns.append(Message("user", "how many shapes are there?"))
-    yield "second turn", answered(engine.understand(turns, references[:1], settings))
+    yield "second turn", answered(engine.understand(turns, references[:1], settings=settings))
     sampled = DecodingSettings(max_tokens=48, sample=True, temperature=1.2, repetition_penalty=1.1, seed=4)
-    yield "answer sampled", answered(engine.understand("describe this picture", references[:1], sampled))
+    yield "answer sampled", answered(engine.understand("describe this picture", references[:1], settings=sampled))
 
 
 # Reference cases.
@@ -307,7 +310,7 @@ def document_case(engine, case: dict, images: list[Image.Image]) -> Results:
         system=params["system_message"],
     )
     choose = Forced(case["decode"]["forced_tokens"])
-    return written(engine.interleave(case["prompt"], images, settings, choose=choose)) | choose.results()
+    return written(engine.interleave(case["prompt"], images, settings=settings, choose=choose)) | choose.results()
 
 
 CASES = {"t2i": picture_case, "edit": picture_case, "chat": chat_case, "interleave": document_case}

@@ -6,14 +6,7 @@ import sys
 
 from .. import __version__
 from ..errors import SenseNovaError, SettingsError, missing_package, out_of_memory
-from . import (
-    chat,
-    download,
-    generate,
-    inspect,
-    interleave,
-    plan,
-)
+from . import chat, download, generate, inspect, interleave, plan
 from .errors import message, smaller
 from .streams import lasting
 

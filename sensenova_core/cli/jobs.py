@@ -75,7 +75,7 @@ class Job:
 
         side, budget = engine.config.token_pixels, self.source.options.max_pixels
         limits = edit_pixel_limits(len(self.sizes), engine.config.best_area)
-        grid = grid_read(size[1], size[0], side, *limits, budget)
+        grid = grid_read(size[1], size[0], side, limits=limits, budget=budget)
         return ReferenceImage(torch.empty(3, grid.height, grid.width, dtype=torch.float32, device="meta"), grid, size)
 
     def encode(self, engine: "Engine") -> "Conditioning":

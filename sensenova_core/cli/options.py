@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError, check_count, quoted
-from ..settings import (
-    ALL_KINDS,
-    MAX_SIDE,
-    DecodingSettings,
-    SamplingSettings,
-    Setting,
-    settings_of,
-)
+from ..settings import ALL_KINDS, MAX_SIDE, DecodingSettings, SamplingSettings, Setting, settings_of
 
 METAVARS = {"cfg_interval": ("START", "END"), "max_memory": "SIZE", "card": "SIZE", "ram": "SIZE"}
 # The engine's name of a setting -> its option.
@@ -87,7 +80,7 @@ def add_image_options(parser, help: str) -> None:
 def check_max_pixels(options) -> None:
     """Raise SettingsError for a limit that no image could keep."""
     if options.max_pixels is not None:
-        check_count("max_pixels", options.max_pixels, 1)
+        check_count("max_pixels", options.max_pixels, least=1)
 
 
 def check_folder(folder: Path) -> None:

@@ -1,14 +1,7 @@
 """`sensenova plan`: what a task will take, before it is run, here or on another card."""
 
 from ..settings import ForecastSettings, SamplingSettings
-from .models import (
-    add_lora_option,
-    add_model_option,
-    add_running_settings,
-    best_area,
-    engine_of,
-    warn_of_loras,
-)
+from .models import add_lora_option, add_model_option, add_running_settings, best_area, engine_of, warn_of_loras
 from .options import add_settings, given, option_of, warn_without_effect
 
 # What a plan asks of a picture; the rest changes nothing of its memory.

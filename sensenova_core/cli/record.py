@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..hub.locks import locked
 from ..settings import ReasoningSettings
+from ..system.locks import locked
 from ..system.paths import path_of
 from .jobs import Job
 from .models import resolve_model

@@ -38,17 +38,17 @@ def noise_stream(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-def starting_noise(stream: torch.Generator, batch: int, height: int, width: int) -> Tensor:
+def starting_noise(stream: torch.Generator, *, batch: int, height: int, width: int) -> Tensor:
     """Standard normal float32 (batch, 3, height, width). Images of a batch or of a document continue one stream."""
     return torch.randn((batch, 3, height, width), generator=stream, dtype=torch.float32, device="cpu")
 
 
-def velocity(guess: Tensor, z: Tensor, t: Tensor, t_eps: float) -> Tensor:
+def velocity(guess: Tensor, z: Tensor, t: Tensor, *, t_eps: float) -> Tensor:
     """The straight way from z at time t to the guessed clean image; t is a float32 scalar."""
     return (guess - z) / (1 - t).clamp(min=t_eps)
 
 
-def branches(guidance: Guidance, edit: bool, t: float) -> tuple[str, ...]:
+def branches(guidance: Guidance, *, edit: bool, t: float) -> tuple[str, ...]:
     """The branches that guidance needs at time t, the full condition first.
 
     edit: whether there are reference images.
@@ -63,15 +63,15 @@ def branches(guidance: Guidance, edit: bool, t: float) -> tuple[str, ...]:
     return (CONDITION, IMAGES_ONLY) if guidance.img_cfg == 1 else (CONDITION, IMAGES_ONLY, UNCONDITIONAL)
 
 
-def branches_needed(settings: SamplingSettings, edit: bool) -> tuple[str, ...]:
+def branches_needed(settings: SamplingSettings, *, edit: bool) -> tuple[str, ...]:
     """The branches that some step needs, the full condition first."""
     times = schedule(settings.steps, settings.shift)[:-1].tolist()
-    return max((branches(settings.guidance, edit, t) for t in times), key=len)
+    return max((branches(settings.guidance, edit=edit, t=t) for t in times), key=len)
 
 
-def skips(guidance: Guidance, edit: bool, step: int, t: float) -> bool:
+def skips(guidance: Guidance, *, edit: bool, step: int, t: float) -> bool:
     """Whether a step stands still: cfg_zero_star takes a zero velocity at the first guided step 0."""
-    return guidance.norm == "cfg_zero_star" and step == 0 and len(branches(guidance, edit, t)) > 1
+    return guidance.norm == "cfg_zero_star" and step == 0 and len(branches(guidance, edit=edit, t=t)) > 1
 
 
 def combine(guidance: Guidance, velocities: Mapping[str, Tensor]) -> Tensor:

@@ -1,20 +1,13 @@
 """The denoising loop: settings in, steps out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import NOT_FINITE, SenseNovaError
-from ..model import (
-    GENERATION,
-    InModule,
-    Kernel,
-    Run,
-    SenseNovaU1,
-    Weights,
-)
+from ..errors import NOT_FINITE, SenseNovaError, first_line, memory_in_words
+from ..model import GENERATION, InModule, Kernel, Run, SenseNovaU1, Weights
 from ..model.config import ModelConfig
 from ..model.grid import Grid
 from ..reading.prefix import DrawingAttention, Prefix
@@ -49,6 +42,10 @@ class Step:
 
         Raises SenseNovaError if it is not finite, rather than showing a black picture.
         """
+        with memory_in_words(_no_room):
+            return self._image()
+
+    def _image(self) -> Tensor:
         pixels = self.pixels()
         if not pixels.isfinite().all():
             raise SenseNovaError(
@@ -56,6 +53,11 @@ class Step:
             )
         shown = pixels[..., : self.height, : self.width] * 0.5 + 0.5
         return shown.clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def _no_room(error: BaseException) -> SenseNovaError:
+    advice = "close other programs, or ask for fewer pixels or a smaller batch"
+    return SenseNovaError(f"memory ran out for the finished picture ({first_line(error)}); {advice}")
 
 
 class Denoiser:
@@ -66,6 +68,7 @@ class Denoiser:
         model: SenseNovaU1,
         prefixes: Mapping[str, Prefix],
         settings: SamplingSettings,
+        *,
         kernel: Kernel,
         edit: bool,
         noise: torch.Generator | None = None,
@@ -77,10 +80,13 @@ class Denoiser:
         """
         self.run = run or InModule(model).run
         self.noise = noise or flow.noise_stream(settings.seed)
-        self.model, self.generation, self.settings, self.edit = model, model.generation, settings, edit
+        self.model, self.generation = model, model.generation
+        self.settings, self.edit = settings, edit
         config, device = model.config, model.device
         self.grid = config.grid(width=settings.width, height=settings.height)
-        self.drawing = DrawingAttention(tuple(prefixes.values()), settings.batch_size, self.grid.tokens, kernel)
+        self.drawing = DrawingAttention(
+            tuple(prefixes.values()), images=settings.batch_size, tokens=self.grid.tokens, kernel=kernel
+        )
         positions = [self.grid.positions(prefix.last_t + 1) for prefix in prefixes.values()]
         positions = torch.stack(positions).repeat_interleave(settings.batch_size, 0)  # (branches * images, 3, tokens)
         self.rotation = model.rotation(positions.to(device))
@@ -101,15 +107,17 @@ class Denoiser:
     def start(self) -> Tensor:
         """The noise that the image begins as: float32 tokens."""
         # Once: it moves the stream on.
-        noise = flow.starting_noise(self.noise, self.settings.batch_size, self.grid.height, self.grid.width)
+        noise = flow.starting_noise(
+            self.noise, batch=self.settings.batch_size, height=self.grid.height, width=self.grid.width
+        )
 
         def scaled(weights: Weights) -> Tensor:
             return self.grid.image_to_tokens(self.noise_scale * noise.to(self.model.device))
 
         return self.run("drawing", scaled)
 
-    def steps(self) -> Iterator[Step]:
-        """Take one step at a time, each when it is asked for."""
+    def steps(self) -> Generator[Step, None, Tensor]:
+        """Take one step at a time, each when it is asked for. Returns the finished picture's tokens."""
         z, settings = self.start(), self.settings
         for index in range(settings.steps):
             z, guess = self._next(z, index)
@@ -123,6 +131,7 @@ class Denoiser:
                 width=settings.width,
                 height=settings.height,
             )
+        return z
 
     def _next(self, z: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """z after a step, and the guess of the clean image that it followed."""
@@ -136,19 +145,20 @@ class Denoiser:
 
     def _guided_velocity(self, z: Tensor, index: int, weights: Weights) -> Tensor:
         guidance, t = self.settings.guidance, float(self.times[index])
-        if flow.skips(guidance, self.edit, index, t):
+        if flow.skips(guidance, edit=self.edit, step=index, t=t):
             return torch.zeros_like(z)
-        branches = flow.branches(guidance, self.edit, t)
-        guesses = self._guesses(z, index, len(branches), weights)
+        branches = flow.branches(guidance, edit=self.edit, t=t)
+        guesses = self._guesses(z, index, weights, branches=len(branches))
         velocities = {
-            branch: flow.velocity(guess, z, self.device_times[index], self.settings.t_eps)
+            branch: flow.velocity(guess, z, self.device_times[index], t_eps=self.settings.t_eps)
             for branch, guess in zip(branches, guesses, strict=True)
         }
         return flow.combine(guidance, velocities)
 
-    def _guesses(self, z: Tensor, index: int, branches: int, weights: Weights) -> tuple[Tensor, ...]:
+    def _guesses(self, z: Tensor, index: int, weights: Weights, *, branches: int) -> tuple[Tensor, ...]:
         """The clean image as each of the first `branches` branches sees it, in one pass: float32 tokens."""
         x = self.generation.vision(self.grid.tokens_to_patches(z.to(self.model.dtype)), self.vision_rotary)
         x = (x + self.time_embeddings[index]).repeat(branches, 1, 1)  # (branches * images, tokens, hidden)
-        x = self.generation.decoder(x, self.rotation.first(len(x)), self.drawing.attend_at, weights.layers(GENERATION))
+        rotation, layers = self.rotation.first(len(x)), weights.layers(GENERATION)
+        x = self.generation.decoder(x, rotation, self.drawing.attend_at, layers=layers)
         return self.generation.head(x, self.grid).float().chunk(branches)

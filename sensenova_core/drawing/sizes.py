@@ -6,18 +6,19 @@ from ..settings import BEST_AREA, DOCUMENT_AREA
 
 def edit_size(width: int, height: int, best_area: int = BEST_AREA) -> tuple[int, int]:
     """(width, height) that an edit of such a picture is drawn at: its ratio, at the area that the model draws best."""
-    rows, columns = smart_resize(height, width, 32, best_area, best_area)
+    rows, columns = smart_resize(height, width, 32, limits=(best_area, best_area))
     return columns, rows
 
 
 def document_size(width: int, height: int, best_area: int = BEST_AREA) -> tuple[int, int]:
     """(width, height) that a document's pictures are drawn at when it starts from such a picture."""
-    rows, columns = smart_resize(height, width, 32, min(512 * 512, best_area), min(2_097_152, best_area))
+    limits = min(512 * 512, best_area), min(2_097_152, best_area)
+    rows, columns = smart_resize(height, width, 32, limits=limits)
     return columns, rows
 
 
 def best_size(
-    best_area: int = BEST_AREA, image: tuple[int, int] | None = None, document: bool = False
+    best_area: int = BEST_AREA, *, image: tuple[int, int] | None = None, document: bool = False
 ) -> tuple[int, int]:
     """(width, height) that is drawn unless told otherwise: what the model draws best.
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, quoted
+from ..system.locks import locked
 from .download_record import Record, check_origin, state_of
-from .locks import locked
 from .repository import CONFIG_JSON, INDEX, TOKENIZER_FILES
 
 DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
@@ -67,8 +67,8 @@ class Wanted:
 def download(
     repo: str,
     to: Path | None = None,
-    *,
     revision: str | None = None,
+    *,
     tokenizer_only: bool = False,
     file: str | None = None,
 ) -> Path:

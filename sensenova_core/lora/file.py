@@ -117,7 +117,7 @@ class Lora:
         return f"{self.key}|{parameter}|up", f"{self.key}|{parameter}|down"
 
 
-def lora_file(path: str | Path) -> Path:
+def lora_file(path: str | os.PathLike) -> Path:
     """The file that is meant: of PEFT's and diffusers' folders the one in it. Raises CheckpointError for none.
 
     A link is not followed: its name and what lies beside it count, as in the hub's cache.
@@ -158,7 +158,7 @@ def lora_states(file: Path) -> dict[Path, State | None]:
     return {each: file_state(each) for each in (file, settings_beside(file)) if each is not None}
 
 
-def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
+def read_lora(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
     """Read which parameters a LoRA changes, and none of its factors. Raises one CheckpointError of all that is wrong.
 
     shapes: of the model's parameters, by their published names.

@@ -25,7 +25,7 @@ class LorasInUse:
         """What tells apart what a model read with these from what it read with others."""
         return "".join(f"{self.carried[file].key}|{by}|" for file, by in self.used if self.carried[file].reads)
 
-    def read(self, path: str | Path) -> Lora:
+    def read(self, path: str | os.PathLike) -> Lora:
         """What a file says. Raises CheckpointError where it does not fit the model. Reads none of its factors."""
         file = lora_file(path)
         known = self.carried.get(file)
@@ -56,17 +56,19 @@ class LorasInUse:
         return [(lora, used.get(file, 0.0)) for file, lora in self.carried.items()]
 
 
-def _pairs(loras: object) -> list[tuple[str | Path, float]]:
+def _pairs(loras: object) -> list[tuple[str | os.PathLike, float]]:
     """(file, strength) of each; a file alone is meant as it was trained. Raises SettingsError."""
     if isinstance(loras, str | os.PathLike) or (isinstance(loras, tuple) and len(loras) == 2 and _is_pair(loras)):
         loras = [loras]
     if not isinstance(loras, list | tuple):
         raise SettingsError(setting="loras", value=loras, remedy="give a list of (file, strength)")
-    pairs = [(lora, 1.0) if isinstance(lora, str | os.PathLike) else lora for lora in loras]
-    for pair in pairs:
+    pairs = []
+    for lora in loras:
+        pair = (lora, 1.0) if isinstance(lora, str | os.PathLike) else lora
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | os.PathLike):
             raise SettingsError(f"has {quoted(pair)}", "give (file, strength)", setting="loras", value=loras)
-    return [(pair[0], plain(pair[1])) for pair in pairs]
+        pairs.append((pair[0], plain(pair[1])))
+    return pairs
 
 
 def _is_pair(loras: tuple) -> bool:

@@ -14,6 +14,12 @@ PARTS = 2  # of what is unpacked at a time: here float32 numbers lie beside it
 Term = tuple[float, Tensor, Tensor]
 
 
+def factor(value: Tensor | Packed) -> Tensor:
+    """Up or down as a LoRA's file holds it, which is never packed."""
+    assert isinstance(value, Tensor)
+    return value
+
+
 def merge(value: Tensor | Packed, terms: Sequence[Term], into: Tensor) -> None:
     """Write value + sum of amount * up @ down to a contiguous tensor of its shape, on the same device.
 

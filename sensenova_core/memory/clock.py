@@ -1,6 +1,6 @@
 """How long a device takes for each kind of work."""
 
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +16,7 @@ class Clock:
     def __init__(self, lane: Transfers):
         self._lane = lane
         self._stamps: deque[tuple[str, Any, Any]] = deque()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def counting(self, kind: str) -> Iterator[None]:
@@ -32,8 +32,9 @@ class Clock:
         """What was counted since the last call. Waits for the device."""
         self._lane.settle()
         self._add_up()
-        seconds, self._seconds = self._seconds, Counter()
-        return dict(seconds)
+        seconds = dict(self._seconds)
+        self._seconds.clear()
+        return seconds
 
     def _add_up(self) -> None:
         while self._stamps and self._lane.passed(self._stamps[0][2]):

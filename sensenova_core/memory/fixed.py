@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..checkpoint import Packed, StoredWeights, assign, checkpoint_name
 from ..lora import Lora, merge
+from ..lora.merging import factor
 from ..model import SenseNovaU1
 
 
@@ -39,14 +40,15 @@ class Fixed:
         stored = self._stored
         for name, owner in self._small.items():
             value, dtype = stored.whole(name), stored.dtype(name)
-            if terms := [(amount, stored.whole(up), stored.whole(down)) for amount, up, down in self._terms(name)]:
+            if changes := self._terms(name):
+                terms = [(amount, factor(stored.whole(up)), factor(stored.whole(down))) for amount, up, down in changes]
                 merged = torch.empty(value.shape, dtype=dtype, device="cpu")
                 merge(value, terms, merged)
                 value = merged
             elif isinstance(value, Packed):
                 value = value.unpacked(dtype)
             assign(*owner, value.to(device, dtype))
-        self._added = [(amount, up, stored.whole(down)) for amount, up, down in self._terms(self._table)]
+        self._added = [(amount, up, factor(stored.whole(down))) for amount, up, down in self._terms(self._table)]
 
     def drop(self) -> None:
         self._added = []
@@ -60,7 +62,8 @@ class Fixed:
         if not isinstance(rows, Packed) and not self._added:
             return rows
         into = torch.empty(rows.shape, dtype=self._stored.compute_dtype, device="cpu")
-        merge(rows, [(amount, self._stored.rows(up, ids), down) for amount, up, down in self._added], into)
+        terms = [(amount, factor(self._stored.rows(up, ids)), down) for amount, up, down in self._added]
+        merge(rows, terms, into)
         return into
 
     def _changes(self) -> list[tuple[str, str, float]]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from math import ceil
 
-from ..model.config import ModelConfig
 from ..model.unified import EXPERTS
 from ..settings import (
     CONDITION,
@@ -15,7 +14,7 @@ from ..settings import (
     SamplingSettings,
     understanding_pixel_limits,
 )
-from . import activations
+from .activations import USUAL_TEXT, Activations
 from .budget import Limits, in_words, parse_size
 from .placement import Placement
 from .plan import Task, make_plan
@@ -24,62 +23,60 @@ from .plan_text import in_rows, rows_of
 
 def explain(
     memory: Placement,
-    config: ModelConfig,
-    settings: SamplingSettings,
+    activations: Activations,
     asked: ForecastSettings,
     *,
+    settings: SamplingSettings,
     branches: Sequence[str],
-    itemsize: int,
     remembered: int,
 ) -> str:
-    """Plans in words. branches: of guidance, that a picture needs. itemsize: of what the model computes with.
+    """Plans in words. settings: of the picture, and branches: of guidance, that it needs.
 
     remembered: bytes on the device, beside the weights, that can be given back. Raises SettingsError where it cannot
     fit.
     """
     card, ram = parse_size("card", asked.card), parse_size("ram", asked.ram)
-    tasks = _usual_tasks(config, settings, asked, branches, itemsize)
+    tasks = _usual_tasks(activations, asked, settings=settings, branches=branches)
     more = {"assumed": _assumed(asked)}
     if memory.device.type == "cpu" and card is None:
         more["card"] = _cards_for(memory, tasks)
     plans = []
     for task in tasks:
-        plan = None if memory.in_place and card is None else memory.plan(task, remembered, card, ram)
+        in_place = memory.in_place and card is None
+        plan = None if in_place else memory.plan(task, remembered, card=card, system_free=ram)
         plans.append(_in_place(memory, task) if plan is None else rows_of(plan))
         if memory.device.type == "cpu" and card is None:
-            plans[-1]["free"] = _there(task, *memory.on_system(task, remembered, plan), ram)
+            needed, free = memory.on_system(task, remembered, plan)
+            plans[-1]["free"] = _there(task, needed, free if ram is None else ram)
     return "\n\n".join(in_rows(rows | more) for rows in plans)
 
 
 def _usual_tasks(
-    config: ModelConfig, settings: SamplingSettings, asked: ForecastSettings, branches: Sequence[str], itemsize: int
+    activations: Activations, asked: ForecastSettings, *, settings: SamplingSettings, branches: Sequence[str]
 ) -> list[Task]:
     """Tasks of a run that is not prepared yet: a prompt with images of the largest size that is read."""
-    images, begun = asked.images, asked.prompt_tokens
     if asked.task == "understand":
-        read = images * (understanding_pixel_limits(config.best_area)[1] // config.token_pixels**2)
-        return [activations.writing(config, begun + read, asked.max_tokens, itemsize, "an answer of")]
-    prompt = activations.usual_tokens(config, images, begun)
+        config = activations.config
+        read = asked.images * (understanding_pixel_limits(config.best_area)[1] // config.token_pixels**2)
+        return [activations.writing(asked.prompt_tokens + read, asked.max_tokens, "an answer of")]
+    prompt = activations.usual_tokens(asked.images, asked.prompt_tokens)
     if asked.task == "interleave":
         written = {name: prompt + asked.think_tokens for name in branches if name != UNCONDITIONAL}
-        unconditional = UNCONDITIONAL in branches
-        return [
-            activations.document(config, DocumentSettings(settings), written, 0, itemsize, unconditional=unconditional)
-        ]
+        guided = UNCONDITIONAL in branches
+        return [activations.document(DocumentSettings(settings), written, 0, unconditional=guided)]
     lengths = {CONDITION: prompt + asked.think_tokens, IMAGES_ONLY: prompt, UNCONDITIONAL: USUAL_PROMPT}
     used = {name: lengths[name] for name in branches}
-    name = activations.picture_name(images)
-    tasks = [activations.drawing(config, settings, used, itemsize, True, name)]
-    if asked.think_tokens:
-        tasks.insert(0, activations.writing(config, prompt, asked.think_tokens, itemsize, "reasoning of"))
-    return tasks
+    drawing = activations.drawing(settings, used, unread=True, images=asked.images)
+    if not asked.think_tokens:
+        return [drawing]
+    return [activations.writing(prompt, asked.think_tokens, "reasoning of"), drawing]
 
 
 def _assumed(asked: ForecastSettings) -> str:
     """What `_usual_tasks` takes for granted, in words."""
     images = "images" if asked.images > 1 else "an image"
     shown = f", {images} of the largest size that is read" if asked.images else ""
-    between = f", {activations.USUAL_TEXT} tokens of text between two pictures" if asked.task == "interleave" else ""
+    between = f", {USUAL_TEXT} tokens of text between two pictures" if asked.task == "interleave" else ""
     return f"a prompt of {asked.prompt_tokens} tokens with the system message{shown}{between}"
 
 
@@ -96,9 +93,8 @@ def _in_place(memory: Placement, task: Task) -> dict[str, str]:
     }
 
 
-def _there(task: Task, needed: int, free: int, ram: int | None) -> str:
-    """Whether system memory is there for a task on the CPU. ram: bytes to plan for in place of those that are free."""
-    free = free if ram is None else ram
+def _there(task: Task, needed: int, free: int) -> str:
+    """Whether system memory is there for a task on the CPU."""
     if needed <= free:
         return f"{in_words(free)} of system memory, of which it takes up to {in_words(needed, ceil)}"
     return (
@@ -110,7 +106,7 @@ def _there(task: Task, needed: int, free: int, ram: int | None) -> str:
 def _cards_for(memory: Placement, tasks: list[Task]) -> str:
     """What to know about cards where none was named."""
     least = max(memory.sizes.smallest(task)[0] for task in tasks)
-    most = max(make_plan(memory.sizes, task, Limits("full"), 0).device_bytes for task in tasks)
+    most = max(make_plan(memory.sizes, task, Limits("full"), system_free=0).device_bytes for task in tasks)
     return (
         f"none was named; {in_words(least, ceil)} is the least that works, with {in_words(most, ceil)} all layers "
         "of the expert in use stay. To plan for one, give its free memory as card (--card), such as 11GiB"

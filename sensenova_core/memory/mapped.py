@@ -13,7 +13,7 @@ from ..model.unified import EXPERTS
 from .fixed import Fixed
 from .plan import Plan, Sizes
 from .slots import Slots
-from .transfers import DirectTransfers
+from .transfers import Transfers
 from .units import Part, Unit, Units
 
 CPU = torch.device("cpu")
@@ -26,17 +26,14 @@ class Mapped:
     those that LoRAs change stay as they are; they are made ready one at a time in a buffer that all of them run in.
     """
 
-    def __init__(
-        self,
-        model: SenseNovaU1,
-        stored: StoredWeights,
-        units: Units,
-        fixed: Fixed,
-        sizes: Sizes,
-    ):
+    buffer_bytes = 0  # that could be fewer: none are
+    page_locked_bytes = 0
+
+    def __init__(self, model: SenseNovaU1, stored: StoredWeights, units: Units, *, fixed: Fixed, sizes: Sizes):
         self.stored, self.fixed = stored, fixed
+        self.embed = fixed.embed
         self.placed, self.times_dropped = False, 0
-        self.slots = Slots(CPU, DirectTransfers())  # of which only the working buffer is used
+        self.slots = Slots(CPU, Transfers())  # of which only the working buffer is used
         self._model = model
         self._files: dict[Path, MappedFile] = {}  # in which any of them lie
         self._arrange(units, sizes)
@@ -45,12 +42,13 @@ class Mapped:
         """Say of every tensor whether it runs where it lies. Nothing is placed."""
         self.units, self.sizes = units, sizes
         self._owners: dict[str, tuple[nn.Module, str]] = {}  # of tensors that run where they lie
-        self._others: dict[str, Tensor | Packed | None] = {}  # those that do not, once they are mapped
+        self._apart: list[str] = []  # names of those that do not
+        self._others: dict[str, Tensor | Packed] = {}  # these, once they are mapped
         for expert in EXPERTS:
             for unit in units[expert]:
                 module = unit.template if unit.index < sizes.layers else self._model.understanding.lm_head
                 if unit.apart:
-                    self._others |= {part.name: None for part in unit.all_parts}
+                    self._apart += [part.name for part in unit.all_parts]
                 else:
                     self._owners |= {part.name: (module, part.leaf) for part in unit.parts}
 
@@ -69,16 +67,6 @@ class Mapped:
             if stored.headers[name].format.numbers != stored.dtype(name)
         )
 
-    @property
-    def buffer_bytes(self) -> int:
-        """That could be fewer: none are."""
-        return 0
-
-    @property
-    def page_locked_bytes(self) -> int:
-        """Page-locked: nothing is."""
-        return 0
-
     def place(self) -> None:
         """Map every weight, unless they are. Whatever goes wrong, nothing stays behind."""
         if self.placed and any(file.changed for file in self._files.values()):
@@ -90,10 +78,11 @@ class Mapped:
             files: dict[Path, MappedFile] = {}
             copied = True
             for name, value in self.stored.mapped(self._owners, files):
+                assert isinstance(value, Tensor)  # packed ones are made ready apart
                 own = value.to(self.stored.dtype(name))
                 copied &= own is not value
                 assign(*self._owners[name], own)
-            self._others = dict(self.stored.mapped(self._others, files))
+            self._others = dict(self.stored.mapped(self._apart, files))
             for file in files.values():
                 file.check()
             self._files = {} if copied and not self._others else files
@@ -137,7 +126,7 @@ class Mapped:
         self.fixed.drop()
         for module, leaf in self._owners.values():
             assign(module, leaf, module.get_parameter(leaf).to("meta"))
-        self._others = dict.fromkeys(self._others)
+        self._others.clear()
         self._files = {}
         self.slots.drop()
 
@@ -156,12 +145,8 @@ class Mapped:
         """One pass over the output head's pieces: the same."""
         pieces = self.units[UNDERSTANDING][self.sizes.layers :]
         if pieces[0].apart:  # then all are, for they are one tensor
-            return (self._made_ready(unit).weight for unit in pieces)
+            return (self._made_ready(unit).get_parameter("weight") for unit in pieces)
         return self._model.understanding.head_pieces()
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Rows of the embedding table."""
-        return self.fixed.embed(ids)
 
     def _made_ready(self, unit: Unit) -> nn.Module:
         return self.slots.made_ready(unit, self._as_it_lies, max(self.sizes.working.values()))

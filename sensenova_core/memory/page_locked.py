@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class PageLockedBuffer:
     """System memory for one unit. copied: the mark of the last copy out of it."""
 
-    def __init__(self, size: int, lane: Transfers, pin: bool):
+    def __init__(self, size: int, lane: Transfers, *, pin: bool):
         self.bytes = torch.empty(size, dtype=torch.uint8, device="cpu")
         self.pinned = pin and lane.pin(self.bytes)
         self.copied: Mark = None
@@ -39,10 +39,10 @@ class PageLockedStore:
     every pass wants stays in one of its own. Nothing is page-locked that does not stream.
     """
 
-    def __init__(self, stored: StoredWeights, units: Units, sizes: Sizes, lane: Transfers, direct: bool):
+    def __init__(self, stored: StoredWeights, units: Units, sizes: Sizes, *, lane: Transfers, direct: bool):
         """direct: without a card between, files are read to where they are used, unless they are kept."""
-        self.stored, self.units, self.lane, self.direct = stored, units, lane, direct
-        self.sizes = sizes
+        self.stored, self.units, self.sizes = stored, units, sizes
+        self.lane, self.direct = lane, direct
         self.kept: dict[Key, PageLockedBuffer] = {}
         self._wanted: frozenset[Key] = frozenset()
         self._spare: list[PageLockedBuffer] = []
@@ -108,7 +108,7 @@ class PageLockedStore:
         return self._new(size)
 
     def _new(self, size: int) -> PageLockedBuffer:
-        buffer = PageLockedBuffer(size, self.lane, self._pins)
+        buffer = PageLockedBuffer(size, self.lane, pin=self._pins)
         if self._pins and not buffer.pinned:
             self._pins = False
             log.warning("weights are copied from memory that is not page-locked; copies will not hide behind computing")

@@ -10,14 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..checkpoint import StoredWeights
-from ..errors import (
-    SenseNovaError,
-    SettingsError,
-    first_line,
-    out_of_memory,
-    out_of_system_memory,
-    quoted,
-)
+from ..errors import SenseNovaError, SettingsError, first_line, out_of_memory, out_of_system_memory, quoted
 from ..lora import Lora
 from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory
@@ -76,6 +69,7 @@ class PlacedWeights(Weights, Protocol):
 
     def shrink(self, size: int) -> int:
         """Give back at least so many bytes of the device, or all there are; returns how many."""
+        ...
 
     def drop(self) -> None:
         """Give back all memory."""
@@ -93,6 +87,7 @@ class Placement:
         self,
         model: SenseNovaU1,
         stored: StoredWeights,
+        *,
         device: torch.device,
         limits: Limits,
         forget: Callable[[], None],
@@ -100,15 +95,16 @@ class Placement:
         """forget: gives up what was read and can be read again."""
         self.device, self.limits = device, limits
         units, fixed = units_of(model, stored), Fixed(model, stored)
-        self._fixed, self._layers, self._carried = fixed, model.config.decoder.num_layers, ()
-        self.sizes = Sizes.of(units, self._layers, fixed.nbytes, stored.nbytes)
+        self._fixed, self._layers = fixed, model.config.decoder.num_layers
+        self._carried: tuple[str, ...] = ()  # keys of the LoRAs that layers carry
+        self.sizes = Sizes.of(units, layers=self._layers, fixed=fixed.nbytes, stored_bytes=stored.nbytes)
         lane = transfers_to(device)
         self.clock = Clock(lane)
         self.in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
         self.residency: PlacedWeights = (
-            Mapped(model, stored, units, fixed, self.sizes)
+            Mapped(model, stored, units, fixed=fixed, sizes=self.sizes)
             if self.in_place
-            else Residency(stored, units, fixed, self.sizes, device, lane, self.clock)
+            else Residency(stored, units, self.sizes, fixed=fixed, device=device, lane=lane, clock=self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
@@ -125,7 +121,7 @@ class Placement:
         most = self.sizes.wanted(self.limits.mode)
         return most if self.limits.device is None else min(most, self.limits.device)
 
-    def plan(self, task: Task, remembered: int = 0, card: int | None = None, system_free: int | None = None) -> Plan:
+    def plan(self, task: Task, remembered: int = 0, *, card: int | None = None, system_free: int | None = None) -> Plan:
         """What a task will take. remembered: bytes on the device, beside the weights, that can be given back.
 
         card, system_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
@@ -141,7 +137,7 @@ class Placement:
             limits = replace(limits, device=card if limits.device is None else min(card, limits.device))
         if system_free is None:
             system_free = system_memory.available_bytes() + self.residency.page_locked_bytes
-        return make_plan(self.sizes, task, limits, system_free)
+        return make_plan(self.sizes, task, limits, system_free=system_free)
 
     def start(self, task: Task, remembered: int = 0) -> Plan | None:
         """Plan a run and prepare it; None where nothing needs a plan."""
@@ -189,7 +185,7 @@ class Placement:
                 {file: state for lora, _ in loras for file, state in lora.states.items()},
             )
         units = with_changes(residency.units, loras)
-        self.sizes = Sizes.of(units, self._layers, self._fixed.nbytes, stored.nbytes)
+        self.sizes = Sizes.of(units, layers=self._layers, fixed=self._fixed.nbytes, stored_bytes=stored.nbytes)
         outside = self._fixed.use(loras)
         residency.use(units, self.sizes)
         if outside and residency.placed:
@@ -214,19 +210,15 @@ class Placement:
         phase: "reading", "writing" or "drawing", by which its seconds are counted. work: see model.Run. Raises
         SenseNovaError when memory runs out for good.
         """
-        try:
-            return self._run_once(phase, work)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            reason, of_system = first_line(error), self._of_system(error)
-        self._make_room(reason, of_system)  # outside the handler, which keeps the failed work's tensors alive
-        try:
-            return self._run_once(phase, work)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise self.given_up(error) from None
+        while True:
+            try:
+                return self._run_once(phase, work)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                reason, of_system = first_line(error), self._of_system(error)
+            # Outside the handler, which keeps the failed work's tensors alive.
+            self._make_room(reason, of_system=of_system)
 
     def _run_once(self, phase: str, work: Callable[[Weights], Result]) -> Result:
         self.residency.enter(GENERATION if phase == "drawing" else UNDERSTANDING)  # before any tensor is made
@@ -243,21 +235,21 @@ class Placement:
         self._said = brief
         log.debug("plan:\n%s", explained(plan))
 
-    def _make_room(self, reason: str, of_system: bool) -> None:
+    def _make_room(self, reason: str, *, of_system: bool) -> None:
         """Go on with fewer buffers for layers. Raises SenseNovaError if there cannot be fewer, or were just now."""
-        plan = self.last_plan
-        if self._mended or self.in_place or plan is None or (of_system and self.device.type != "cpu"):
-            raise self._given_up(reason, of_system)
+        plan, beside_card = self.last_plan, of_system and self.device.type != "cpu"
+        if self._mended or self.in_place or beside_card or plan is None or self.task is None:
+            raise self._given_up(reason, of_system=of_system)
         self._mended = True
         fewer = int(SMALLER * max(phase.buffer_bytes for phase in plan.phases.values()))
         if fewer < max(phase.slot_bytes for phase in plan.phases.values()):
-            raise self._given_up(reason, of_system)
+            raise self._given_up(reason, of_system=of_system)
         self._forget()
         self.residency.shrink(self.residency.buffer_bytes - fewer)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         limits = replace(plan.limits, buffers=fewer)
-        self._carry_out(make_plan(self.sizes, self.task, limits, plan.system_free))
+        self._carry_out(make_plan(self.sizes, self.task, limits, system_free=plan.system_free))
         self.tell(
             f"{'system' if of_system else 'device'} memory ran out; going on from the last step with "
             f"{in_words(fewer)} for layers, slower. Set max_memory lower to avoid this."
@@ -265,12 +257,12 @@ class Placement:
 
     def given_up(self, error: BaseException) -> SenseNovaError:
         """Memory ran out for good; with advice."""
-        return self._given_up(first_line(error), self._of_system(error))
+        return self._given_up(first_line(error), of_system=self._of_system(error))
 
     def _of_system(self, error: BaseException) -> bool:
         return self.device.type == "cpu" or out_of_system_memory(error)
 
-    def _given_up(self, reason: str, of_system: bool) -> SenseNovaError:
+    def _given_up(self, reason: str, *, of_system: bool) -> SenseNovaError:
         plan, smaller = self.last_plan, "" if self.task is None else f", or ask for {self.task.smaller}"
         if of_system:
             takes = plan is not None or (isinstance(self.residency, Mapped) and self.residency.copied_bytes)

@@ -36,12 +36,19 @@ class Sizes:
     scratch: int = 0
 
     @classmethod
-    def of(cls, units: Units, layers: int, fixed: int, stored_bytes: int) -> "Sizes":
+    def of(cls, units: Units, *, layers: int, fixed: int, stored_bytes: int) -> "Sizes":
         sizes = {expert: tuple(unit.nbytes for unit in found) for expert, found in units.items()}
         apart = {expert: [unit for unit in found if unit.apart] for expert, found in units.items()}
         working = {expert: max((unit.running_bytes for unit in found), default=0) for expert, found in apart.items()}
         scratch = max(unit.scratch for found in units.values() for unit in found)
-        return cls(sizes, len(sizes[UNDERSTANDING]) - layers, fixed, stored_bytes, working, scratch)
+        return cls(
+            units=sizes,
+            head_pieces=len(sizes[UNDERSTANDING]) - layers,
+            fixed=fixed,
+            stored_bytes=stored_bytes,
+            working=working,
+            scratch=scratch,
+        )
 
     def unpacking(self, expert: str) -> int:
         """What units of an expert are made ready in: nothing where they run as they lie."""
@@ -69,7 +76,7 @@ class Sizes:
     def ring(self, mode: str, expert: str) -> int:
         """Buffers to stream through. One computes while the others fill, but where units compute in the working buffer,
         all of them fill."""
-        return RING[mode] - (self.working[expert] > 0)
+        return RING[mode] - 1 if self.working[expert] else RING[mode]
 
     def buffers(self, mode: str) -> int:
         """All that a mode has a use for: both experts for "auto", else the larger one, or its ring."""
@@ -214,20 +221,31 @@ class Plan:
         return any(phase.streamed and phase.name != "reading" for phase in self.phases.values())
 
 
-def make_plan(sizes: Sizes, task: Task, limits: Limits, system_free: int) -> Plan:
+def make_plan(sizes: Sizes, task: Task, limits: Limits, *, system_free: int) -> Plan:
     """The plan that copies least within the limits. The same arguments give the same plan.
 
     system_free: bytes of system memory that may be taken. Raises SettingsError naming the smallest budget that works,
     and what else would help.
     """
     _check_smallest(sizes, task, limits)
-    rooms = {expert: _room(sizes, expert, task, limits) for expert in task.works}
+    rooms = {expert: _room(sizes, task, limits, expert=expert) for expert in task.works}
     both = limits.mode == "auto" and min(rooms.values()) >= sizes.buffers("auto")
-    phases = {expert: _phase(expert, sizes, task, limits, rooms[expert], both, system_free) for expert in task.works}
-    return Plan(task.name, limits, system_free, sizes.staging, sizes.stored_bytes, phases)
+    lockable = max(0, limits.page_lockable(system_free) - sizes.staging)
+    phases = {
+        expert: _phase(sizes, task, limits.mode, expert=expert, room=room, both=both, lockable=lockable)
+        for expert, room in rooms.items()
+    }
+    return Plan(
+        task=task.name,
+        limits=limits,
+        system_free=system_free,
+        staging=sizes.staging,
+        stored_bytes=sizes.stored_bytes,
+        phases=phases,
+    )
 
 
-def _room(sizes: Sizes, expert: str, task: Task, limits: Limits) -> int:
+def _room(sizes: Sizes, task: Task, limits: Limits, *, expert: str) -> int:
     """Bytes for buffers on the card beside everything else in an expert's phase: one buffer or more."""
     room, slot, outside = sizes.buffers("auto"), sizes.slot_of(expert), sizes.fixed + sizes.unpacking(expert)
     if limits.weights is not None:  # without a ring no copy hides behind computing
@@ -250,20 +268,25 @@ def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
         )
 
 
-def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, both: bool, system_free: int) -> Phase:
+def _phase(sizes: Sizes, task: Task, mode: str, *, expert: str, room: int, both: bool, lockable: int) -> Phase:
+    """An expert's phase with so many bytes for buffers on the card. both: whether both experts' units have room there.
+
+    lockable: bytes of system memory that units may be kept page-locked in.
+    """
     name = "drawing" if expert == GENERATION else "writing" if task.writes else "reading"
     units, slot, work = sizes.units[expert], sizes.slot_of(expert), task.works[expert]
     if name == "reading":
         units = units[: len(units) - sizes.head_pieces]
     other = next(each for each in sizes.units if each != expert)
-    slots, most = min(room // slot, len(units)), sizes.ring(limits.mode, expert)
-    if limits.mode in ("balanced", "low"):
+    slots, most = min(room // slot, len(units)), sizes.ring(mode, expert)
+    if mode in ("balanced", "low"):
         slots = min(slots, most)
-    ring, resident, other_units = min(most, slots), (), 0
+    ring, other_units = min(most, slots), 0
+    resident: tuple[int, ...] = ()
     if both:  # while reading, the output head stays too, though no pass asks for it
         resident, ring, other_units = tuple(range(len(sizes.units[expert]))), 0, len(sizes.units[other])
     elif name == "reading":  # a single pass gains nothing from staying; what the next phase wants may
-        if limits.mode in ("auto", "full"):
+        if mode in ("auto", "full"):
             other_units = min((room - ring * slot) // sizes.slot_of(other), len(sizes.units[other]))
     elif slots == len(units):
         resident, ring = tuple(range(len(units))), 0
@@ -271,9 +294,8 @@ def _phase(expert: str, sizes: Sizes, task: Task, limits: Limits, room: int, bot
         streamed = set(_spread(range(len(units)), len(units) - (slots - ring)))
         resident = tuple(index for index in range(len(units)) if index not in streamed)
     moving = [index for index in range(len(units)) if index not in set(resident)]
-    lockable = max(0, (limits.page_lockable(system_free) - sizes.staging) // slot)
     again = name != "reading" and work.passes != 1
-    page_locked = _spread(moving, min(len(moving), lockable)) if again else ()
+    page_locked = _spread(moving, min(len(moving), lockable // slot)) if again else ()
     return Phase(
         name=name,
         unit_bytes=units,

@@ -36,24 +36,27 @@ class Residency:
         self,
         stored: StoredWeights,
         units: Units,
-        fixed: Fixed,
         sizes: Sizes,
+        *,
+        fixed: Fixed,
         device: torch.device,
         lane: Transfers,
         clock: Clock,
     ):
         """clock: counts how long computing stands still for copies, as "waiting"."""
-        self.stored, self.units, self.fixed, self.sizes, self.device = stored, units, fixed, sizes, device
-        self.lane, self.clock = lane, clock
+        self.stored, self.units, self.sizes = stored, units, sizes
+        self.fixed, self.embed = fixed, fixed.embed
+        self.device, self.lane, self.clock = device, lane, clock
         self.copies: Counter[Key] = Counter()
         self.times_dropped = 0
-        self.plan: Plan | None = None
         self.phases: dict[str, Phase] = {}  # by expert: another run's may go on with the phase that the plan lacks
+        self._draws = False  # whether the plan has a phase of drawing
         self._start()
 
     def _start(self) -> None:
         """With nothing placed, and a thread of its own."""
-        self.store = PageLockedStore(self.stored, self.units, self.sizes, self.lane, direct=self.device.type == "cpu")
+        direct = self.device.type == "cpu"
+        self.store = PageLockedStore(self.stored, self.units, self.sizes, lane=self.lane, direct=direct)
         self.slots = Slots(self.device, self.lane)
         self.placed = False
         self.passes: Passes | None = None  # of the phase that goes on
@@ -110,7 +113,7 @@ class Residency:
 
     def begin(self, plan: Plan) -> None:
         """Carry out another plan from the next pass on."""
-        self.plan, self.passes = plan, None
+        self._draws, self.passes = GENERATION in plan.phases, None
         self.phases |= plan.phases
 
     def enter(self, expert: str) -> None:
@@ -118,17 +121,22 @@ class Residency:
 
         A pass does so by itself; whoever makes tensors before the first pass asks for it before.
         """
+        self._passes_of(expert)
+
+    def _passes_of(self, expert: str) -> Passes:
         if self.passes is not None and self.passes.expert == expert:
-            return
+            return self.passes
         phase = self.phases[expert]
-        draws_next = expert == UNDERSTANDING and GENERATION in self.plan.phases
+        draws_next = expert == UNDERSTANDING and self._draws
         drawing = tuple((GENERATION, index) for index in range(len(self.units[GENERATION])))
-        self.passes, self._settled = Passes(expert, phase, drawing if draws_next else ()), False
+        passes = Passes(expert, phase, drawing if draws_next else ())
+        self.passes, self._settled = passes, False
         self._make_way(expert, phase)
         if phase.name == "reading" and draws_next:  # one pass wants nothing page-locked; the drawing after it does
             expert, phase = GENERATION, self.phases[GENERATION]
         self._keeping.result()
         self._keeping = self._worker.submit(self.store.keep, frozenset((expert, index) for index in phase.page_locked))
+        return passes
 
     def _make_way(self, expert: str, phase: Phase) -> None:
         """Give back the buffers that a phase has no use for."""
@@ -170,31 +178,26 @@ class Residency:
 
     def layers(self, expert: str) -> Iterator[nn.Module]:
         """One pass over an expert's layers: each is ready to run until the next one is asked for."""
-        self.enter(expert)
-        self.passes.begin()
-        return self._pass(expert, range(self.sizes.layers))
+        passes = self._passes_of(expert)
+        passes.begin()
+        return self._pass(passes, range(self.sizes.layers))
 
     def head(self) -> Iterator[Tensor]:
         """One pass over the output head's pieces: the same."""
-        self.enter(UNDERSTANDING)
-        pieces = range(self.sizes.layers, len(self.units[UNDERSTANDING]))
-        return (piece.weight for piece in self._pass(UNDERSTANDING, pieces))
+        passes, pieces = self._passes_of(UNDERSTANDING), range(self.sizes.layers, len(self.units[UNDERSTANDING]))
+        return (piece.get_parameter("weight") for piece in self._pass(passes, pieces))
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Rows of the embedding table, which stays in its file."""
-        return self.fixed.embed(ids)
-
-    def _pass(self, expert: str, indexes: range) -> Iterator[nn.Module]:
+    def _pass(self, passes: Passes, indexes: range) -> Iterator[nn.Module]:
+        expert = passes.expert
         for index in indexes:
-            self._prefetch(index)
+            self._prefetch(passes, index)
             slot, unit = self.slots.of[expert, index], self.units[expert][index]
-            if slot.ready is not None:
-                self._await(slot)
+            self._await(slot)
             if unit.apart:
                 with self._using(slot):
                     module = self.slots.made_ready(unit, _parts_in(slot), self.sizes.working[expert])
                 if index + 1 < indexes.stop:  # which may come to this slot now, while the layer computes
-                    self._prefetch(index + 1)
+                    self._prefetch(passes, index + 1)
                 yield module
             else:
                 with self._using(slot):
@@ -208,6 +211,9 @@ class Residency:
             slot.free = None if self._settled else self.lane.mark()
 
     def _await(self, slot: Slot) -> None:
+        """Wait for the copy into a buffer, if there is one."""
+        if slot.ready is None:
+            return
         try:
             with self.clock.counting("waiting"):
                 self.lane.wait(slot.ready)
@@ -218,25 +224,25 @@ class Residency:
             raise
         slot.ready = None
 
-    def _prefetch(self, index: int) -> None:
+    def _prefetch(self, passes: Passes, index: int) -> None:
         """Begin to copy what is wanted next, in the order it is wanted, while there are buffers for it."""
         if self._settled:
             return
-        wanted, phase = self.passes.distances(index), self.passes.phase
+        wanted, phase = passes.distances(index), passes.phase
         for key in wanted:
             if key in self.slots.of:
                 continue
-            slot = self._slot_for(key, wanted)
+            slot = self._slot_for(key, wanted, phase.ring)
             if slot is None:
                 return
             self._fetch(key, slot)
         self._settled = not phase.streamed and phase.name != "reading"
 
-    def _slot_for(self, key: Key, wanted: dict[Key, int]) -> Slot | None:
+    def _slot_for(self, key: Key, wanted: dict[Key, int], ring: int) -> Slot | None:
         """A buffer for a unit: a free one, a new one where the plan has room, or that of what is wanted later."""
         size = self.sizes.slot_of(key[0])
         passing = [other for other in self.slots.of if not self._stays(other)]
-        if (self._stays(key) or len(passing) < self.passes.phase.ring) and (slot := self.slots.fitting(size)):
+        if (self._stays(key) or len(passing) < ring) and (slot := self.slots.fitting(size)):
             return slot
         for other in sorted(passing, key=lambda other: wanted.get(other, inf), reverse=True):
             if wanted.get(other, inf) <= wanted[key]:

@@ -40,7 +40,7 @@ class Slot:
             for value in module.parameters():
                 value.data = value.data.new_empty(0)
         self._modules.clear()
-        self.buffer = None
+        self.buffer = self.buffer.new_empty(0)
 
 
 class Slots:

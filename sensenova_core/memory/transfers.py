@@ -3,7 +3,7 @@
 import logging
 import time
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,78 +15,58 @@ log = logging.getLogger(__name__)
 Mark = Any  # a point in a queue of device work; None where work is done when the call returns
 
 
-class Transfers(Protocol):
-    """How bytes get to one device, and what time it is there."""
+class Transfers:
+    """How bytes get to one device, and what time it is there: here of a device without queues of its own, the CPU above
+    all, where a copy is done when the call returns.
+
+    Page-locking does nothing and succeeds, so that a plan for a card can be carried out, and counted, without one.
+    """
 
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         """Begin to copy once the device has passed `after`; returns the mark of the copy's end."""
+        target.copy_(source)
 
     def mark(self) -> Mark:
         """The end of all computing asked for so far."""
 
     def wait(self, copy: "Future[Mark]") -> None:
         """Let whatever is computed from now on wait for a copy, once another thread has begun it."""
+        copy.result()
 
     def finish(self, mark: Mark) -> None:
         """Block this thread until the device has passed a mark."""
 
     def pin(self, buffer: Tensor) -> bool:
         """Page-lock system memory, for copies that do not hold anything up. False where that is refused."""
+        return True
 
     def unpin(self, buffer: Tensor) -> None: ...
 
     def stamp(self) -> Any:
         """The time when the device has done all computing asked for so far, for `seconds`; waits for nothing."""
+        return time.perf_counter()
 
     def passed(self, stamp: Any) -> bool:
         """Whether the device has come to a stamp; waits for nothing."""
+        return True
 
     def seconds(self, before: Any, after: Any) -> float:
         """Between two stamps that have passed."""
+        return after - before
 
     def settle(self) -> None:
         """Wait until the device has done all that was asked of it."""
 
 
-class DirectTransfers:
-    """A device without queues of its own, the CPU above all: a copy is done when the call returns.
-
-    Page-locking does nothing and succeeds, so that a plan for a card can be carried out, and counted, without one.
-    """
-
-    def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
-        target.copy_(source)
-
-    def mark(self) -> Mark: ...
-
-    def wait(self, copy: "Future[Mark]") -> None:
-        copy.result()
-
-    def finish(self, mark: Mark) -> None: ...
-
-    def pin(self, buffer: Tensor) -> bool:
-        return True
-
-    def unpin(self, buffer: Tensor) -> None: ...
-
-    def stamp(self) -> float:
-        return time.perf_counter()
-
-    def passed(self, stamp: float) -> bool:
-        return True
-
-    def seconds(self, before: float, after: float) -> float:
-        return after - before
-
-    def settle(self) -> None: ...
-
-
-class CudaTransfers:
+class CudaTransfers(Transfers):
     """Copies on a second stream, ordered by events against the stream that computes."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.stream = torch.cuda.Stream(device)
+        cudart = torch.cuda.cudart()
+        assert cudart is not None  # a stream of its is there
+        self._cudart = cudart
 
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         done = torch.cuda.Event()
@@ -113,7 +93,7 @@ class CudaTransfers:
     def pin(self, buffer: Tensor) -> bool:
         """Registers the buffer itself: torch's own page-locked memory is rounded up to a power of two, and kept."""
         with torch.cuda.device(self.device):
-            error = int(torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
+            error = int(self._cudart.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
         if error:
             log.warning("page-locking %s of system memory failed (CUDA error %d)", in_words(buffer.nbytes), error)
         return not error
@@ -121,7 +101,7 @@ class CudaTransfers:
     def unpin(self, buffer: Tensor) -> None:
         self.stream.synchronize()  # a copy out of it may be under way
         with torch.cuda.device(self.device):
-            torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())
+            self._cudart.cudaHostUnregister(buffer.data_ptr())
 
     def stamp(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -139,4 +119,4 @@ class CudaTransfers:
 
 
 def transfers_to(device: torch.device) -> Transfers:
-    return CudaTransfers(device) if device.type == "cuda" else DirectTransfers()
+    return CudaTransfers(device) if device.type == "cuda" else Transfers()

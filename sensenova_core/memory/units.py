@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checkpoint import Packed, StoredWeights, TensorHeader, assign, checkpoint_name
 from ..checkpoint.formats import PIECE, SCRATCH
 from ..lora import Lora, merge
-from ..lora.merging import merge_scratch
+from ..lora.merging import factor, merge_scratch
 from ..model import UNDERSTANDING, MixtureOfExperts, SenseNovaU1
 from ..model.unified import EXPERTS
 
@@ -33,8 +33,8 @@ class Part:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    lies_at: int
-    runs_at: int
+    lies_at: int = 0
+    runs_at: int = 0
     first_row: int = 0
     packed: TensorHeader | None = None
 
@@ -152,32 +152,33 @@ def fill(unit: Unit, lying: Callable[[Part], Tensor | Packed], working: Tensor) 
     for part in unit.parts:
         value, running = lying(part), part.on(working)
         if changes := unit.changed.get(part.leaf):
-            merge(value, [(each.amount, lying(each.up), lying(each.down)) for each in changes], running)
+            terms = [(each.amount, factor(lying(each.up)), factor(lying(each.down))) for each in changes]
+            merge(value, terms, running)
         elif isinstance(value, Packed):
             value.unpack(running)
         else:
             running.copy_(value)
 
 
-def with_changes(
-    units: dict[str, tuple[Unit, ...]], loras: Sequence[tuple[Lora, float]]
-) -> dict[str, tuple[Unit, ...]]:
+def with_changes(units: Units, loras: Sequence[tuple[Lora, float]]) -> Units:
     """The units with what these LoRAs add at these strengths, in place of what was added before."""
     return {expert: tuple(_with_changes(unit, loras) for unit in found) for expert, found in units.items()}
 
 
 def _with_changes(unit: Unit, loras: Sequence[tuple[Lora, float]]) -> Unit:
-    changes, lies_at = [], replace(unit, changes=()).nbytes
+    lies_at = replace(unit, changes=()).nbytes
+    changes: list[Change] = []
     for lora, strength in loras:
         for part in unit.parts:
             if (factors := lora.factors.get(part.name)) is None:
                 continue
-            names, rank = lora.names(part.name), factors.down.shape[0]
-            dtypes = factors.dtypes
-            up = Part(part.leaf, names[0], dtypes[0], (part.shape[0], rank), lies_at, 0, part.first_row)
-            down = Part(part.leaf, names[1], dtypes[1], factors.down.shape, _aligned(lies_at + up.nbytes), 0)
+            (up_name, down_name), (up_dtype, down_dtype) = lora.names(part.name), factors.dtypes
+            shape = (part.shape[0], factors.down.shape[0])
+            up = replace(part, name=up_name, dtype=up_dtype, shape=shape, lies_at=lies_at, packed=None)
+            behind = _aligned(lies_at + up.nbytes)
+            down = replace(up, name=down_name, dtype=down_dtype, shape=factors.down.shape, lies_at=behind, first_row=0)
             lies_at = _aligned(down.lies_at + down.nbytes)
-            changes.append(Change(part.leaf, up, down, strength * factors.factor))
+            changes.append(Change(leaf=part.leaf, up=up, down=down, amount=strength * factors.factor))
     return replace(unit, changes=tuple(changes))
 
 
@@ -185,7 +186,7 @@ def units_of(model: SenseNovaU1, stored: StoredWeights) -> Units:
     """Each expert's units in the order of a pass: its layers; for the understanding expert, the head's pieces too."""
     units = {
         expert: [
-            _layer(expert, index, f"{expert}.decoder.layers.{index}.", layer, stored)
+            _layer(layer, stored, expert=expert, index=index)
             for index, layer in enumerate(getattr(model, expert).decoder.layers)
         ]
         for expert in EXPERTS
@@ -194,12 +195,14 @@ def units_of(model: SenseNovaU1, stored: StoredWeights) -> Units:
     return {expert: tuple(found) for expert, found in units.items()}
 
 
-def _layer(expert: str, index: int, prefix: str, layer: nn.Module, stored: StoredWeights) -> Unit:
-    parts, lies_at, runs_at = [], 0, 0
+def _layer(layer: nn.Module, stored: StoredWeights, *, expert: str, index: int) -> Unit:
+    parts: list[Part] = []
+    lies_at = runs_at = 0
     for leaf, value in layer.named_parameters():
-        parts.append(_part(leaf, checkpoint_name(prefix + leaf), tuple(value.shape), lies_at, runs_at, stored))
-        lies_at, runs_at = _aligned(lies_at + parts[-1].nbytes), _aligned(runs_at + parts[-1].running_bytes)
-    return Unit(expert, index, tuple(parts), layer)
+        part = _part(leaf, checkpoint_name(f"{expert}.decoder.layers.{index}.{leaf}"), stored, shape=tuple(value.shape))
+        parts.append(replace(part, lies_at=lies_at, runs_at=runs_at))
+        lies_at, runs_at = _aligned(lies_at + part.nbytes), _aligned(runs_at + part.running_bytes)
+    return Unit(expert=expert, index=index, parts=tuple(parts), template=layer)
 
 
 def _head_pieces(model: SenseNovaU1, first: int, stored: StoredWeights) -> Iterator[Unit]:
@@ -208,16 +211,15 @@ def _head_pieces(model: SenseNovaU1, first: int, stored: StoredWeights) -> Itera
     for index, start in enumerate(range(0, head.out_features, rows)):
         height = min(rows, head.out_features - start)
         with torch.device("meta"):
-            piece = nn.Linear(head.in_features, height, bias=False).requires_grad_(False)
-        part = _part("weight", name, (height, head.in_features), 0, 0, stored, start)
-        yield Unit(UNDERSTANDING, first + index, (part,), piece)
+            piece = nn.Linear(head.in_features, height, bias=False).requires_grad_(requires_grad=False)
+        part = replace(_part("weight", name, stored, shape=(height, head.in_features)), first_row=start)
+        yield Unit(expert=UNDERSTANDING, index=first + index, parts=(part,), template=piece)
 
 
-def _part(
-    leaf: str, name: str, shape: tuple[int, ...], lies_at: int, runs_at: int, stored: StoredWeights, first_row: int = 0
-) -> Part:
+def _part(leaf: str, name: str, stored: StoredWeights, *, shape: tuple[int, ...]) -> Part:
+    """At the beginning of a unit."""
     packed = stored.headers[name] if stored.headers[name].packed else None
-    return Part(leaf, name, stored.dtype(name), shape, lies_at, runs_at, first_row, packed)
+    return Part(leaf=leaf, name=name, dtype=stored.dtype(name), shape=shape, packed=packed)
 
 
 def _aligned(size: int) -> int:

@@ -1,6 +1,7 @@
 """Grouped-query attention: projections with two norms per head, and the kernels that attend."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,18 @@ from ..settings import BACKENDS
 from .config import DecoderConfig
 from .rope import Rotation
 
-# (query, key, value, causal) -> out. All (batch, tokens, heads, head_dim); key and value may have fewer heads.
-# causal: the last query sees the last key, the one before sees one less, and so on.
-Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 # (query, key, value) of the new tokens -> out; whoever calls a layer decides what the tokens see.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 BLOCK_TOKENS = 512  # buffers of keys and values grow by this many tokens at a time
 CPU = torch.device("cpu")
+
+
+class Kernel(Protocol):
+    """All tensors are (batch, tokens, heads, head_dim); key and value may have fewer heads. causal: the last query sees
+    the last key, the one before sees one less, and so on."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor: ...
 
 
 class Attention(nn.Module):
@@ -40,17 +45,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """x: (batch, tokens, hidden) -> the same."""
         heads = (*x.shape[:-1], -1, self.config.head_dim)
-        query = self._position(self.q_proj(x).view(heads), self.q_norm, self.q_norm_hw, rotation)
-        key = self._position(self.k_proj(x).view(heads), self.k_norm, self.k_norm_hw, rotation)
+        query = _position(self.q_proj(x).view(heads), (self.q_norm, self.q_norm_hw), rotation)
+        key = _position(self.k_proj(x).view(heads), (self.k_norm, self.k_norm_hw), rotation)
         out = attend(query, key, self.v_proj(x).view(heads))
         return self.o_proj(out.flatten(-2))
-
-    def _position(self, x: Tensor, norm_t: "RMSNorm", norm_hw: "RMSNorm", rotation: Rotation) -> Tensor:
-        """Normalise the time half and the row-column half, then turn, in float32."""
-        halves = x.float().unflatten(-1, (2, -1))  # (..., heads, 2, head_dim / 2)
-        weight = torch.stack([norm_t.weight, norm_hw.weight]).float()
-        halves = F.rms_norm(halves, halves.shape[-1:], eps=norm_t.eps) * weight
-        return rotation.turn(halves.flatten(-2)).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -63,6 +61,14 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def _position(x: Tensor, norms: tuple[RMSNorm, RMSNorm], rotation: Rotation) -> Tensor:
+    """Normalise the time half and the row-column half, each by its norm, then turn, in float32."""
+    halves = x.float().unflatten(-1, (2, -1))  # (..., heads, 2, head_dim / 2)
+    weight = torch.stack([norm.weight for norm in norms]).float()
+    halves = F.rms_norm(halves, halves.shape[-1:], eps=norms[0].eps) * weight
+    return rotation.turn(halves.flatten(-2)).to(x.dtype)
 
 
 def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Kernel:
@@ -80,7 +86,7 @@ def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtyp
     return kernel
 
 
-def sdpa(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+def sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
     """Attention through torch, which picks the fastest of its kernels that can run."""
     new, seen = query.shape[1], key.shape[1]
     mask = None
@@ -121,8 +127,4 @@ def _flash_kernel() -> Kernel:
             setting="attention",
             value="flash",
         ) from error
-
-    def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        return flash_attn_func(query, key, value, causal=causal)
-
-    return flash
+    return flash_attn_func

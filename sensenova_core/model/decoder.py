@@ -33,7 +33,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, layer_experts) for layer_experts in experts)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt, layers: Iterable[nn.Module]) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt, *, layers: Iterable[nn.Module]) -> Tensor:
         """x: (batch, tokens, hidden) -> the same, after the final norm. layers: see `Weights.layers`."""
         return self.together([(x, rotation, attend_at)], layers)[0]
 

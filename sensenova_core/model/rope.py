@@ -36,7 +36,7 @@ def frequencies(width: int, theta: float, device: torch.device | None = None) ->
     return 1.0 / theta ** (steps / width)
 
 
-def rotation(positions: Tensor, head_dim: int, theta: float, theta_hw: float) -> Rotation:
+def rotation(positions: Tensor, *, head_dim: int, theta: float, theta_hw: float) -> Rotation:
     """Tables for integer positions (..., 3, tokens), rows of which are time, row, column."""
     device = positions.device
     cos, sin, partner, start = [], [], [], 0

@@ -1,12 +1,14 @@
 """The whole model: an expert that reads and writes text and reads images, and an expert that draws."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from .config import ExpertsConfig, ModelConfig
 from .decoder import Decoder
@@ -68,6 +70,17 @@ def _one(experts: ExpertsConfig | None) -> ExpertsConfig | None:
     return experts and replace(experts, num_experts=1, per_token=1)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Modules made meanwhile are not filled with the random numbers that a training would begin with: on the meta
+    device there are none, and to find that out torch imports its compiler, which takes a second or more."""
+
+    FILLS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), *named: Any) -> Any:
+        """named: a dictionary of keyword arguments, where there are any."""
+        return None if func in self.FILLS else func(*args, **(named[0] if named else {}))
+
+
 class SenseNovaU1(nn.Module):
     """Parameters of one checkpoint, named by expert; `checkpoint.checkpoint_name` gives the published names."""
 
@@ -80,8 +93,8 @@ class SenseNovaU1(nn.Module):
     @classmethod
     def on_meta(cls, config: ModelConfig) -> "SenseNovaU1":
         """The model without storage: names, shapes and code, at any size at once."""
-        with torch.device("meta"):
-            return cls(config).requires_grad_(False).eval()
+        with torch.device("meta"), _Unfilled():
+            return cls(config).requires_grad_(requires_grad=False).eval()
 
     @classmethod
     def shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -92,16 +105,14 @@ class SenseNovaU1(nn.Module):
         shapes: dict[str, tuple[int, ...]] = {}
         for name, value in cls.on_meta(replace(config, decoder=replace(decoder, **alone))).named_parameters():
             mixture, shape = _OF_MIXTURE.match(name), tuple(value.shape)
-            if mixture is None:
+            experts = mixture and paths[mixture["path"]][int(mixture["layer"])]
+            if mixture is None or experts is None:
                 shapes[name] = shape
-                continue
-            path, layer, rest = mixture["path"], int(mixture["layer"]), mixture["rest"]
-            count = paths[path][layer].num_experts
-            if rest is None:  # the router
-                shapes[name] = (count, *shape[1:])
+            elif mixture["rest"] is None:  # the router
+                shapes[name] = (experts.num_experts, *shape[1:])
             else:
-                before = name.removesuffix(f"0.{rest}")
-                shapes |= {f"{before}{expert}.{rest}": shape for expert in range(count)}
+                before, rest = name.removesuffix(f"0.{mixture['rest']}"), mixture["rest"]
+                shapes |= {f"{before}{expert}.{rest}": shape for expert in range(experts.num_experts)}
         return shapes
 
     @property
@@ -111,9 +122,9 @@ class SenseNovaU1(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of matmuls. Norms may be stored in another."""
-        return self.generation.decoder.layers[0].self_attn.o_proj.weight.dtype
+        return self.generation.decoder.layers[0].get_parameter("self_attn.o_proj.weight").dtype
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Tables for positions (..., 3, tokens) on this model's axes."""
         decoder = self.config.decoder
-        return rotation(positions, decoder.head_dim, decoder.rope_theta, decoder.rope_theta_hw)
+        return rotation(positions, head_dim=decoder.head_dim, theta=decoder.rope_theta, theta_hw=decoder.rope_theta_hw)

@@ -16,12 +16,15 @@ class Weights(Protocol):
 
     def layers(self, expert: str) -> Iterable[nn.Module]:
         """One pass over an expert's layers in order: each is ready until the next one is asked for."""
+        ...
 
     def head(self) -> Iterable[Tensor]:
         """One pass over the pieces of the output head, (rows, hidden) each, in the same way."""
+        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Rows of the embedding table, where and as they lie: token ids (tokens,) -> (tokens, hidden)."""
+        ...
 
 
 class Run(Protocol):

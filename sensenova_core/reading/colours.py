@@ -33,7 +33,8 @@ def as_shown(image: Image.Image) -> Image.Image:
 def scale_transparency(image: Image.Image) -> None:
     """Have a PNG's transparent colour count as its pixels will once they are decoded, which Pillow leaves out."""
     colour = image.info.get("transparency")
-    stored = image.tile[0][3] if getattr(image, "tile", None) else None
+    tile = getattr(image, "tile", None)
+    stored = tile[0][3] if tile else None
     if stored in _GREY_LEVELS and isinstance(colour, int):
         image.info["transparency"] = colour * _GREY_LEVELS[stored]
     elif stored == "RGB;16B" and isinstance(colour, tuple):
@@ -98,7 +99,8 @@ def _by_profile(image: Image.Image) -> Image.Image | None:
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if _SPACES.get(source.profile.xcolor_space.strip()) != image.mode:
+        space = source.profile.xcolor_space  # pyright: ignore[reportAttributeAccessIssue]  # annotated as the stream
+        if _SPACES.get(space.strip()) != image.mode:
             return None
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, "RGB")
         probe = _probe(image.mode)

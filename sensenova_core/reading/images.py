@@ -18,6 +18,8 @@ from ..model.grid import Grid
 from ..settings import MAX_ASPECT, MAX_IMAGES
 from .colours import as_shown
 
+MaxPixels = int | list[int | None] | tuple[int | None, ...] | None  # a budget for all images, or for each
+
 METADATA_KEY = "sensenova"  # in the metadata of pictures that this engine drew: the settings that made them
 
 MAX_METADATA = 2**23  # characters of it that are looked at: a long graph has a tenth of that
@@ -46,25 +48,28 @@ class ReferenceImage:
 
 
 def reference_image(
-    image: Image.Image, side: int, min_pixels: int, max_pixels: int, budget: int | None = None
+    image: Image.Image, side: int, *, limits: tuple[int, int], budget: int | None = None
 ) -> ReferenceImage:
-    """Flatten, resize and normalise. side: pixels of one token. budget: pixels the image may have, if fewer.
+    """Flatten, resize and normalise. side, limits, budget: see `grid_read`.
 
     Of LA the grey alone counts, as the reference implementation has it; `references` flattens before it comes here.
     Raises PromptError for an aspect ratio over 200.
     """
-    grid = grid_read(image.height, image.width, side, min_pixels, max_pixels, budget)
+    grid = grid_read(image.height, image.width, side, limits=limits, budget=budget)
     flat = image.convert("RGB") if image.mode == "LA" else flattened(image)
     resized = flat.resize((grid.width, grid.height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
-    return ReferenceImage((pixels - MEAN) / STD, grid, image.size, seeds_of(image))
+    return ReferenceImage((pixels - MEAN) / STD, grid, original=image.size, seeds=seeds_of(image))
 
 
-def grid_read(height: int, width: int, side: int, min_pixels: int, max_pixels: int, budget: int | None) -> Grid:
-    """What `reference_image` resizes an image of that size to."""
-    read = smart_resize(height, width, side, min_pixels, max_pixels)
+def grid_read(height: int, width: int, side: int, *, limits: tuple[int, int], budget: int | None) -> Grid:
+    """What `reference_image` resizes an image of that size to.
+
+    side: pixels of one token. limits: smallest and largest number of pixels. budget: pixels it may have, if fewer.
+    """
+    read = smart_resize(height, width, side, limits=limits)
     if budget is not None and math.prod(read) > budget:  # under the least size too, which leaves room to round up
-        read = smart_resize(height, width, side, min(min_pixels, budget // 4), budget)
+        read = smart_resize(height, width, side, limits=(min(limits[0], budget // 4), budget))
     return Grid(read[0] // side, read[1] // side, side)
 
 
@@ -111,10 +116,7 @@ def listed(images: Image.Image | Iterable[Image.Image] | None) -> list[Image.Ima
 
 
 def references(
-    images: Sequence[Image.Image],
-    side: int,
-    limits: tuple[int, int],
-    max_pixels: int | Sequence[int | None] | None,
+    images: Sequence[Image.Image], side: int, *, limits: tuple[int, int], max_pixels: MaxPixels = None
 ) -> tuple[ReferenceImage, ...]:
     """Images made ready to be read by a model whose tokens cover `side` x `side` pixels.
 
@@ -130,21 +132,17 @@ def references(
         raise PromptError(f"max_pixels has {len(budgets)} numbers for {len(images)} images; give one for all, or each")
     for budget in budgets:
         if budget is not None:
-            check_count("max_pixels", budget, 1)
+            check_count("max_pixels", budget, least=1)
     for index, image in enumerate(images, 1):
         check_ratio(*image.size, f"Image-{index}")
-    return tuple(
-        _reference(image, f"Image-{index}", side, limits, budget)
-        for index, (image, budget) in enumerate(zip(images, budgets, strict=True), 1)
-    )
-
-
-def _reference(image: Image.Image, name: str, side: int, limits: tuple[int, int], budget: int | None) -> ReferenceImage:
-    try:
-        flat = flattened(image)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # of a file that Pillow decodes only now
-        raise PromptError(f"{name} cannot be decoded ({error}); copy or download its file again") from error
-    return replace(reference_image(flat, side, *limits, budget), seeds=seeds_of(image))
+    read = []
+    for index, (image, budget) in enumerate(zip(images, budgets, strict=True), 1):
+        try:
+            flat = flattened(image)
+        except (OSError, ValueError, SyntaxError, EOFError) as error:  # of a file that Pillow decodes only now
+            raise PromptError(f"Image-{index} cannot be decoded ({error}); copy or download its file again") from error
+        read.append(replace(reference_image(flat, side, limits=limits, budget=budget), seeds=seeds_of(image)))
+    return tuple(read)
 
 
 def check_ratio(width: int, height: int, name: str = "an image") -> None:
@@ -157,12 +155,14 @@ def check_ratio(width: int, height: int, name: str = "an image") -> None:
         )
 
 
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """(height, width) in multiples of `factor`, near the given size and inside the limits where the ratio allows it.
+def smart_resize(height: int, width: int, factor: int, *, limits: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in multiples of `factor`, near the given size, with a number of pixels inside the limits where
+    the ratio allows it.
 
     Raises PromptError for an aspect ratio over 200.
     """
     check_ratio(width, height)
+    min_pixels, max_pixels = limits
     sides = [max(factor, round(side / factor) * factor) for side in (height, width)]
     if math.prod(sides) > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)

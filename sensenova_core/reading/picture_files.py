@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 from ..errors import PromptError
 from ..system.paths import path_of
 from . import picture_kinds
+from .colours import scale_transparency
 from .images import MAX_METADATA, METADATA_KEY, check_ratio
 
 MAX_PIXELS = 2**29  # of one file: 180 megapixels of a camera are a third of it, and decoded it takes 1.5 GiB
@@ -46,12 +47,8 @@ def open_picture(given: str | bytes | os.PathLike) -> Image.Image:
     """
     name = f"image {shown(given)}"
     source = _source(given, name)
-
-    def reopened() -> BinaryIO:
-        return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
-
     try:
-        with reopened() as stream:
+        with _stream(source) as stream:
             head = stream.read(picture_kinds.HEAD)
     except OSError as error:
         raise PromptError(f"{name}: it cannot be read ({error.strerror}); give the path of a picture file") from error
@@ -60,14 +57,14 @@ def open_picture(given: str | bytes | os.PathLike) -> Image.Image:
         if picture_kinds.must_not_open(head):
             raise OSError("not opened")
         with _no_limits():
-            image, several = _decoded(source, head, reopened, name)
+            image, several = _decoded(source, head, name)
     except (PromptError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise PromptError(_too_large(name, "more")) from error
     except Exception as error:  # Pillow's readers raise anything on damaged files
         with _no_limits():
-            what = picture_kinds.what_is(suffixed, head, reopened, error)
+            what = picture_kinds.what_is(suffixed, head, reopened=partial(_stream, source), error=error)
         raise PromptError(f"{name}: {what}") from error
     check_ratio(*image.size, name)
     if several:
@@ -75,7 +72,7 @@ def open_picture(given: str | bytes | os.PathLike) -> Image.Image:
     return image
 
 
-def is_pipe(given: str | os.PathLike) -> bool:
+def is_pipe(given: str | bytes | os.PathLike) -> bool:
     """Whether it can be read once only."""
     if given == "-":
         return True
@@ -120,7 +117,11 @@ def _source(given: str | bytes | os.PathLike, name: str) -> Path | bytes:
     return path
 
 
-def _piped(given: str | os.PathLike, name: str) -> bytes:
+def _stream(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+
+
+def _piped(given: str | bytes | os.PathLike, name: str) -> bytes:
     if given == "-" and sys.stdin.isatty():
         raise PromptError(f"{name}: it is the terminal; send a picture into it, as in: --image - < FILE")
     try:
@@ -151,14 +152,12 @@ def _no_limits() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
-def _decoded(source: Path | bytes, head: bytes, reopened, name: str) -> tuple[Image.Image, bool]:
+def _decoded(source: Path | bytes, head: bytes, name: str) -> tuple[Image.Image, bool]:
     """The picture upright, and whether its file holds others."""
-    from .colours import scale_transparency
-
     try:
-        image = _opened(source)
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except Exception:
-        with reopened() as stream:
+        with _stream(source) as stream:
             bare = _without_extras(head, stream)
         if bare is None:
             raise
@@ -177,10 +176,6 @@ def _decoded(source: Path | bytes, head: bytes, reopened, name: str) -> tuple[Im
     return turned, several
 
 
-def _opened(source: Path | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-
-
 def _too_large(name: str, size: str) -> str:
     return f"{name}: it has {size} pixels, over {MAX_PIXELS // 10**6} million; scale it down first"
 
@@ -195,7 +190,7 @@ def _is_animated(image: Image.Image) -> bool:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says; as it is where that cannot be read."""
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112))
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # Pillow's reader of EXIF raises anything on damaged blocks
         turn = None
     return image if turn is None else image.transpose(turn)

@@ -67,7 +67,7 @@ def must_not_open(head: bytes) -> bool:
     return head.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6"))
 
 
-def what_is(name: str, head: bytes, reopened: Callable[[], BinaryIO], error: Exception) -> str:
+def what_is(name: str, head: bytes, *, reopened: Callable[[], BinaryIO], error: Exception) -> str:
     """What is wrong with a file of this name and beginning that gave this error, and the remedy."""
     if not head:
         return f"it is empty; {AGAIN}"
@@ -120,7 +120,7 @@ def _layout(head: bytes, reopened: Callable[[], BinaryIO]) -> str | None:
     except Exception:  # whatever is wrong with its tags, it is damaged
         return None
     usual = bits in (1, 2, 4, 8, 16) and kind == "whole numbers"
-    return None if usual else f"{channels} channel{'s' * (channels > 1)} of {bits}-bit {kind}"
+    return None if usual else f"{channels} channel{'s' if channels > 1 else ''} of {bits}-bit {kind}"
 
 
 def _number(value: object) -> int:

@@ -36,7 +36,7 @@ class Context:
     after `truncate`, so a `prefix()` taken from it stays true while the context goes on.
     """
 
-    def __init__(self, config: DecoderConfig, device: torch.device, dtype: torch.dtype, tokens: int):
+    def __init__(self, config: DecoderConfig, *, device: torch.device, dtype: torch.dtype, tokens: int):
         """tokens: room to start with."""
         self.tokens, self.last_t = 0, -1
         shape = (1, tokens, config.num_kv_heads, config.head_dim)
@@ -101,7 +101,7 @@ class ReadingAttention:
             before, start, parts = self.context.tokens, 0, []
             for stop, is_image in self.runs:
                 seen = before + stop
-                parts.append(self.kernel(query[:, start:stop], keys[:, :seen], values[:, :seen], not is_image))
+                parts.append(self.kernel(query[:, start:stop], keys[:, :seen], values[:, :seen], causal=not is_image))
                 start = stop
             return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -115,7 +115,7 @@ class DrawingAttention:
     attends with its own prefix, so nothing is padded or masked. A branch's buffers serve all layers and steps.
     """
 
-    def __init__(self, prefixes: tuple[Prefix, ...], images: int, tokens: int, kernel: Kernel):
+    def __init__(self, prefixes: tuple[Prefix, ...], *, images: int, tokens: int, kernel: Kernel):
         self.prefixes, self.images, self.kernel = prefixes, images, kernel
         shape = prefixes[0].keys[0].shape[2:]  # (kv_heads, head_dim)
         self.buffers = [
@@ -132,7 +132,7 @@ class DrawingAttention:
                 for buffer, read, new in ((keys, prefix.keys, key), (values, prefix.values, value)):
                     buffer[:, : prefix.tokens] = read[layer]
                     buffer[:, prefix.tokens :] = new[rows]
-                out[rows] = self.kernel(query[rows], keys, values, False)
+                out[rows] = self.kernel(query[rows], keys, values, causal=False)
             return out
 
         return attend

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,16 +14,7 @@ from ..errors import PromptError, quoted
 from ..model.grid import Grid
 from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL
 from .images import ReferenceImage
-from .tokenizer import (
-    IMAGE_END,
-    IMAGE_SLOT,
-    IMAGE_START,
-    THINK_END,
-    THINK_START,
-    Special,
-    Tokenizer,
-    markup,
-)
+from .tokenizer import IMAGE_END, IMAGE_SLOT, IMAGE_START, THINK_END, THINK_START, Special, Tokenizer, markup
 
 IMAGE_PLACEHOLDER = "<image>"
 NO_THINKING = "<think>\n\n</think>\n\n"
@@ -145,7 +136,7 @@ class PromptBuilder:
         Raises PromptError for a prompt or reasoning over the context, or a prompt with more <image> than images.
         """
         prompt = clean(prompt)
-        asked = [*_system(system_message("GEN")), *_turn(_placed(_numbered(prompt, len(images)), iter(images)))]
+        asked = _asked(prompt, images)
         if think_text is None:
             condition = self.sequence([*asked, *markup(f"{NO_THINKING}<img>")])
         else:
@@ -153,13 +144,13 @@ class PromptBuilder:
         sequences = {CONDITION: condition, UNCONDITIONAL: self.unconditional()}
         if images:
             sequences[IMAGES_ONLY] = self.sequence([*_turn(images), *markup("<img>")])
-        return Conditioning(self.vocabulary, prompt, images, sequences, think_text)
+        return Conditioning(
+            vocabulary=self.vocabulary, prompt=prompt, images=images, sequences=sequences, think_text=think_text
+        )
 
     def thinking(self, conditioning: Conditioning) -> TokenSequence:
         """What the model reads before it reasons about a picture."""
-        text = _numbered(conditioning.prompt, len(conditioning.images))
-        asked = [*_system(system_message("GEN")), *_turn(_placed(text, iter(conditioning.images)))]
-        return self.sequence([*asked, *markup(THINKING)])
+        return self.sequence([*_asked(conditioning.prompt, conditioning.images), *markup(THINKING)])
 
     def thought(self, sequence: TokenSequence) -> TokenSequence:
         """A sequence that ends with reasoning -> the same, ready for the image."""
@@ -169,7 +160,7 @@ class PromptBuilder:
         return self.sequence([*_turn([""]), *markup("<img>")])
 
     def document(
-        self, prompt: str, images: tuple[ReferenceImage, ...], system: str | None, think: bool
+        self, prompt: str, images: tuple[ReferenceImage, ...], *, system: str | None, think: bool
     ) -> tuple[TokenSequence, TokenSequence]:
         """The full branch and the images-only branch of a document of text and pictures, up to where it begins.
 
@@ -224,7 +215,9 @@ class PromptBuilder:
 
     def _sequence(self, pieces: Iterable[Piece]) -> TokenSequence:
         """`sequence`, however long, unless it is far too long to be worth the counting."""
-        images, flat, pieces = [], [], list(pieces)
+        pieces = list(pieces)
+        images: list[ReferenceImage] = []
+        flat: list[str] = []
         self._check_letters([piece for piece in pieces if not isinstance(piece, Special | ReferenceImage)])
         for piece in pieces:
             if isinstance(piece, ReferenceImage):
@@ -233,11 +226,12 @@ class PromptBuilder:
             else:
                 flat.append(piece)
         ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64, device="cpu")
-        grids = tuple(image.grid for image in images)
-        special = self.tokenizer.ids
-        slots = ids == special[IMAGE_SLOT]
+        start, slot = self.tokenizer.ids[IMAGE_START], self.tokenizer.ids[IMAGE_SLOT]
         return TokenSequence(
-            ids, positions(ids, special[IMAGE_START], special[IMAGE_SLOT], grids), slots, tuple(images)
+            ids=ids,
+            positions=positions(ids, [image.grid for image in images], start_id=start, slot_id=slot),
+            slots=ids == slot,
+            images=tuple(images),
         )
 
     def _check_letters(self, texts: list[str]) -> None:
@@ -255,7 +249,7 @@ class PromptBuilder:
                 raise PromptError(over)
 
 
-def positions(ids: Tensor, start_id: int, slot_id: int, grids: tuple[Grid, ...]) -> Tensor:
+def positions(ids: Tensor, grids: Sequence[Grid], *, start_id: int, slot_id: int) -> Tensor:
     """Time, row and column of every token: int64 (3, tokens).
 
     Time grows by one at every text token and once more after <img>; the tokens of an image share theirs.
@@ -329,6 +323,11 @@ def _system(message: str) -> list[Piece]:
 def _turn(pieces: Iterable[Piece]) -> list[Piece]:
     """A user's turn, up to where the model answers."""
     return [*markup("<|im_start|>user\n"), *pieces, *markup("<|im_end|>\n<|im_start|>assistant\n")]
+
+
+def _asked(prompt: str, images: tuple[ReferenceImage, ...]) -> list[Piece]:
+    """A picture's system and user turns, up to where the model answers."""
+    return [*_system(system_message("GEN")), *_turn(_placed(_numbered(prompt, len(images)), iter(images)))]
 
 
 def _reasoning(text: str) -> list[Piece]:

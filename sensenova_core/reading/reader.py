@@ -5,14 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..model import (
-    UNDERSTANDING,
-    InModule,
-    Kernel,
-    Run,
-    SenseNovaU1,
-    Weights,
-)
+from ..model import UNDERSTANDING, InModule, Kernel, Run, SenseNovaU1, Weights
 from ..model.grid import Grid
 from .images import MEAN, STD, ReferenceImage
 from .prefix import BLOCK_TOKENS, Context, Prefix, ReadingAttention
@@ -27,7 +20,7 @@ class Reader:
     """Reads with the weights of one model, and remembers what it has read. run: see model.Run."""
 
     def __init__(
-        self, model: SenseNovaU1, kernel: Kernel, run: Run | None = None, remembered: Remembered | None = None
+        self, model: SenseNovaU1, kernel: Kernel, *, run: Run | None = None, remembered: Remembered | None = None
     ):
         self.model, self.kernel = model, kernel
         self.run = run or InModule(model).run
@@ -52,15 +45,12 @@ class Reader:
         """The prefixes of sequences that are used together; all of them stay, however large."""
         keys = {name: self.key(sequence) for name, sequence in sequences.items()}
         prefixes = self.remembered.prefixes
-        found = {name: prefixes.get(key) for name, key in keys.items()}
-        unread = {keys[name]: sequences[name] for name, prefix in found.items() if prefix is None}
+        found = {key: prefix for key in keys.values() if (prefix := prefixes.get(key)) is not None}
+        unread = {keys[name]: sequence for name, sequence in sequences.items() if keys[name] not in found}
         for key, (context, _) in zip(unread, self.open_all([*unread.values()]), strict=True):
-            prefixes.put(key, context.prefix(), needed=keys.values())
-        return {name: prefix or prefixes.get(keys[name]) for name, prefix in found.items()}
-
-    def remember(self, sequence: TokenSequence, prefix: Prefix) -> None:
-        """Have `prefix` found by all who read `sequence`."""
-        self.remembered.prefixes.put(self.key(sequence), prefix)
+            found[key] = context.prefix()
+            prefixes.put(key, found[key], needed=keys.values())
+        return {name: found[key] for name, key in keys.items()}
 
     def open(self, sequence: TokenSequence, more: int = 0) -> tuple[Context, Tensor]:
         """Read a sequence into a context with room for `more` tokens; also the last hidden state (1, hidden)."""
@@ -94,12 +84,9 @@ class Reader:
         context.truncate(common, int(sequence.positions[0, common - 1]) if common else -1)
         return context, self.read_on(context, sequence)
 
-    def remember_conversation(self, sequence: TokenSequence, context: Context) -> None:
-        """For `resume`, with a context that has read it."""
-        self.remembered.conversation = sequence, context
-
     def new_context(self, tokens: int) -> Context:
-        return Context(self.model.config.decoder, self.model.device, self.model.dtype, tokens)
+        model = self.model
+        return Context(model.config.decoder, device=model.device, dtype=model.dtype, tokens=tokens)
 
     def read_on(self, context: Context, sequence: TokenSequence) -> Tensor:
         """Read what `context` lacks of `sequence`, whose beginning it has; the last hidden state (1, hidden)."""
@@ -117,25 +104,27 @@ class Reader:
 
     def feed(self, contexts: list[Context], ids: list[int]) -> list[Tensor]:
         """Read more text tokens into each context; the last hidden states, (1, hidden) each."""
-        phase = "reading" if len(ids) > 1 else "writing"
-        x = self.run(phase, lambda weights: self._embedded(torch.tensor(ids, dtype=torch.int64, device="cpu"), weights))
+        x = self._text("reading" if len(ids) > 1 else "writing", ids)
         return self._extend([(context, x, text_positions(context.last_t + 1, len(ids))) for context in contexts])
 
-    def feed_image(self, contexts: list[Context], embedded: Tensor, grid: Grid, ids: list[int]) -> list[Tensor]:
+    def feed_image(self, contexts: list[Context], embedded: Tensor, grid: Grid, *, ids: list[int]) -> list[Tensor]:
         """Read an image's tokens (tokens, hidden) into each context, and text after them.
 
         <img> must have been read before. Returns the last hidden states, (1, hidden) each.
         """
-        text = self.run(
-            "reading", lambda weights: self._embedded(torch.tensor(ids, dtype=torch.int64, device="cpu"), weights)
-        )
-        x = torch.cat([embedded, text])
+        x = torch.cat([embedded, self._text("reading", ids)])
         unread = []
         for context in contexts:
             image = grid.positions(context.last_t + 1)
             after = text_positions(int(image[0, -1]) + 1, len(ids))
             unread.append((context, x, torch.cat([image, after], 1)))
         return self._extend(unread)
+
+    def _text(self, phase: str, ids: list[int]) -> Tensor:
+        """Token ids -> (tokens, hidden), as work of a phase."""
+        return self.run(
+            phase, lambda weights: self._embedded(torch.tensor(ids, dtype=torch.int64, device="cpu"), weights)
+        )
 
     def _embedded(self, ids: Tensor, weights: Weights) -> Tensor:
         """Token ids (tokens,) -> (tokens, hidden)."""

@@ -81,7 +81,7 @@ class Remembered:
         conversation = self.conversation
         return 0 if conversation is None else conversation[1].nbytes
 
-    def trim(self, limit: int, needed: Collection[str], conversation: bool) -> None:
+    def trim(self, limit: int, needed: Collection[str], *, conversation: bool) -> None:
         """Forget what a run does not need until no more than so many bytes are left beside what it does.
 
         needed: keys of prefixes. conversation: whether the run may go on with the one that is remembered.

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import SettingsError
-from ..hub.locks import locked
+from ..system.locks import locked
 
 _LEFT = re.compile(r"\.sensenova-\w+\.part|\.document-\w+|.+_\d{5}\.png\.part")  # the last two of earlier versions
 _OF_DOCUMENTS = re.compile(r"image_\d+\.png|document\.(md|html)")

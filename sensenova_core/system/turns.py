@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
@@ -82,7 +82,7 @@ class Turn:
             return False
         return self._holder is not None or time.monotonic() - self._run_left < IDLE
 
-    def left(self, run: object, ended: bool) -> None:
+    def left(self, run: object, *, ended: bool) -> None:
         """Note that a run has a result, or has ended."""
         if self._run() is run:
             self._run_by, self._run_left = threading.get_ident(), time.monotonic()
@@ -93,7 +93,9 @@ class Turn:
 class Results(Generic[Result], Iterator[Result]):
     """The results of one run, each made when it is asked for, by whatever thread. Drop or `close` it to cancel."""
 
-    def __init__(self, turn: Turn, results: Iterator[Result], around: Callable[[], AbstractContextManager]):
+    def __init__(
+        self, turn: Turn, results: Generator[Result, None, None], around: Callable[[], AbstractContextManager]
+    ):
         """around: what each result is made within."""
         self._turn, self._results, self._around, self._begun = turn, results, around, False
 
@@ -108,7 +110,7 @@ class Results(Generic[Result], Iterator[Result]):
                     result = next(self._results)
                 ended = False
             finally:
-                self._turn.left(self, ended)
+                self._turn.left(self, ended=ended)
         return result
 
     def close(self) -> None:

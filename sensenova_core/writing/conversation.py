@@ -26,21 +26,24 @@ class Answer:
 
 
 def answer(
-    reader: Reader, prompts: PromptBuilder, conversation: TokenSequence, settings: DecodingSettings, choose: Choose
+    reader: Reader, prompts: PromptBuilder, conversation: TokenSequence, *, settings: DecodingSettings, choose: Choose
 ) -> Iterator[Answer]:
     """Answer a conversation, token by token. Only what differs from the conversation remembered is read."""
     limit = min(settings.max_tokens, prompts.room_after(conversation))
     context, hidden = reader.resume(conversation, BLOCK_TOKENS, limit)
-    stop, ids, text = {prompts.tokenizer.ids[TURN_END]}, [], ""
+    stop = {prompts.tokenizer.ids[TURN_END]}
     stream = TextStream(prompts.tokenizer.decode)
+    ids: list[int] = []
+    text = ""
     ended = "cut" if limit == settings.max_tokens else "context"
-    for chosen in decode(reader, context, hidden, choose, stop, set(), limit):
+    for chosen in decode(reader, context, hidden, choose=choose, stop=stop, limit=limit):
         if not chosen.read:
             ended = "end"
             break
         ids.append(chosen.token)
         piece = stream.push(chosen.token)
         text += piece
-        yield Answer(piece, text, tuple(ids), None)
-    reader.remember_conversation(conversation.followed_by(ids), context)
-    yield Answer(stream.rest(), prompts.tokenizer.decode(ids).strip(), tuple(ids), ended)
+        yield Answer(piece=piece, text=text, ids=tuple(ids), ended=None)
+    reader.remembered.conversation = conversation.followed_by(ids), context
+    whole = prompts.tokenizer.decode(ids).strip()
+    yield Answer(piece=stream.rest(), text=whole, ids=tuple(ids), ended=ended)

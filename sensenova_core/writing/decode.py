@@ -1,7 +1,7 @@
 """Tokens out, one at a time: choosing them, and turning them into text while they come."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,6 @@ from ..settings import DecodingSettings
 
 # (float32 logits (vocabulary,), tokens chosen so far) -> token
 Choose = Callable[[Tensor, list[int]], int]
-
 
 UNFINISHED = "\ufffd"  # what bytes that are no whole character decode to
 
@@ -65,7 +64,14 @@ class Chosen:
 
 
 def decode(
-    reader: Reader, context: Context, hidden: Tensor, choose: Choose, stop: set[int], last: set[int], limit: int
+    reader: Reader,
+    context: Context,
+    hidden: Tensor,
+    *,
+    choose: Choose,
+    stop: Collection[int],
+    last: Collection[int] = (),
+    limit: int,
 ) -> Iterator[Chosen]:
     """Choose tokens until one of `stop` (which is not read) or of `last` (which is), or until `limit` were read.
 

@@ -1,6 +1,6 @@
 """A document of text and pictures, written and drawn in one go (interleaved generation)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -56,6 +56,7 @@ class Writer:
         reader: Reader,
         prompts: PromptBuilder,
         sequences: tuple[TokenSequence, TokenSequence],
+        *,
         unconditional: TokenSequence,
         settings: DocumentSettings,
         choose: Choose | None = None,
@@ -66,11 +67,12 @@ class Writer:
         prepare: called before each picture, with its index and what has grown so far, by branch.
         """
         self.prepare = prepare
-        self.reader, self.tokenizer, self.settings = reader, prompts.tokenizer, settings
-        self.max_context = prompts.max_tokens
+        self.reader, self.settings = reader, settings
+        self.tokenizer, self.max_context = prompts.tokenizer, prompts.max_tokens
         self.choose = choose or chooser(settings.decoding)
         self.noise = flow.noise_stream(settings.sampling.seed)
-        self.branches, names = flow.branches_needed(settings.sampling, edit=True), growing(settings)
+        self.branches = flow.branches_needed(settings.sampling, edit=True)
+        names = growing(settings)
         opened = reader.open_all([*sequences[: len(names)]])
         self.full, self.hidden = opened[0]
         self.contexts = {name: context for name, (context, _) in zip(names, opened, strict=True)}
@@ -79,27 +81,29 @@ class Writer:
 
     def events(self) -> Iterator[Event]:
         """Text, drawing steps, and the end, as they come."""
-        ids, chosen, images, stream = self.tokenizer.ids, [], 0, TextStream(self.tokenizer.decode)
+        ids, stream = self.tokenizer.ids, TextStream(self.tokenizer.decode)
+        images = 0
+        chosen: list[int] = []
         told = 0  # of the chosen tokens
 
-        def left() -> Iterator[Text]:
+        def piece(text: str) -> Iterator[Text]:
             nonlocal told
-            if text := stream.rest():
+            if text:
                 yield Text(text, len(chosen) - told)
                 told = len(chosen)
 
         while len(chosen) < self.settings.decoding.max_tokens and self._has_room(1):
             token = self.choose(self.reader.logits(self.hidden), chosen)
             if token == ids[TURN_END]:
-                yield from left()
+                yield from piece(stream.rest())
                 yield End("end")
                 return
             if token == ids[IMAGE_START]:
-                yield from left()
+                yield from piece(stream.rest())
                 if images == self.settings.max_images:
                     yield End("max_images")
                     return
-                if not self._has_room(self._image_tokens(images)):
+                if not self._has_room(self._grid(images).tokens + 2):  # with <img> and </img>
                     yield End("context")
                     return
                 for step in self._draw(images):
@@ -108,32 +112,32 @@ class Writer:
                 continue
             chosen.append(token)
             self.hidden = self.reader.feed([self.full], [token])[0]
-            if text := stream.push(token):
-                yield Text(text, len(chosen) - told)
-                told = len(chosen)
-        yield from left()
+            yield from piece(stream.push(token))
+        yield from piece(stream.rest())
         yield End("max_tokens" if len(chosen) == self.settings.decoding.max_tokens else "context")
 
     def _has_room(self, tokens: int) -> bool:
         return self.full.tokens + tokens <= self.max_context
 
-    def _image_tokens(self, index: int) -> int:
-        """Of the image of that index, with <img> and </img>."""
+    def _grid(self, index: int) -> Grid:
+        """Of the image of that index."""
         sampling = self.settings.of_image(index)
-        return self.reader.model.config.grid(width=sampling.width, height=sampling.height).tokens + 2
+        return self.reader.model.config.grid(width=sampling.width, height=sampling.height)
 
     def _draw(self, index: int) -> Iterator[Step]:
         """Draw an image at this point, and read it back into both contexts."""
         self.prepare(index, self.contexts)
         self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
-        for step in self._steps(index):
-            yield step
-        pixels, grid = step.pixels(), step.grid
-        del step
-        self._read_back(pixels, grid)
+        pixels = yield from self._steps(index)
+        grid, contexts = self._grid(index), [*self.contexts.values()]
+        embedded = self.reader.embed_drawn(pixels, grid)[0]
+        self.hidden = self.reader.feed_image(contexts, embedded, grid, ids=[self.tokenizer.ids[IMAGE_END]])[0]
 
-    def _steps(self, index: int) -> Iterator[Step]:
-        """Apart, for with it end the buffers that drawing needs, before larger ones take the place of what was read."""
+    def _steps(self, index: int) -> Generator[Step, None, Tensor]:
+        """Yields the steps, and returns the finished picture on its whole grid, as `Step.pixels` does.
+
+        Apart, for with it end the buffers that drawing needs, before larger ones take the place of what was read.
+        """
         prefixes = {name: context.prefix() for name, context in self.contexts.items()} | self.fixed
         reader = self.reader
 
@@ -142,15 +146,11 @@ class Writer:
                 reader.model,
                 {branch: prefixes[branch] for branch in self.branches},
                 self.settings.of_image(index),
-                reader.kernel,
+                kernel=reader.kernel,
                 edit=True,
                 noise=self.noise,
                 run=reader.run,
             )
 
-        yield from reader.run("drawing", ready).steps()
-
-    def _read_back(self, pixels: Tensor, grid: Grid) -> None:
-        embedded = self.reader.embed_drawn(pixels, grid)[0]
-        contexts = [*self.contexts.values()]
-        self.hidden = self.reader.feed_image(contexts, embedded, grid, [self.tokenizer.ids[IMAGE_END]])[0]
+        tokens = yield from reader.run("drawing", ready).steps()
+        return self._grid(index).tokens_to_image(tokens)

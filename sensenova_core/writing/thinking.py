@@ -30,7 +30,7 @@ class Thought:
 
 
 def think(
-    reader: Reader, prompts: PromptBuilder, conditioning: Conditioning, settings: DecodingSettings, choose: Choose
+    reader: Reader, prompts: PromptBuilder, conditioning: Conditioning, *, settings: DecodingSettings, choose: Choose
 ) -> Iterator[Thought]:
     """Write reasoning between prompt and image, token by token. What was read on the way is remembered.
 
@@ -39,9 +39,12 @@ def think(
     """
     asked, special = prompts.thinking(conditioning), prompts.tokenizer.ids
     context, hidden = reader.open(asked, BLOCK_TOKENS)
-    stream, ids, text = TextStream(prompts.tokenizer.decode), [], ""
+    stop, last = {special[TURN_END]}, {special[THINK_END]}
     limit = min(settings.max_tokens, prompts.room_after(asked))
-    for chosen in decode(reader, context, hidden, choose, {special[TURN_END]}, {special[THINK_END]}, limit):
+    stream = TextStream(prompts.tokenizer.decode)
+    ids: list[int] = []
+    text = ""
+    for chosen in decode(reader, context, hidden, choose=choose, stop=stop, last=last, limit=limit):
         if chosen.read:
             ids.append(chosen.token)
             piece = stream.push(chosen.token)
@@ -49,7 +52,7 @@ def think(
             yield Thought(piece, text, len(ids))
     ready = prompts.thought(asked.followed_by(ids))
     reader.read_on(context, ready)
-    reader.remember(ready, context.prefix())
+    reader.remembered.prefixes.put(reader.key(ready), context.prefix())
     whole = prompts.tokenizer.decode(ids)
-    sequences = conditioning.sequences | {CONDITION: ready}
-    yield Thought(stream.rest(), whole, len(ids), replace(conditioning, sequences=sequences, think_text=whole))
+    told = replace(conditioning, sequences=conditioning.sequences | {CONDITION: ready}, think_text=whole)
+    yield Thought(piece=stream.rest(), text=whole, tokens=len(ids), conditioning=told)

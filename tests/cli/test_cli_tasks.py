@@ -90,7 +90,7 @@ def test_text_modalities_answer(model, photo, capsys, modality):
     arguments = ["generate", "--model", model, "--modality", modality, "--prompt", "what?", *images]
     assert main([*arguments, "--max-tokens", "5"]) == 0
     engine = sensenova_core.load(model)
-    *_, answer = engine.understand("what?", [Image.open(photo)] if images else [], DecodingSettings(5))
+    *_, answer = engine.understand("what?", [Image.open(photo)] if images else [], settings=DecodingSettings(5))
     printed = capsys.readouterr()
     assert printed.out.strip() == answer.text
     assert ("cut at 5 tokens" in printed.err) == (answer.ended == "cut")

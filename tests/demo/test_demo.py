@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 import sensenova_core
 from sensenova_core.drawing import flow
 from sensenova_core.drawing.sampling import Denoiser
+from sensenova_core.model import InModule
 from sensenova_core.model.config import ModelConfig
 from sensenova_core.reading.prompt import PromptBuilder, system_message
 from sensenova_core.settings import CONDITION, UNCONDITIONAL, SamplingSettings
@@ -171,9 +172,9 @@ def test_training_sees_what_drawing_sees(tiny, training):
     with torch.inference_mode():
         understand(training.model, batch, read)
         prefixes = engine.reader.prefixes_of({CONDITION: row.sequence, UNCONDITIONAL: prompts.unconditional()})
-        denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), engine._kernel, edit=False)
+        denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), kernel=engine._kernel, edit=False)
         z, t = denoiser.start(), denoiser.device_times[1]
-        theirs = denoiser._guesses(z, 1, 2)
+        theirs = denoiser._guesses(z, 1, InModule(engine.model), branches=2)
         image = denoiser.grid.tokens_to_image(z).expand(3, -1, -1, -1)
         attend = attention_after(read, batch, batch.owners, batch.lengths)
         ours = guesses(training.model, attend, image, t.expand(3))
@@ -275,7 +276,7 @@ def test_the_exported_folder_loads_and_does_every_task(tiny, training):
     last = [*engine.sample(conditioning, width=128, height=96, steps=2, img_cfg=2.0)][-1]
     assert np.isfinite(last.image().numpy()).all()
     settings = sensenova_core.writing.decode.DecodingSettings(max_tokens=4)
-    assert [*engine.understand("What is this?", [draw(made_scene)], settings)][-1].ended
+    assert [*engine.understand("What is this?", [draw(made_scene)], settings=settings)][-1].ended
     assert thought_through(engine.think(engine.encode("a red circle"), settings)).think_text is not None
     assert flow.noise_scale(engine.config.noise, 16) == 4.0
 

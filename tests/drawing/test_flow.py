@@ -27,9 +27,9 @@ def test_guidance_equals_the_reference(name, velocities):
     row = ROWS[name]
     edit, step = row["mode"] == "edit", row.get("step", 1)
     guidance = Guidance(row["cfg_scale"], row.get("img_cfg_scale", 1.0), row["cfg_norm"])
-    branches = flow.branches(guidance, edit, 0.5)
+    branches = flow.branches(guidance, edit=edit, t=0.5)
     assert list(branches) == [BRANCHES[branch] for branch in row["branches"]]
-    if flow.skips(guidance, edit, step, 0.0):
+    if flow.skips(guidance, edit=edit, step=step, t=0.0):
         assert velocities[name].count_nonzero() == 0
     else:
         given = {BRANCHES[branch]: velocities[branch] for branch in row["branches"]}
@@ -74,33 +74,33 @@ def test_noise_scale_modes(mode, tokens, expected):
 
 def test_velocity_reaches_the_guess():
     z, guess, t = torch.full((1, 1, 3), 2.0), torch.full((1, 1, 3), 5.0), torch.tensor(0.25)
-    assert torch.allclose(z + (1 - t) * flow.velocity(guess, z, t, 0.02), guess)
+    assert torch.allclose(z + (1 - t) * flow.velocity(guess, z, t, t_eps=0.02), guess)
 
 
 def test_velocity_near_the_end_is_divided_by_t_eps():
     z, guess, t = torch.zeros(1, 1, 3), torch.ones(1, 1, 3), torch.tensor(0.99)
-    assert torch.allclose(flow.velocity(guess, z, t, 0.05), torch.full((1, 1, 3), 20.0))
+    assert torch.allclose(flow.velocity(guess, z, t, t_eps=0.05), torch.full((1, 1, 3), 20.0))
 
 
 @pytest.mark.parametrize("t, guided", [(0.19, False), (0.2, True), (0.5, True), (0.8, True), (0.81, False)])
 def test_interval_includes_both_ends(t, guided):
     guidance = Guidance(cfg=4, interval=(0.2, 0.8))
-    assert (len(flow.branches(guidance, False, t)) == 2) is guided
-    assert (len(flow.branches(guidance, True, t)) == 2) is guided
+    assert (len(flow.branches(guidance, edit=False, t=t)) == 2) is guided
+    assert (len(flow.branches(guidance, edit=True, t=t)) == 2) is guided
 
 
 @pytest.mark.parametrize("cfg", [1.0, 0.5, 0.0, -1.0])
 def test_one_branch_where_the_prompt_has_no_extra_weight(cfg):
-    assert flow.branches(Guidance(cfg=cfg), False, 0.5) == (flow.CONDITION,)
+    assert flow.branches(Guidance(cfg=cfg), edit=False, t=0.5) == (flow.CONDITION,)
 
 
 def test_zero_star_skips_only_a_guided_first_step():
     guidance = Guidance(cfg=4, norm="cfg_zero_star")
-    assert flow.skips(guidance, False, 0, 0.0)
-    assert not flow.skips(guidance, False, 1, 0.1)
-    assert not flow.skips(Guidance(cfg=1, norm="cfg_zero_star"), False, 0, 0.0)
-    assert not flow.skips(Guidance(cfg=4, norm="cfg_zero_star", interval=(0.1, 1)), False, 0, 0.0)
-    assert not flow.skips(Guidance(cfg=4, norm="global"), False, 0, 0.0)
+    assert flow.skips(guidance, edit=False, step=0, t=0.0)
+    assert not flow.skips(guidance, edit=False, step=1, t=0.1)
+    assert not flow.skips(Guidance(cfg=1, norm="cfg_zero_star"), edit=False, step=0, t=0.0)
+    assert not flow.skips(Guidance(cfg=4, norm="cfg_zero_star", interval=(0.1, 1)), edit=False, step=0, t=0.0)
+    assert not flow.skips(Guidance(cfg=4, norm="global"), edit=False, step=0, t=0.0)
 
 
 def test_norms_never_lengthen():
@@ -181,7 +181,8 @@ def test_a_size_as_text_is_refused(engines):
 
 def test_a_seed_draws_the_same_noise_for_the_first_of_a_batch():
     alone, batch, other = (
-        flow.starting_noise(flow.noise_stream(seed), images, 32, 64) for seed, images in ((7, 1), (7, 3), (8, 1))
+        flow.starting_noise(flow.noise_stream(seed), batch=images, height=32, width=64)
+        for seed, images in ((7, 1), (7, 3), (8, 1))
     )
     assert torch.equal(alone[0], batch[0]) and not torch.equal(batch[0], batch[1])
     assert not torch.equal(alone, other)

@@ -55,7 +55,7 @@ def test_a_small_model_draws_at_its_own_size():
 def test_a_small_model_reads_references_at_the_size_it_draws(size):
     area = 128 * 128
     for limits in (edit_pixel_limits(1, area), edit_pixel_limits(10, area), understanding_pixel_limits(area)):
-        height, width = smart_resize(size[1], size[0], 32, *limits)
+        height, width = smart_resize(size[1], size[0], 32, limits=limits)
         assert (width, height) == edit_size(*size, area)
 
 

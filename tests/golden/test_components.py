@@ -143,7 +143,7 @@ def test_whole_backbone(parts):
     reading = ReadingAttention(context, runs(indexes[0]), sdpa)
     rotation = parts.model.rotation(indexes[None])
     decoder = parts.experts["und"].decoder
-    hidden = decoder(golden["lm_und_in_embeds"], rotation, reading.attend_at, decoder.layers)
+    hidden = decoder(golden["lm_und_in_embeds"], rotation, reading.attend_at, layers=decoder.layers)
     context.advance(indexes.shape[1], int(indexes[0, -1]))
     assert relative_error(parts.experts["und"].lm_head(hidden), golden["lm_und_logits"]) < TOLERANCE
 
@@ -152,7 +152,7 @@ def test_whole_backbone(parts):
     x = golden["layer_gen_in"]
     drawing = DrawingAttention((context.prefix(),), images=1, tokens=x.shape[1], kernel=sdpa)
     decoder = parts.experts["gen"].decoder
-    out = decoder(x, parts.model.rotation(image[None]), drawing.attend_at, decoder.layers)
+    out = decoder(x, parts.model.rotation(image[None]), drawing.attend_at, layers=decoder.layers)
     assert relative_error(out, golden["lm_gen_on_und_prefix_out"]) < TOLERANCE
 
 
@@ -237,7 +237,7 @@ def test_positions_of_text_and_two_images(parts):
     in_patches, side = golden["thw_grid_hw"].tolist(), parts.config.token_pixels
     grids = tuple(Grid(rows // 2, columns // 2, side) for rows, columns in in_patches)
     slot, start = 509, 510  # of the tiny tokenizers
-    ours = positions(golden["thw_ids"].long(), start, slot, grids)
+    ours = positions(golden["thw_ids"].long(), start_id=start, slot_id=slot, grids=grids)
     assert ours.tolist() == golden["thw_indexes"].tolist()
 
 
@@ -258,5 +258,7 @@ def test_reading_runs_see_what_the_mask_lets_them(parts, indexes, mask):
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / 8**0.5 + parts.golden[mask]
     expected = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value)
     config = replace(parts.config.decoder, num_kv_heads=2, head_dim=8)
-    reading = ReadingAttention(Context(config, torch.device("cpu"), torch.float32, len(visible)), stretches, sdpa)
+    reading = ReadingAttention(
+        Context(config, device=torch.device("cpu"), dtype=torch.float32, tokens=len(visible)), stretches, sdpa
+    )
     assert relative_error(reading.attend_at(0)(query, key, value), expected) < TOLERANCE

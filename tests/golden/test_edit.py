@@ -77,7 +77,7 @@ def test_first_velocities(drawn):
     names = [name for name in BRANCHES.values() if f"v_first_{name}" in drawn.golden]
     z = drawn.grid.image_to_tokens(drawn.golden["init_image"])
     for name, guess in zip(names, drawn.guesses[0].chunk(len(names)), strict=True):
-        ours = flow.velocity(guess, z, torch.tensor(0.0), drawn.settings["t_eps"])
+        ours = flow.velocity(guess, z, torch.tensor(0.0), t_eps=drawn.settings["t_eps"])
         assert relative_error(ours, drawn.golden[f"v_first_{name}"]) < COMPONENT
 
 

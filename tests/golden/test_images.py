@@ -20,7 +20,7 @@ RESIZED = sorted(path.name for path in (GOLDEN / "images" / "resized").iterdir()
 def loaded(row) -> ReferenceImage:
     image = Image.open(GOLDEN / "images" / row["image"])
     assert image.mode == row["mode"] and list(image.size) == row["size_wh"]
-    return reference_image(image, 2 * row["patch"], row["min_pixels"], UNDERSTAND_MAX_PIXELS)
+    return reference_image(image, 2 * row["patch"], limits=(row["min_pixels"], UNDERSTAND_MAX_PIXELS))
 
 
 def patches(pixels: torch.Tensor, patch: int) -> torch.Tensor:
@@ -56,13 +56,13 @@ def test_resized_images(name):
 @each("row", SIZES["rows"])
 @each("factor", [16, 32])
 def test_sizes(row, factor):
-    for name, (low, high) in SIZES["limits"].items():
+    for name, limits in SIZES["limits"].items():
         expected = row[f"{name}/factor{factor}"]
         if expected == "ValueError":
             with pytest.raises(PromptError, match=f"{row['w']}x{row['h']}.*200 times.*crop it or pad it"):
-                smart_resize(row["h"], row["w"], factor, low, high)
+                smart_resize(row["h"], row["w"], factor, limits=limits)
         else:
-            assert list(smart_resize(row["h"], row["w"], factor, low, high)) == expected
+            assert list(smart_resize(row["h"], row["w"], factor, limits=limits)) == expected
 
 
 @each("row", SIZES["rows"])

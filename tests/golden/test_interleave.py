@@ -49,11 +49,11 @@ def written(request, engines) -> SimpleNamespace:
     hook = vision.register_forward_hook(lambda _, __, out: embedded.append(out[0].clone()))
     engine.remembered.forget()
     with inputs(engine.model.generation.vision, torch.clone) as noisy:
-        events = list(engine.interleave(case["prompt"], given, settings, choose=forced))
+        events = list(engine.interleave(case["prompt"], given, settings=settings, choose=forced))
     hook.remove()
     drawings = [event for event in events if isinstance(event, Drawing)]
     limits = edit_pixel_limits(len(given))
-    references = tuple(reference_image(image, engine.config.token_pixels, *limits) for image in given)
+    references = tuple(reference_image(image, engine.config.token_pixels, limits=limits) for image in given)
     return SimpleNamespace(
         case=case,
         golden=tensors(case),
@@ -62,8 +62,8 @@ def written(request, engines) -> SimpleNamespace:
         sequences=engine.prompts.document(
             case["prompt"],
             references,
-            settings.system,
-            settings.think,
+            system=settings.system,
+            think=settings.think,
         ),
         forced=forced,
         events=events,

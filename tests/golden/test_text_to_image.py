@@ -51,7 +51,9 @@ def test_starting_noise(drawn):
     """The same numbers as the reference draws from a seed, and they are what the model is given first."""
     reference, settings = drawn.golden["init_image"], drawn.settings
     stream = flow.noise_stream(settings["seed"])
-    noise = flow.starting_noise(stream, settings["batch_size"], settings["height"], settings["width"])
+    noise = flow.starting_noise(
+        stream, batch=settings["batch_size"], height=settings["height"], width=settings["width"]
+    )
     assert torch.equal(drawn.case["noise_scale"] * noise, reference)
     if settings["cfg_norm"] != "cfg_zero_star":  # which stands still at step 0, without asking the model
         assert torch.equal(drawn.embedded[0], drawn.grid.image_to_patches(reference))
@@ -62,7 +64,7 @@ def test_first_velocities(drawn):
     first = [drawn.golden[f"v_first_{name}"] for name in BRANCHES.values() if f"v_first_{name}" in drawn.golden]
     z = drawn.grid.image_to_tokens(drawn.golden["init_image"])
     for guess, reference in zip(drawn.guesses[0].chunk(len(first)), first, strict=True):
-        assert relative_error(flow.velocity(guess, z, torch.tensor(0.0), 0.02), reference) < COMPONENT
+        assert relative_error(flow.velocity(guess, z, torch.tensor(0.0), t_eps=0.02), reference) < COMPONENT
 
 
 @having("z_steps")

@@ -61,11 +61,13 @@ SETTINGS = core.SamplingSettings(512, 512, steps=2, guidance=core.Guidance(1.0))
 def loaded(device: torch.device = CPU, vram_mode: str = "auto", max_memory: str = "auto"):
     """What the Loader gives. max_memory "some": so that STAYING layers stay while a picture is drawn."""
     if max_memory == "some":
-        engine = core.load(checkpoint, device, "auto", "balanced", place=False)
+        engine = core.load(checkpoint, device=device, dtype="auto", vram_mode="balanced", place=False)
         sizes = engine.memory.sizes
         needed = task(engine).most_working + sizes.fixed + (3 + STAYING) * sizes.slot
         max_memory = f"{needed / 1024 + 1:.0f}KiB"
-    return wire.LoadedEngine(core.load(checkpoint, device, "auto", vram_mode, max_memory, place=False))
+    return wire.LoadedEngine(
+        core.load(checkpoint, device=device, dtype="auto", vram_mode=vram_mode, max_memory=max_memory, place=False)
+    )
 
 
 def task(engine):

@@ -53,7 +53,7 @@ def image_condition(max_pixels, **images):
 
 
 def text_encode(model, prompt, images=NO_IMAGES, thinking=None):
-    return (model.encode(prompt, images[0], thinking, images[1]),)
+    return (model.encode(prompt, images[0], think_text=thinking, max_pixels=images[1]),)
 
 
 def think(model, conditioning, max_tokens, **decoding):
@@ -104,7 +104,7 @@ def interleave(
     drawn = SamplingSettings(*sides, steps, guidance, shift, t_eps, seed)
     settings = DocumentSettings(drawn, (sides,), written(max_tokens, **widgets), max_images, think)
     pictures, text = [], ""
-    for event in model.interleave(prompt, images[0], settings, images[1]):
+    for event in model.interleave(prompt, images[0], settings=settings, max_pixels=images[1]):
         if isinstance(event, Text):
             text += event.text
         elif isinstance(event, Drawing) and event.step.index == steps - 1:

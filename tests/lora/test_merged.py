@@ -187,7 +187,7 @@ def test_a_strength_that_cannot_be_placed_leaves_the_one_before(lora, load, monk
         return real(*arguments)
 
     monkeypatch.setattr(Fixed, "place", place)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(SenseNovaError, match="memory ran out"):
         engine.use_loras([(file, 1.0)])
     assert engine.loras == used
     engine.use_loras([(file, before)])

@@ -8,7 +8,7 @@ import torch
 
 from sensenova_core import ModelConfig, SamplingSettings
 from sensenova_core.drawing.sampling import Denoiser
-from sensenova_core.memory import activations
+from sensenova_core.memory.activations import Activations
 from sensenova_core.model import SenseNovaU1
 from sensenova_core.reading.prefix import Prefix
 from sensenova_core.reading.prompt import TokenSequence, text_positions
@@ -43,7 +43,7 @@ def storageless(dtype: torch.dtype, decoder=DENSE) -> SenseNovaU1:
     return model
 
 
-def kernel(query, key, value, causal):
+def kernel(query, key, value, *, causal):
     """Attention as kernels on a card do it: without the matrix of scores."""
     return torch.empty_like(query)
 
@@ -60,7 +60,7 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
                 for _ in range(2)
             )
             read[name] = Prefix(keys, values, tokens - 1)
-        for step in Denoiser(model, read, settings, kernel, edit=False).steps():  # noqa: B007
+        for step in Denoiser(model, read, settings, kernel=kernel, edit=False).steps():  # noqa: B007
             pass
         step.pixels()
     return peak.most
@@ -80,7 +80,7 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
 def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, prefixes):
     settings = replace(SamplingSettings(steps=2), **change)
     peak = drawing_peak(storageless(dtype), settings, prefixes)
-    estimate = activations.drawing_bytes(config(), settings, prefixes, dtype.itemsize)
+    estimate = Activations(config(), dtype.itemsize).drawing_bytes(settings, prefixes)
     assert peak <= estimate <= 1.35 * peak, (peak / GIB, estimate / GIB)
 
 
@@ -90,7 +90,7 @@ def test_drawing_by_experts_is_estimated_from_above(change):
     """Less closely: these models have half as many K/V heads for as many others, which the estimate does not count."""
     settings = replace(SamplingSettings(steps=1), **change)
     peak = drawing_peak(storageless(torch.bfloat16, FEW_EXPERTS), settings, PREFIXES)
-    estimate = activations.drawing_bytes(config(FEW_EXPERTS), settings, PREFIXES, 2)
+    estimate = Activations(config(FEW_EXPERTS), 2).drawing_bytes(settings, PREFIXES)
     assert peak <= estimate <= 1.55 * peak, (peak / GIB, estimate / GIB)
 
 
@@ -102,8 +102,8 @@ def test_reading_at_full_size_is_estimated_closely_from_above(tokens, decoder):
     with torch.inference_mode(), PeakBytes("meta") as peak:
         peak.leave_out(reader.model.parameters())
         reader.prefix(sequence)
-    geometry = config(decoder)
-    estimate = activations.kv_bytes(geometry, tokens, 2) + activations.activation_bytes(geometry, tokens, 2)
+    activations = Activations(config(decoder), 2)
+    estimate = activations.kv_bytes(tokens) + activations.layer_bytes(tokens)
     assert peak.most <= estimate <= 1.35 * peak.most
 
 
@@ -121,17 +121,18 @@ def test_the_counter_sees_what_is_given_back():
 
 @pytest.mark.parametrize("change", [{"width": 4096}, {"height": 3072}, {"batch_size": 2}])
 def test_drawing_needs_more_for_more(change):
-    settings = SamplingSettings()
-    sizes = [activations.drawing_bytes(config(), each, PREFIXES, 2) for each in (settings, replace(settings, **change))]
+    settings, activations = SamplingSettings(), Activations(config(), 2)
+    sizes = [activations.drawing_bytes(each, PREFIXES) for each in (settings, replace(settings, **change))]
     assert sizes[0] < sizes[1]
 
 
 @pytest.mark.parametrize("decoder", [DENSE, SPARSE], ids=["dense", "experts"])
 def test_needs_grow_with_what_is_read(decoder):
     geometry = config({"max_position_embeddings": 262_144, **decoder})
+    activations = Activations(geometry, 2)
     tokens = [1, 10, 1000, 16_384, 262_144]
-    drawing = [activations.drawing_bytes(geometry, SamplingSettings(), {"condition": length}, 2) for length in tokens]
-    writing = [activations.writing(geometry, length, 1000, 2, "").reading.working for length in tokens]
+    drawing = [activations.drawing_bytes(SamplingSettings(), {"condition": length}) for length in tokens]
+    writing = [activations.writing(length, 1000, "").reading.working for length in tokens]
     for estimates in (drawing, writing):
         assert estimates == sorted(set(estimates))
     kv = 2 * geometry.decoder.num_kv_heads * geometry.decoder.head_dim * 2 * geometry.decoder.num_layers
@@ -142,14 +143,15 @@ def test_documents_need_more_as_they_grow():
     """Both contexts with cfg alone, one of them without guidance; a picture and usual text are still to come."""
     settings = DocumentSettings(SamplingSettings(1536, 1536), max_images=3)
     unguided = DocumentSettings(SamplingSettings(1536, 1536, guidance=Guidance(1.0)), max_images=3)
-    document = partial(activations.document, config(), index=0, itemsize=2, unconditional=False)
+    activations = Activations(config(), 2)
+    document = partial(activations.document, index=0, unconditional=False)
     assert (growing(settings), growing(unguided)) == (("condition", "images_only"), ("condition",))
     tasks = [document(settings, dict.fromkeys(growing(settings), n)) for n in (400, 3000, 9000)]
     tasks.insert(0, document(unguided, {"condition": 400}))
     for part in ("reading", "drawing"):
         sizes = [getattr(task, part).working for task in tasks]
         assert sizes == sorted(set(sizes))
-    assert tasks[1].reading.working >= activations.kv_bytes(config(), 2 * (400 + 2304), 2)
+    assert tasks[1].reading.working >= activations.kv_bytes(2 * (400 + 2304))
     text = replace(settings, max_images=0)
     assert document(text, {"condition": 400}).drawing is None
 

@@ -44,7 +44,7 @@ def test_a_document_lets_go_of_what_it_drew_with_before_it_reads_the_picture(eng
     monkeypatch.setattr(engine.reader, "embed_drawn", embed_drawn)
     sampling = SamplingSettings(128, 128, 1, Guidance(4.0, 2.0))
     tokens = iter([image_start] * 4 + [engine.tokenizer.ids["<|im_end|>"]])
-    list(engine.interleave("x", (), DocumentSettings(sampling), choose=lambda logits, chosen: next(tokens)))
+    list(engine.interleave("x", (), settings=DocumentSettings(sampling), choose=lambda logits, chosen: next(tokens)))
     drawing = 3 * 2 * 1000 * 32 * 4  # at least: a key and a value buffer for each of three branches
     assert max(most) - min(most) < drawing
 
@@ -106,5 +106,5 @@ def test_odd_pictures_are_drawn_from_and_asked_about(engine, mode, size):
     image = image.convert("I").point(lambda level: level * 257).convert("I;16") if mode == "I;16" else image
     *_, step = engine.sample(engine.encode("x", [image]), width=64, height=64, steps=1)
     assert step.image().isfinite().all()
-    *_, answer = engine.understand("what?", [image], DecodingSettings(2))
+    *_, answer = engine.understand("what?", [image], settings=DecodingSettings(2))
     assert answer.ended in ("cut", "end")

@@ -47,7 +47,9 @@ def residency_on(bench):
 
 def plan_of(residency, limits: Limits, host: int = 100 * GIB) -> Plan:
     """No reading; `STEPS` steps with 1000 bytes of activations."""
-    return make_plan(residency.sizes, Task("a picture", Work(0, 1), drawing=Work(1000, STEPS)), limits, host)
+    return make_plan(
+        residency.sizes, Task("a picture", Work(0, 1), drawing=Work(1000, STEPS)), limits, system_free=host
+    )
 
 
 def layer_bytes(residency) -> int:
@@ -129,7 +131,9 @@ def test_nothing_is_faster_than_its_bounds_or_larger_than_its_plan(bench, reside
     device = choose.randint(sizes.fixed + sizes.slot + 2000, sizes.fixed + 30 * sizes.slot)
     task = Task("a picture", Work(choose.randint(0, 1000), 2), drawing=Work(choose.randint(0, 1000), STEPS))
     host = choose.choice((0, 3 * GIB, 100 * GIB))
-    plan = make_plan(sizes, task, Limits(mode, device, page_locked=choose.choice((None, 8 * sizes.slot))), host)
+    plan = make_plan(
+        sizes, task, Limits(mode, device, page_locked=choose.choice((None, 8 * sizes.slot))), system_free=host
+    )
     reading, drawing = [choose.uniform(0, 0.01), choose.uniform(0, 0.01)], choose.uniform(0, 0.01)
     for _ in range(2):
         drawn = bench.simulated.draw(residency, plan, reading, drawing, STEPS)
@@ -276,7 +280,7 @@ def test_without_matplotlib_it_says_so(bench, tmp_path, monkeypatch):
 
 def measured_step(folder: Path, mode: str, side: int, steps: int = 12) -> tuple[float, Plan]:
     """Seconds of a step once everything is under way, and the plan."""
-    engine = sensenova_core.load(folder, "cuda", vram_mode=mode)
+    engine = sensenova_core.load(folder, device="cuda", vram_mode=mode)
     drawn = engine.sample(engine.encode("a small house"), width=side, height=side, steps=steps)
     times = []
     for step in drawn:

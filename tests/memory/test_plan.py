@@ -69,7 +69,7 @@ class Case:
         return RING[mode or self.limits.mode] - bool(self.sizes.working[expert])
 
     def plan(self, **limits) -> Plan:
-        return make_plan(self.sizes, self.task, replace(self.limits, **limits), self.system_free)
+        return make_plan(self.sizes, self.task, replace(self.limits, **limits), system_free=self.system_free)
 
 
 def case(seed: int) -> Case:

@@ -11,7 +11,8 @@ from sensenova_core.checkpoint import StoredWeights, checkpoint_name
 from sensenova_core.checkpoint.headers import TensorHeader
 from sensenova_core.lora import Lora
 from sensenova_core.lora.file import Factors
-from sensenova_core.memory import Limits, Plan, Sizes, activations, make_plan
+from sensenova_core.memory import Limits, Plan, Sizes, make_plan
+from sensenova_core.memory.activations import Activations
 from sensenova_core.memory.budget import SYSTEM_RESERVE, in_words
 from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.plan import STAGING, Phase
@@ -32,7 +33,12 @@ def sizes_8b() -> Sizes:
         for name, value in model.named_parameters()
     }
     weights = StoredWeights(model, headers, None)
-    return Sizes.of(units_of(model, weights), config().decoder.num_layers, Fixed(model, weights).nbytes, weights.nbytes)
+    return Sizes.of(
+        units_of(model, weights),
+        layers=config().decoder.num_layers,
+        fixed=Fixed(model, weights).nbytes,
+        stored_bytes=weights.nbytes,
+    )
 
 
 @cache
@@ -43,13 +49,20 @@ def sizes_packed(kind: str) -> Sizes:
     types = {name: kind if len(shape) == 2 else "F32" if len(shape) == 1 else "F16" for name, shape in shapes.items()}
     headers = {name: TensorHeader(Path("x"), types[name], shape, 0) for name, shape in shapes.items()}
     weights = StoredWeights(model, headers, None)
-    return Sizes.of(units_of(model, weights), config().decoder.num_layers, Fixed(model, weights).nbytes, weights.nbytes)
+    return Sizes.of(
+        units_of(model, weights),
+        layers=config().decoder.num_layers,
+        fixed=Fixed(model, weights).nbytes,
+        stored_bytes=weights.nbytes,
+    )
 
 
 def plan_8b(mode: str = "auto", budget: float | None = None, system_free: int = 48 * GIB) -> Plan:
     """Of a picture of 2048 x 2048 in 50 guided steps; budget in GiB."""
-    task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
-    return make_plan(sizes_8b(), task, Limits(mode, None if budget is None else int(budget * GIB)), system_free)
+    task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
+    return make_plan(
+        sizes_8b(), task, Limits(mode, None if budget is None else int(budget * GIB)), system_free=system_free
+    )
 
 
 def test_units_of_the_8b_models():
@@ -76,7 +89,7 @@ def test_layers_of_the_8b_models_that_stay(budget, resident):
 )
 def test_modes_of_the_8b_models_take_what_was_promised(mode, allocated, reserved):
     plan = plan_8b(mode)
-    task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+    task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
     assert plan.device_bytes <= reserved * GIB
     for expert, phase in plan.phases.items():
         used = phase.device_bytes - phase.working_bytes + task.works[expert].working
@@ -99,7 +112,9 @@ def test_all_steps_of_the_8b_models_that_stream_are_named():
 
 
 def test_text_of_the_8b_models_streams_the_head_too():
-    plan = make_plan(sizes_8b(), activations.writing(config(), 400, 1000, 2, "text of"), Limits("low"), 48 * GIB)
+    plan = make_plan(
+        sizes_8b(), Activations(config(), 2).writing(400, 1000, "text of"), Limits("low"), system_free=48 * GIB
+    )
     phase = plan.phases[UNDERSTANDING]
     assert phase.name == "writing" and len(phase.streamed) == 46 and plan.streams
     assert "0.70 s a token" in explained(plan)
@@ -112,10 +127,10 @@ def test_reading_once_has_no_weights_to_keep_and_lets_the_other_expert_stay():
 
 
 def test_what_would_take_less_is_said_of_the_task():
-    picture = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+    picture = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
     written = {"condition": 400, "images_only": 400}
-    document = activations.document(config(), DocumentSettings(), written, 0, 2, unconditional=False)
-    text = activations.writing(config(), 400, 1000, 2, "text of")
+    document = Activations(config(), 2).document(DocumentSettings(), written, 0, unconditional=False)
+    text = Activations(config(), 2).writing(400, 1000, "text of")
     assert picture.smaller == "fewer pixels, a batch of 1, fewer or smaller images, less text"
     assert document.smaller == "fewer pixels, fewer or smaller images, less text"
     assert text.smaller == "fewer or smaller images to read, a shorter text to go on from, fewer tokens"
@@ -130,14 +145,14 @@ def test_the_8b_models_packed(kind, bits):
         plain.slot, rel=1e-3
     )
     assert sizes.stored_bytes == pytest.approx(plain.stored_bytes * bits / 16, rel=0.01)
-    task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
-    full, plans = make_plan(sizes, task, Limits("full"), 48 * GIB), {}
+    task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
+    full, plans = make_plan(sizes, task, Limits("full"), system_free=48 * GIB), {}
     layers = 42 * sizes.slot
     assert full.phases[GENERATION].device_bytes == (
         sizes.fixed + layers + sizes.working[GENERATION] + sizes.scratch + task.drawing.reserved
     )
     assert f"{in_words(sizes.working[GENERATION] + sizes.scratch)} of it to make one layer ready" in explained(full)
-    plans = {mode: make_plan(sizes, task, Limits(mode), 48 * GIB) for mode in ("balanced", "low")}
+    plans = {mode: make_plan(sizes, task, Limits(mode), system_free=48 * GIB) for mode in ("balanced", "low")}
     assert all(plan.phases[GENERATION].streamed_bytes == layers for plan in plans.values())
     assert plans["low"].device_bytes < plan_8b("low").device_bytes
 
@@ -146,7 +161,9 @@ def test_the_8b_models_packed(kind, bits):
 
 
 def changed_by(units: Units, lora: Lora, strength: float, fixed: int, stored: int) -> Sizes:
-    return Sizes.of(with_changes(units, [(lora, strength)]), config().decoder.num_layers, fixed, stored)
+    return Sizes.of(
+        with_changes(units, [(lora, strength)]), layers=config().decoder.num_layers, fixed=fixed, stored_bytes=stored
+    )
 
 
 def some_lora(names: list[str], shapes: dict[str, tuple[int, ...]], rank: int, dtype: str) -> Lora:
@@ -177,9 +194,11 @@ def test_a_lora_of_the_8b_models():
     assert sizes.units[UNDERSTANDING] == plain.units[UNDERSTANDING] and not sizes.unpacking(UNDERSTANDING)
     assert set(sizes.units[GENERATION]) == {plain.slot + 9_699_328} and sizes.working[GENERATION] == plain.slot
     assert sizes.scratch < 24 * MIB
-    task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+    task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
     for mode in VRAM_MODES:
-        phases = (make_plan(each, task, Limits(mode), 48 * GIB).phases[GENERATION] for each in (sizes, plain))
+        phases = (
+            make_plan(each, task, Limits(mode), system_free=48 * GIB).phases[GENERATION] for each in (sizes, plain)
+        )
         ours, others = phases
         assert ours.ring == max(0, others.ring - 1) and ours.resident == others.resident
         more = (
@@ -209,8 +228,8 @@ def test_what_any_lora_adds_to_the_sizes():
                 apart += [unit.running_bytes] if parts and strength else []
             assert sizes.units[expert] == tuple(expected), seed
             assert sizes.working[expert] == max(apart), seed
-        task = activations.drawing(config(), SamplingSettings(), PREFIXES, 2, 2, "a picture of")
+        task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
         smallest, _ = sizes.smallest(task)
-        assert make_plan(sizes, task, Limits(device=smallest), 48 * GIB).device_bytes <= smallest
+        assert make_plan(sizes, task, Limits(device=smallest), system_free=48 * GIB).device_bytes <= smallest
         with pytest.raises(SettingsError):
-            make_plan(sizes, task, Limits(device=smallest - 1), 48 * GIB)
+            make_plan(sizes, task, Limits(device=smallest - 1), system_free=48 * GIB)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sensenova_core.memory.slots import Slot
-from sensenova_core.memory.transfers import DirectTransfers
+from sensenova_core.memory.transfers import Transfers
 from sensenova_core.memory.units import Part, Unit
 from sensenova_core.model import MixtureOfExperts, feed_forward
 from tests.support.each import each
@@ -116,7 +116,7 @@ def unit_of(mixture: MixtureOfExperts) -> Unit:
     """A unit of a layer that is nothing but this."""
     parts, start = [], 0
     for name, value in mixture.named_parameters():
-        parts.append(Part(name, name, value.dtype, tuple(value.shape), start, start))
+        parts.append(Part(name, name, dtype=value.dtype, shape=tuple(value.shape), lies_at=start, runs_at=start))
         start += -(-parts[-1].nbytes // 256) * 256
     return Unit("generation", 0, tuple(parts), mixture.to("meta"))
 
@@ -128,7 +128,7 @@ def test_a_slot_holds_experts_as_one_and_copies_nothing():
     x, values = torch.randn(1, 9, 24), {name: value.clone() for name, value in plain.named_parameters()}
     expected = looped(plain, x)
     unit = unit_of(plain)
-    slot = Slot(unit.nbytes, torch.device("cpu"), DirectTransfers())
+    slot = Slot(unit.nbytes, torch.device("cpu"), Transfers())
     for part in unit.parts:
         part.of(slot.buffer).copy_(values[part.leaf])
     module, buffer = slot.module(unit), slot.buffer.untyped_storage().data_ptr()

@@ -27,7 +27,7 @@ def naive_picture(folder, engine, width, height, steps, cfg, shift, t_eps, seed)
     """The whole picture by the formula: each branch reads prompt and image anew at every step."""
     model, sequences = Naive(folder), engine.encode("a red circle").sequences
     scale = model.noise_scale(width * height // engine.config.token_pixels**2)
-    z = scale * flow.starting_noise(flow.noise_stream(seed), 1, height, width)[0]
+    z = scale * flow.starting_noise(flow.noise_stream(seed), batch=1, height=height, width=width)[0]
     sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     times = (1 - shift * sigma / (1 + (shift - 1) * sigma)).tolist()
     for t, t_next in pairwise(times):
@@ -106,7 +106,7 @@ def test_attention(kernel, causal, new, seen, kv_heads):
     visible = torch.ones(new, seen, dtype=torch.bool)
     if causal:  # the last new token sees the last key
         visible = torch.arange(seen)[None] <= torch.arange(seen - new, seen)[:, None]
-    out = kernel(query, key, value, causal)
+    out = kernel(query, key, value, causal=causal)
     assert relative_error(out, naive_attention(query, key, value, visible)) < TOLERANCE
 
 
@@ -122,12 +122,14 @@ def test_reading_in_two_parts(engines, name, cut):
     model, reader = engines(name).model, engines(name).reader
     decoder, kernel = model.understanding.decoder, reader.kernel
     embedded = model.understanding.embed_tokens(IDS)[None]
-    where = positions(IDS, 510, 509, GRIDS)
+    where = positions(IDS, start_id=510, slot_id=509, grids=GRIDS)
 
     def read(part: slice, context):
         context.reserve(context.tokens + where[:, part].shape[1])
         reading = ReadingAttention(context, runs(where[0, part]), kernel)
-        hidden = decoder(embedded[:, part], model.rotation(where[None, :, part]), reading.attend_at, decoder.layers)
+        hidden = decoder(
+            embedded[:, part], model.rotation(where[None, :, part]), reading.attend_at, layers=decoder.layers
+        )
         context.advance(hidden.shape[1], int(where[0, part][-1]))
         return hidden, context.prefix()
 
@@ -145,7 +147,7 @@ def test_reading_in_two_parts(engines, name, cut):
 def test_an_image_sees_itself_and_not_what_follows(engines):
     """Changing a token moves what may see it and nothing else."""
     model, reader = engines("tiny-u15").model, engines("tiny-u15").reader
-    where = positions(IDS, 510, 509, GRIDS)
+    where = positions(IDS, start_id=510, slot_id=509, grids=GRIDS)
     embedded = model.understanding.embed_tokens(IDS)[None]
 
     def moved(token: int) -> list[int]:
@@ -153,7 +155,7 @@ def test_an_image_sees_itself_and_not_what_follows(engines):
         for x in (embedded, embedded.index_fill(1, torch.tensor([token]), 0.5)):
             reading = ReadingAttention(reader.new_context(len(IDS)), runs(where[0]), reader.kernel)
             decoder = model.understanding.decoder
-            out.append(decoder(x, model.rotation(where[None]), reading.attend_at, decoder.layers)[0])
+            out.append(decoder(x, model.rotation(where[None]), reading.attend_at, layers=decoder.layers)[0])
         return (out[0] != out[1]).any(-1).nonzero().flatten().tolist()
 
     assert moved(9) == list(range(4, 22))  # the last token of the first image, tokens 4 to 9
@@ -166,7 +168,10 @@ def test_golden_and_naive_agree(engines):
 
     case = case_named("a3b_t2i_64x64_cfg1_shift3")
     golden, model = tensors(case), Naive(checkpoint("tiny-a3b"))
-    noise = case["noise_scale"] * flow.starting_noise(flow.noise_stream(case["params"]["seed"]), 1, 64, 64)[0]
+    noise = (
+        case["noise_scale"]
+        * flow.starting_noise(flow.noise_stream(case["params"]["seed"]), batch=1, height=64, width=64)[0]
+    )
     guess = model.guess(golden["input_ids_cond"].long(), noise, 0.0, case["noise_scale"])
     t = golden["timesteps"][1]
     z = noise + t * (guess - noise)

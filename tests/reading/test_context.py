@@ -123,7 +123,7 @@ def test_feeding_an_image_is_reading_it(engines):
     context = reader.new_context(5)
     reader.feed([context], sequence.ids[: before + 1].tolist())
     following = sequence.ids[after:].tolist()
-    last = reader.feed_image([context], reader.embed(image), image.grid, following)[0]
+    last = reader.feed_image([context], reader.embed(image), image.grid, ids=following)[0]
     assert relative_error(last, hidden) < TOLERANCE and context.last_t == whole.last_t
     assert relative_error(held(context.prefix()), held(whole.prefix())) < TOLERANCE
 

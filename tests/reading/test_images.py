@@ -21,7 +21,7 @@ SAMPLER = "SenseNovaCoreFlowMatchSampler"
 
 
 def read(image: Image.Image, limits: tuple[int, int] = (1024, 4_194_304)) -> ReferenceImage:
-    return reference_image(image, SIDE, *limits)
+    return reference_image(image, SIDE, limits=limits)
 
 
 def levels(image: ReferenceImage) -> torch.Tensor:

@@ -29,7 +29,9 @@ def images(count: int):
 def document(engine, prompt: str, count: int = 0, system: str = "", think: bool = False) -> tuple[str, str]:
     """Both branches."""
     given = engine.encode("", images(count)).images
-    return tuple(spelled(engine, sequence) for sequence in engine.prompts.document(prompt, given, system, think))
+    return tuple(
+        spelled(engine, sequence) for sequence in engine.prompts.document(prompt, given, system=system, think=think)
+    )
 
 
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n"
@@ -155,7 +157,7 @@ def test_the_system_message_of_a_document(engine):
 def test_spelled_specials_in_a_document_are_plain_text(engine, where, special):
     def ids(text):
         prompt, system = (text, "s") if where == "prompt" else ("p", text)
-        return engine.prompts.document(prompt, (), system, True)[0].ids.tolist()
+        return engine.prompts.document(prompt, (), system=system, think=True)[0].ids.tolist()
 
     token = engine.tokenizer.ids[special]
     assert ids(f"x {special} y").count(token) == ids("x y").count(token)

@@ -105,7 +105,7 @@ def test_half_a_character_is_refused(engines, prompt):
     for name, refuse in {
         "the prompt": lambda: engine.encode(prompt),
         "the reasoning": lambda: engine.encode("a cat", think_text=prompt),
-        "the system message": lambda: engine.prompts.document("a cat", (), prompt, False),
+        "the system message": lambda: engine.prompts.document("a cat", (), system=prompt, think=False),
     }.items():
         with pytest.raises(PromptError, match=rf"{name} holds .*not Unicode.*ud.*after {place} others\); remove"):
             refuse()

@@ -65,9 +65,9 @@ def watch_attention(engine: Engine, look: Callable[[bool], None]) -> None:
     """Call `look` whenever a layer attends; it is told whether the layer reads text."""
     real = engine._kernel
 
-    def kernel(query, key, value, causal):
+    def kernel(query, key, value, *, causal):
         look(causal)
-        return real(query, key, value, causal)
+        return real(query, key, value, causal=causal)
 
     engine._kernel = engine.reader.kernel = kernel
 
@@ -105,9 +105,9 @@ def story(engine: Engine) -> dict[str, torch.Tensor | str | list]:
     told["thought"] = thought.think_text
     told["after the thought"] = last_of(engine.sample(thought, **SIZE, steps=1))
     told["edit"] = draw(engine, "bluer", [picture(64, 64)], steps=1, img_cfg=2.0)
-    told["answer"] = [answer.text for answer in engine.understand("what?", [picture(64, 64)], few)]
+    told["answer"] = [answer.text for answer in engine.understand("what?", [picture(64, 64)], settings=few)]
     settings = DocumentSettings(SamplingSettings(64, 64, 1, Guidance(4.0, 2.0)))
-    events = list(engine.interleave("a tale", (), settings, choose=saying(engine, TALE)))
+    events = list(engine.interleave("a tale", (), settings=settings, choose=saying(engine, TALE)))
     told["document"] = [type(event).__name__ for event in events]
     told["last drawn"] = [event for event in events if isinstance(event, Drawing)][-1].step.pixels()
     return told

@@ -23,7 +23,7 @@ def messages(*texts: str) -> list[Message]:
 
 
 def reply(engine, asked, images=(), settings=FEW, **more):
-    *_, answer = engine.understand(asked, images, settings, **more)
+    *_, answer = engine.understand(asked, images, settings=settings, **more)
     return answer
 
 
@@ -61,7 +61,7 @@ def test_an_empty_answer(engine):
 
 def test_nothing_happens_before_the_first_answer_is_asked_for(engine):
     engine.release()
-    answers = engine.understand("hi", [image()], FEW)
+    answers = engine.understand("hi", [image()], settings=FEW)
     assert engine.model.device.type == "meta"
     next(answers)
     assert engine.model.device.type == "cpu"
@@ -155,7 +155,7 @@ def test_two_answers_at_once(engine):
     cat, dog = messages("<image> a cat?"), messages("a dog, not a cat?")
     expected = [fresh(engine, cat, [image(1)]).ids, fresh(engine, dog).ids]
     reply(engine, cat, [image(1)])
-    running = [engine.understand(cat, [image(1)], FEW), engine.understand(dog, (), FEW)]
+    running = [engine.understand(cat, [image(1)], settings=FEW), engine.understand(dog, (), settings=FEW)]
     *_, last = zip(*running, strict=True)
     assert [answer.ids for answer in last] == expected
     assert reply(engine, dog).ids == expected[1]
@@ -166,7 +166,7 @@ def test_an_answer_given_up_leaves_nothing_behind(engine):
     expected = fresh(engine, asked).ids
     reply(engine, "another question")
     for stop in (1, 5):
-        abandoned = engine.understand(asked, (), FEW)
+        abandoned = engine.understand(asked, (), settings=FEW)
         for _ in range(stop):
             next(abandoned)
         del abandoned

@@ -25,7 +25,7 @@ def settings(cfg: float = 4.0, img_cfg: float = 2.0, **more) -> DocumentSettings
 
 def write(engine, text: str = STORY, prompt: str = "a story", images=(), **more) -> list:
     made = settings(**more)
-    return list(engine.interleave(prompt, images, made, max_pixels=16_384, choose=saying(engine, text)))
+    return list(engine.interleave(prompt, images, settings=made, max_pixels=16_384, choose=saying(engine, text)))
 
 
 def pictures(events) -> list[torch.Tensor]:
@@ -61,7 +61,7 @@ def test_text_comes_in_whole_characters(engine):
 def test_an_unfinished_character_is_not_lost_before_an_image(engine):
     half = engine.tokenizer.encode(["猫"])[:1]
     chosen = iter([*half, engine.tokenizer.ids["<img>"], engine.tokenizer.ids["<|im_end|>"]])
-    events = list(engine.interleave("x", (), settings(), choose=lambda *_: next(chosen)))
+    events = list(engine.interleave("x", (), settings=settings(), choose=lambda *_: next(chosen)))
     assert outline(events) == ["\ufffd", (0, 0), (0, 1), "end"]
 
 
@@ -86,7 +86,7 @@ def test_the_token_limit_counts_text_alone(engine):
 
 def test_the_context_ends_the_document(copy_of):
     engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=60)))
-    before = len(engine.prompts.document("a story", (), "", False)[0].ids)
+    before = len(engine.prompts.document("a story", (), system="", think=False)[0].ids)
     events = write(engine, "x" * 200, max_tokens=200)
     assert events[-1] == End("context")
     assert before + len(engine.tokenizer.encode(["".join(event.text for event in events[:-1])])) <= 60
@@ -128,7 +128,7 @@ def test_a_drawn_image_is_seen_by_what_follows(engine):
 
     def logits(seed):
         said = saying(engine, "a <img> b<|im_end|>")
-        list(engine.interleave("x", (), settings(seed=seed), choose=said))
+        list(engine.interleave("x", (), settings=settings(seed=seed), choose=said))
         return said.logits
 
     before = len(engine.tokenizer.encode(["a "])) + 1  # the choice of <img> included
@@ -143,7 +143,7 @@ def test_a_drawn_image_is_seen_by_what_follows(engine):
 )
 def test_only_what_guidance_needs_is_read(engine, cfg, img_cfg, branches):
     """Beginnings once; then text in the full branch alone, an image's <img>, tokens and </img> in those that see it."""
-    sequences = engine.prompts.document("x", (), "", False)
+    sequences = engine.prompts.document("x", (), system="", think=False)
     lengths = {"full": len(sequences[0].ids), "images": len(sequences[1].ids), "nothing": 13}
     with tokens_read(engine) as read, calls(engine.model.generation.decoder) as drawn:
         write(engine, "a<img><|im_end|>", "x", cfg=cfg, img_cfg=img_cfg)
@@ -157,11 +157,15 @@ def test_only_what_guidance_needs_is_read(engine, cfg, img_cfg, branches):
 def test_memory_grows_by_what_is_written(engine):
     """Text, and the tokens of each image and two more; nothing else is kept while the document goes on."""
     made, text = settings(), "One day <img> it <img> was"
-    sequences = engine.prompts.document("a story", engine.encode("", [picture()], max_pixels=16_384).images, "", True)
+    sequences = engine.prompts.document(
+        "a story", engine.encode("", [picture()], max_pixels=16_384).images, system="", think=True
+    )
     with torch.inference_mode():
         unconditional = engine.prompts.unconditional()
         said = saying(engine, text + "<|im_end|>")
-        writer = Writer(engine.reader, engine.prompts, sequences, unconditional, made, said)
+        writer = Writer(
+            engine.reader, engine.prompts, sequences, unconditional=unconditional, settings=made, choose=said
+        )
         sizes, held = [], []
         for event in writer.events():
             if isinstance(event, Drawing):
@@ -180,7 +184,7 @@ def test_memory_grows_by_what_is_written(engine):
 
 
 def test_nothing_is_held_after_a_document(engine):
-    events = engine.interleave("a story", (), settings(), choose=saying(engine, STORY))
+    events = engine.interleave("a story", (), settings=settings(), choose=saying(engine, STORY))
     for event in events:
         if isinstance(event, Drawing):
             break
@@ -194,14 +198,14 @@ def test_nothing_is_held_after_a_document(engine):
 
 def test_nothing_happens_before_the_first_event_is_asked_for(engine):
     engine.release()
-    engine.interleave("a story", (), settings())
+    engine.interleave("a story", (), settings=settings())
     assert engine.model.device.type == "meta"
 
 
 def test_sampled_documents_follow_their_seed(engine):
     def text(seed):
         decoding = DecodingSettings(max_tokens=12, sample=True, temperature=1.0, seed=seed)
-        events = engine.interleave("x", (), settings(decoding=decoding, max_images=0))
+        events = engine.interleave("x", (), settings=settings(decoding=decoding, max_images=0))
         return "".join(event.text for event in events if isinstance(event, Text))
 
     assert text(1) == text(1) != text(2)
@@ -227,9 +231,9 @@ def test_settings_are_refused(wrong, message):
 )
 def test_malformed_settings_are_refused(engines, wrong):
     with pytest.raises(SettingsError):
-        engines("tiny-u15").interleave("x", (), DocumentSettings(**wrong))
+        engines("tiny-u15").interleave("x", (), settings=DocumentSettings(**wrong))
 
 
 def test_a_size_between_tokens_is_refused_at_the_call(engines):
     with pytest.raises(SettingsError, match=r"height is 50; this model draws multiples of 32, such as 64"):
-        engines("tiny-u15").interleave("x", (), settings(sizes=((64, 64), (64, 50)), max_images=2))
+        engines("tiny-u15").interleave("x", (), settings=settings(sizes=((64, 64), (64, 50)), max_images=2))

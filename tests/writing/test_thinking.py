@@ -126,7 +126,7 @@ def test_reasoning_begins_as_the_picture_does(engines, prompt, images):
     engine = engines("tiny-u15")
     given = [picture(seed=seed) for seed in range(images)]
     before = engine.prompts.thinking(engine.encode(prompt, given, max_pixels=4096)).ids.tolist()
-    with_reasoning = condition(engine.encode(prompt, given, "x", max_pixels=4096))
+    with_reasoning = condition(engine.encode(prompt, given, think_text="x", max_pixels=4096))
     assert with_reasoning[: len(before)] == before and before[-2] == engine.tokenizer.ids["<think>"]
 
 

@@ -49,7 +49,7 @@ def gallery(engine: Engine) -> Iterator[tuple[str, list[Image.Image]]]:
     for asked, given in (*((edit, examples[:1]) for edit in EDITS), (MERGE, examples)):
         yield asked, [*given, picture_of(engine, engine.encode(asked, given), SEED)]
     settings = DocumentSettings(SamplingSettings(SIDE, SIDE, STEPS, seed=SEED))
-    drawings = [event.step for event in engine.interleave(STORY, (), settings) if isinstance(event, Drawing)]
+    drawings = [event.step for event in engine.interleave(STORY, (), settings=settings) if isinstance(event, Drawing)]
     yield STORY, [as_picture(step) for step in drawings if step.index + 1 == step.total]
 
 

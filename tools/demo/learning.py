@@ -143,7 +143,7 @@ def understand(model: SenseNovaU1, batch: Batch, read: ReadingRows) -> Tensor:
         embedded = expert.vision(grid.image_to_patches(shown), expert.vision.rotary(grid, model.device))
         x = x.index_copy(0, places, embedded.flatten(0, 1).to(x.dtype))
     x = x.view(*batch.ids.shape, -1)
-    return expert.decoder(x, model.rotation(batch.positions), read.attend_at, expert.decoder.layers)
+    return expert.decoder(x, model.rotation(batch.positions), read.attend_at, layers=expert.decoder.layers)
 
 
 def grid_of(model: SenseNovaU1, pictures: Tensor) -> Grid:
@@ -231,5 +231,5 @@ def guesses(model: SenseNovaU1, attend: DrawingRows, z: Tensor, t: Tensor) -> Te
         times = times + expert.noise_scale_embedder(torch.tensor([scale / config.noise.max_scale]))
     places = grid.positions(0).repeat(len(z), 1, 1)
     places[:, 0] = attend.last[:, None] + 1
-    x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at, expert.decoder.layers)
+    x = expert.decoder(x + times[:, None], model.rotation(places), attend.attend_at, layers=expert.decoder.layers)
     return expert.head(x, grid).float()

@@ -162,7 +162,7 @@ class Rows:
         think: bool,
     ) -> list[Row]:
         shown = [shown_at(one, size) for one in before]
-        images = references(shown, self.side, edit_pixel_limits(len(shown), AREA), None)
+        images = references(shown, self.side, limits=edit_pixel_limits(len(shown), AREA))
         conditioning = self.prompts.picture(asked, images)
         sequence, written = conditioning.sequences[CONDITION], ()
         if think:
@@ -176,7 +176,7 @@ class Rows:
         """Questions about one picture, one after the other. describes: how often the first asks for everything."""
         made, zh = self.scene(), self.in_chinese()
         shown = self._worn(shown_at(made, size))
-        images = references([shown], self.side, understanding_pixel_limits(AREA), None)
+        images = references([shown], self.side, limits=understanding_pixel_limits(AREA))
         messages, starts = [], []
         for turn in range(turns):
             name = "describe" if turn == 0 and self.rng.random() < describes else ""
@@ -209,7 +209,7 @@ class Rows:
         shown = [pixels(draw(one, *size)) for one in told.scenes]
         grid = Grid.covering(width=size[0], height=size[1], side=self.side)
         images = [ReferenceImage(((one * 0.5 + 0.5) - MEAN) / STD, grid, size) for one in shown]
-        full, images_only = self.prompts.document(told.asked, (), system_message("INTERLEAVE"), think)
+        full, images_only = self.prompts.document(told.asked, (), system=system_message("INTERLEAVE"), think=think)
         pieces: list[Piece] = [Special(THINK_START), "\n"] if think else []
         for index, (text, image) in enumerate(zip(told.texts, images, strict=True)):
             pieces += [("\n" if index else "") + text + "\n", image]
@@ -246,7 +246,7 @@ class Rows:
         ids = torch.tensor(self.tokenizer.encode(flat), dtype=torch.int64)
         images = tuple(piece for piece in pieces if isinstance(piece, ReferenceImage))
         start, slot = self.tokenizer.ids[IMAGE_START], self.tokenizer.ids[IMAGE_SLOT]
-        placed = positions(ids, start, slot, tuple(image.grid for image in images))
+        placed = positions(ids, start_id=start, slot_id=slot, grids=tuple(image.grid for image in images))
         placed[0] += sequence.last_t + 1
         return replace(
             sequence,

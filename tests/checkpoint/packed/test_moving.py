@@ -12,7 +12,7 @@ from sensenova_core import DecodingSettings
 from sensenova_core.checkpoint import Packed
 from sensenova_core.memory import plan as plans
 from sensenova_core.memory.slots import Slots
-from sensenova_core.memory.transfers import DirectTransfers
+from sensenova_core.memory.transfers import Transfers
 from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import scaled_down, write_checkpoint
 from tests.support.packing import everywhere, tensors_of, write_fp8, write_gguf
@@ -34,9 +34,9 @@ def test_units_lie_and_move_packed(load):
 def test_a_step_copies_packed_bytes_alone(load, monkeypatch, name, mode, slots):
     engine = load(name, mode, slots, max_memory="0=64GiB,cpu=1GiB")
     engine.memory.residency.store.direct = False  # as with a card, where all that is read passes page-locked memory
-    real, sent = DirectTransfers.copy, []
+    real, sent = Transfers.copy, []
     monkeypatch.setattr(
-        DirectTransfers, "copy", lambda lane, source, *rest: sent.append(source.nbytes) or real(lane, source, *rest)
+        Transfers, "copy", lambda lane, source, *rest: sent.append(source.nbytes) or real(lane, source, *rest)
     )
     draw_short(engine, steps=4)
     units, streamed = engine.memory.residency.units, phase(engine).streamed

@@ -133,13 +133,18 @@ def test_a_file_that_comes_back_after_half_a_picture(own, spoil):
     assert torch.equal(draw_short(own), expected)
 
 
-def test_units_that_system_memory_holds_do_not_need_their_file(tmp_path):
+def test_a_run_whose_units_system_memory_holds_goes_on_without_their_file(tmp_path):
     engine = sensenova_core.load(
         write_checkpoint(tmp_path, geometry(0)), vram_mode="balanced", max_memory="0=64GiB,cpu=1GiB"
     )
-    expected = draw_short(engine)
+    expected = draw_short(engine, steps=3)
+    run = engine.sample(short(engine, "x"), **SIZE, steps=3)
+    next(run)
     (tmp_path / "model.safetensors").unlink()
-    assert torch.equal(draw_short(engine), expected)
+    *_, step = run
+    assert torch.equal(step.pixels(), expected)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was changed or removed"):
+        draw_short(engine)
 
 
 # What is no longer wanted is gone at once.

@@ -84,7 +84,7 @@ def test_memory_that_runs_out_in_a_document_is_mended(load, expected):
     watch_attention(engine, Failing({60}, out_of_memory))
     settings = DocumentSettings(SamplingSettings(64, 64, 1, Guidance(4.0, 2.0)))
     said = told_by(engine)
-    events = list(engine.interleave("a tale", (), settings, choose=saying(engine, TALE)))
+    events = list(engine.interleave("a tale", (), settings=settings, choose=saying(engine, TALE)))
     drawn = [event for event in events if isinstance(event, Drawing)]
     assert torch.equal(drawn[-1].step.pixels(), expected("dense")["last drawn"]) and len(said) == 1
 
@@ -122,11 +122,11 @@ def test_memory_that_runs_out_between_reading_and_drawing_is_mended(load, monkey
     failed = []
     real = sensenova_core.drawing.sampling.DrawingAttention
 
-    def buffers(*arguments):
+    def buffers(*prefixes, **sizes):
         if not failed:
             failed.append(1)
             raise out_of_memory()
-        return real(*arguments)
+        return real(*prefixes, **sizes)
 
     monkeypatch.setattr(sensenova_core.drawing.sampling, "DrawingAttention", buffers)
     assert torch.equal(draw_short(engine), expected)

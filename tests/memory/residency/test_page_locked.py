@@ -15,7 +15,7 @@ from sensenova_core.memory import plan as plans
 from sensenova_core.memory.budget import SYSTEM_RESERVE
 from sensenova_core.memory.page_locked import PageLockedStore
 from sensenova_core.memory.slots import Slot
-from sensenova_core.memory.transfers import DirectTransfers
+from sensenova_core.memory.transfers import Transfers
 from sensenova_core.memory.units import Part, Unit
 from sensenova_core.model import GENERATION, UNDERSTANDING
 from tests.support.geometries import geometry, short, write_checkpoint
@@ -34,8 +34,8 @@ def pins(monkeypatch, refused: Callable[[int], bool] = lambda count: False) -> l
         seen.append(("pin", buffer.data_ptr()))
         return True
 
-    monkeypatch.setattr(DirectTransfers, "pin", pin)
-    monkeypatch.setattr(DirectTransfers, "unpin", lambda self, buffer: seen.append(("unpin", buffer.data_ptr())))
+    monkeypatch.setattr(Transfers, "pin", pin)
+    monkeypatch.setattr(Transfers, "unpin", lambda self, buffer: seen.append(("unpin", buffer.data_ptr())))
     return seen
 
 
@@ -169,7 +169,7 @@ def fp8_units(count: int) -> tuple[tuple[Unit, ...], Bytes]:
     for index in range(count):
         parts, start = [], 0
         for leaf, (shape, dtype) in shapes.items():
-            parts.append(Part(leaf, f"{index}.{leaf}", dtype, shape, start, start))
+            parts.append(Part(leaf, f"{index}.{leaf}", dtype=dtype, shape=shape, lies_at=start, runs_at=start))
             start += -(-parts[-1].nbytes // 256) * 256
             raw = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), generator=generator)
             stored[parts[-1].name] = raw.to(torch.uint8).view(dtype)
@@ -183,9 +183,9 @@ def test_units_of_fp8_arrive_bit_for_bit(direct, kept):
     units, weights = fp8_units(4)
     sizes = plans.Sizes({UNDERSTANDING: (256,), GENERATION: tuple(unit.nbytes for unit in units)}, 0, 0, 0)
     slot = sizes.slot_of(GENERATION)
-    store = PageLockedStore(weights, {GENERATION: units}, sizes, DirectTransfers(), direct)
+    store = PageLockedStore(weights, {GENERATION: units}, sizes, lane=Transfers(), direct=direct)
     store.keep(frozenset((GENERATION, index) for index in kept))
-    buffer = Slot(slot, torch.device("cpu"), DirectTransfers())
+    buffer = Slot(slot, torch.device("cpu"), Transfers())
     for _ in range(3):
         for index, unit in enumerate(units):
             buffer.buffer.fill_(0xAA)

@@ -10,8 +10,11 @@ class ComfyExtension:
 class io:
     class ComfyNode:
         hidden: Any
+        @classmethod
+        def GET_SCHEMA(cls) -> io.Schema: ...
 
     class Schema:
+        node_id: str
         def __init__(self, **known: Any) -> None: ...
 
     class NodeOutput:
