@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from PIL import Image, PngImagePlugin
 
-from ..errors import PromptError
+from ..errors import PromptError, SenseNovaError
 from ..system.paths import path_of
 from . import picture_kinds
 from .colours import scale_transparency
@@ -78,7 +78,7 @@ def is_pipe(given: str | bytes | os.PathLike) -> bool:
         return True
     try:
         mode = os.stat(path_of(given)).st_mode
-    except (OSError, ValueError):
+    except (OSError, ValueError, SenseNovaError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
@@ -107,10 +107,10 @@ def _source(given: str | bytes | os.PathLike, name: str) -> Path | bytes:
         raise PromptError("an image's name is empty; give the path of a picture file")
     if is_pipe(given):
         return _piped(given, name)
-    path = path_of(given)
     try:
+        path = path_of(given)
         mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SenseNovaError) as error:
         raise PromptError(f"{name}: there is no such file; give the path of a picture file") from error
     if stat.S_ISDIR(mode):
         raise PromptError(f"{name}: it is a folder; give the path of a picture file in it")
