@@ -20,8 +20,8 @@ IMAGE_PLACEHOLDER = "<image>"
 NO_THINKING = "<think>\n\n</think>\n\n"
 THINKING = "<think>\n"
 # Letters for each token of the context: no text has more. Of one with more than `MAY_FIT` it is first counted whether
-# it can fit, piece by piece, for to tokenise megabytes takes minutes.
-MOST_LETTERS, MAY_FIT, PIECE = 16, 4, 2**15
+# it can fit, piece by piece, for to tokenise megabytes takes minutes. So `FEW` are read in no time.
+MOST_LETTERS, MAY_FIT, PIECE, FEW = 16, 4, 2**15, 2**17
 AFTER_THINKING = "\n\n"  # between the reasoning and <img>, tokenised on its own
 
 # A piece of a sequence: plain text, a special token, or an image.
@@ -237,7 +237,7 @@ class PromptBuilder:
     def _check_letters(self, texts: list[str]) -> None:
         """Raise PromptError for texts that cannot fit into the context, before they are tokenised as they are."""
         letters = sum(map(len, texts))
-        if letters <= MAY_FIT * self.max_tokens:
+        if letters <= max(FEW, MAY_FIT * self.max_tokens):
             return
         over = f"the prompt has {letters:,} letters, over what the model's {self.max_tokens:,} tokens hold; shorten it"
         if letters > MOST_LETTERS * self.max_tokens:
