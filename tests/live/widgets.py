@@ -9,7 +9,6 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 folder, pack = sys.argv[1:3]
 sys.argv[1:] = ["--cpu"]  # what ComfyUI reads
@@ -43,15 +42,17 @@ def offered(node) -> dict[str, list]:
 
 
 def main() -> dict[str, object]:
-    sample, interleave = load_nodes("sample", "interleave")
+    sample, interleave, sockets = load_nodes("sample", "interleave", "sockets")
     sampler, document = sample.FlowMatchSampler, interleave.Interleave
-    model = SimpleNamespace(sample=reached, interleave=reached)
+    model = object.__new__(sockets.Model.Type)  # without an engine
+    model.sample = reached
+    conditioning = sockets.Conditioning.Type(vocabulary="", prompt="", images=(), sequences={})
     seen: dict[str, object] = {"sampler": offered(sampler), "document": offered(document)}
     given = {name: value for name, (value, later) in offered(sampler).items() if not later}
     given |= {"width": 64, "height": 64}
     for name, more in {"set": {"look": 0.25, "swing": 7, "cfg_end": 0.5}, "left out": {}}.items():
         try:
-            sampler.execute(model=model, conditioning=SimpleNamespace(images=()), **given | more)
+            sampler.execute(model=model, conditioning=conditioning, **given | more)
         except Reached as settings:
             seen[name] = settings.args[0].as_dict()
     return seen
