@@ -200,7 +200,7 @@ def srgb() -> bytes:
         None,
         7,
     ],
-    ids=lambda profile: repr(profile)[:12],
+    ids=["empty", "words", "zeros", "cut", "of LAB", "of XYZ", "text", "none", "a number"],
 )
 def test_a_profile_that_is_none_is_ignored(mode, profile):
     image = Image.new(mode, (8, 8), 1)
