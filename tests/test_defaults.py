@@ -35,15 +35,15 @@ shown("drawn", last(engine.encode("a cat"), cfg=4.0, cfg_norm="cfg_zero_star", s
 images = [picture(80, 60, mode="RGBA"), picture(40, 90, seed=2)]
 edit = engine.encode("make it blue", images, max_pixels=16384)
 shown("edited", last(edit, cfg=4.0, img_cfg=2.0, cfg_norm="channel"))
-thought = engine.think(engine.encode("a dog", images[:1], max_pixels=16384), decoding)
-shown("thought", thought.think_text, last(thought, cfg=3.0))
+*_, thought = engine.think(engine.encode("a dog", images[:1], max_pixels=16384), decoding)
+shown("thought", thought.text, last(thought.conditioning, cfg=3.0))
 for answer in engine.understand("what is it?", images[:1], settings=decoding):
     pass
 shown("answered", answer.text)
 sampling = SamplingSettings(steps=2, guidance=Guidance(3.0, 2.0), seed=5)
 document = DocumentSettings(sampling=sampling, sizes=((64, 32),), decoding=DecodingSettings(max_tokens=20), system="")
 choose = saying(engine, "one <img> two <img> end<|im_end|>")
-events = list(engine.interleave("a story", images[:1], document, max_pixels=16384, choose=choose))
+events = list(engine.interleave("a story", images[:1], settings=document, max_pixels=16384, choose=choose))
 shown("written", *[e.step.image() if isinstance(e, Drawing) else getattr(e, "text", "") for e in events])
 """
 DEFAULTS = [

@@ -72,10 +72,10 @@ def all_changes(folder, mode: dict) -> list[tuple[str, str, str]]:
 def changed_once(engine, change, when: str, right) -> str:
     file, real, done = engine.path / "model.safetensors", engine._kernel, []
 
-    def kernel(query, key, value, causal):
+    def kernel(query, key, value, *, causal):
         if not done and causal == (when == "reading"):
             done.append(change(file))
-        return real(query, key, value, causal)
+        return real(query, key, value, causal=causal)
 
     if when != "between":
         engine._kernel = engine.reader.kernel = kernel

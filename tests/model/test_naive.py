@@ -121,7 +121,7 @@ def test_reading_in_two_parts(engines, name, cut):
     """Cut anywhere but inside an image, the second part on the first one's prefix."""
     model, reader = engines(name).model, engines(name).reader
     decoder, kernel = model.understanding.decoder, reader.kernel
-    embedded = model.understanding.embed_tokens(IDS)[None]
+    embedded = engines(name).memory.residency.embed(IDS)[None]
     where = positions(IDS, start_id=510, slot_id=509, grids=GRIDS)
 
     def read(part: slice, context):
@@ -148,7 +148,7 @@ def test_an_image_sees_itself_and_not_what_follows(engines):
     """Changing a token moves what may see it and nothing else."""
     model, reader = engines("tiny-u15").model, engines("tiny-u15").reader
     where = positions(IDS, start_id=510, slot_id=509, grids=GRIDS)
-    embedded = model.understanding.embed_tokens(IDS)[None]
+    embedded = engines("tiny-u15").memory.residency.embed(IDS)[None]
 
     def moved(token: int) -> list[int]:
         out = []

@@ -116,8 +116,9 @@ def test_a_read_that_fails_leaves_nothing_page_locked(tmp_path, monkeypatch):
     host_of(engine, 2)
     draw_short(engine)
     assert locked(seen) == 2
-    (tmp_path / "model.safetensors").unlink()
     host_of(engine, 99)
+    vanish = (tmp_path / "model.safetensors").unlink
+    monkeypatch.setattr(engine.stored, "check_unchanged", vanish)  # when the run has begun
     with pytest.raises(CheckpointError):
         draw_short(engine)
     assert locked(seen) > 2
