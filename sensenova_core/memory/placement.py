@@ -98,13 +98,13 @@ class Placement:
         self._fixed, self._layers = fixed, model.config.decoder.num_layers
         self._carried: tuple[str, ...] = ()  # keys of the LoRAs that layers carry
         self.sizes = Sizes.of(units, layers=self._layers, fixed=fixed.nbytes, stored_bytes=stored.nbytes)
-        lane = transfers_to(device)
-        self.clock = Clock(lane)
+        transfers = transfers_to(device)
+        self.clock = Clock(transfers)
         self.in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
         self.residency: PlacedWeights = (
             Mapped(model, stored, units, fixed=fixed, sizes=self.sizes)
             if self.in_place
-            else Residency(stored, units, self.sizes, fixed=fixed, device=device, lane=lane, clock=self.clock)
+            else Residency(stored, units, self.sizes, fixed=fixed, device=device, transfers=transfers, clock=self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
@@ -207,7 +207,7 @@ class Placement:
     def run(self, phase: str, work: Callable[[Weights], Result]) -> Result:
         """Do a phase's work with the weights: once more with less memory for them, if the device's runs out.
 
-        phase: "reading", "writing" or "drawing", by which its seconds are counted. work: see model.Run. Raises
+        phase: "reading", "writing" or "drawing", by which its seconds are counted. work: see model.Runner. Raises
         SenseNovaError when memory runs out for good.
         """
         while True:

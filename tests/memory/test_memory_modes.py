@@ -99,7 +99,7 @@ def test_copies_of_packed_layers_hide_behind_computing_with_a_buffer_less(bench,
     drawn = bench.simulated.draw(residency, plan, (), LAYER_SECONDS, STEPS)
     assert plan.phases[GENERATION].ring == ring
     assert drawn.step.copied == pytest.approx(LAYERS * size, rel=0.05)
-    expected = max(LAYER_SECONDS, drawn.step.copied / LAYERS / residency.lane.rate)
+    expected = max(LAYER_SECONDS, drawn.step.copied / LAYERS / residency.transfers.rate)
     assert drawn.step.seconds == pytest.approx(LAYERS * expected, rel=1e-6)
 
 
@@ -138,7 +138,7 @@ def test_nothing_is_faster_than_its_bounds_or_larger_than_its_plan(bench, reside
     for _ in range(2):
         drawn = bench.simulated.draw(residency, plan, reading, drawing, STEPS)
         computing = LAYERS * (sum(reading) + STEPS * drawing)
-        assert drawn.seconds >= max(computing, drawn.copied / residency.lane.rate) * (1 - 1e-9)
+        assert drawn.seconds >= max(computing, drawn.copied / residency.transfers.rate) * (1 - 1e-9)
         assert drawn.device_bytes <= plan.device_bytes <= device
     phase = plan.phases[GENERATION]
     if (

@@ -36,7 +36,7 @@ def test_a_step_copies_packed_bytes_alone(load, monkeypatch, name, mode, slots):
     engine.memory.residency.store.direct = False  # as with a card, where all that is read passes page-locked memory
     real, sent = Transfers.copy, []
     monkeypatch.setattr(
-        Transfers, "copy", lambda lane, source, *rest: sent.append(source.nbytes) or real(lane, source, *rest)
+        Transfers, "copy", lambda transfers, source, *rest: sent.append(source.nbytes) or real(transfers, source, *rest)
     )
     draw_short(engine, steps=4)
     units, streamed = engine.memory.residency.units, phase(engine).streamed
