@@ -187,7 +187,7 @@ def draw(residency: SimulatedResidency, plan: Plan, reading: Sequence[float], dr
         start, busy, copied = max(clocks.computing, begun), clocks.busy, clocks.copied
         for _ in residency.layers(expert):
             residency.transfers.compute(seconds)
-            most = max(most, residency.nbytes + plan.phases[expert].working_bytes)
+            most = max(most, residency.nbytes + plan.phases[expert].activation_bytes)
         waited = residency.clock.drain().get("waiting", 0.0)
         passes.append(Pass(clocks.computing - start, waited, clocks.busy - busy, clocks.copied - copied))
     copied = sum(taken.copied for taken in passes)

@@ -9,8 +9,8 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..sensenova_core.errors import SettingsError, quoted
+from ..sensenova_core.report.outputs import check_writable
 from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
-from ..sensenova_core.report.places import check_place
 from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
@@ -185,7 +185,7 @@ def _problem(prefix: str, file: str) -> str | None:
         prefix.encode()
         if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
             return None
-        check_place(below)
+        check_writable(below)
     except UnicodeEncodeError:
         return f"filename_prefix {ascii(prefix)[:100]} has letters that no file name has; give another name"
     except SettingsError as error:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ..errors import SettingsError
-from ..report.places import check_place
+from ..report.outputs import check_writable
 from ..settings import INTERLEAVE_SIZES, MAX_DOCUMENT_TOKENS, DecodingSettings, DocumentSettings, SamplingSettings
 from .models import add_running_options, best_area, open_engine, open_images
 from .options import (
@@ -46,7 +46,7 @@ def run(options) -> int:
     images = open_images(options.image)
     settings = _settings(options, images)
     folder = Path(options.output)
-    check_place(folder / f"{options.stem}_00001" / "document.html")
+    check_writable(folder / f"{options.stem}_00001" / "document.html")
     check_folder(folder)
     from ..report.pages import save_numbered_document
     from ..report.profile import Watched

@@ -153,7 +153,7 @@ class Placement:
     def on_system(self, task: Task, remembered: int, plan: Plan | None) -> tuple[int, int]:
         """Of a model on the CPU: bytes of system memory that a task takes, and those that there are for it, swapping
         left out. plan: None where weights run as they lie; their pages can be given back at any time."""
-        work = task.most_working + self.sizes.fixed + max(map(self.sizes.unpacking, self.sizes.units))
+        work = task.most_activations + self.sizes.fixed + max(map(self.sizes.unpacking, self.sizes.units))
         held = remembered + (self.sizes.fixed if self.residency.placed else 0)
         if isinstance(self.residency, Mapped):
             copied = self.residency.copied_bytes

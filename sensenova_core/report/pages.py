@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..errors import SettingsError, check_choice
 from ..writing.document import Drawing, End, Event, Text
 from .markdown import escaped
-from .places import place_folder, synced, take_name, unfinished
+from .outputs import publish_folder, synced, take_name, unfinished
 from .png import to_pil
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -78,7 +78,7 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
     with unfinished(folder.parent) as own:
         name = _write(document, own, form)
         try:
-            place_folder(own, folder)
+            publish_folder(own, folder)
         except FileExistsError:
             raise SettingsError(f"{folder} exists already", "choose another name") from None
     return folder / name
@@ -88,7 +88,7 @@ def save_numbered_document(document: Document, folder: Path, stem: str, *, form:
     """`save_document` into the first of stem_00001, stem_00002, ... in `folder` that nobody has."""
     with unfinished(folder) as own:
         name = _write(document, own, form)
-        return take_name(folder, stem, "", take=partial(place_folder, own)) / name
+        return take_name(folder, stem, "", take=partial(publish_folder, own)) / name
 
 
 def _write(document: Document, folder: Path, form: str) -> str:
