@@ -10,11 +10,12 @@ from comfy_api.latest import io, ui
 
 from ..sensenova_core.errors import SettingsError, quoted
 from ..sensenova_core.report.outputs import check_writable
-from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
+from ..sensenova_core.report.pages import DocumentBuilder, page, save_numbered_document
 from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
     MAX_DOCUMENT_TOKENS,
+    PAGE_FORMATS,
     DecodingSettings,
     DocumentSettings,
     SamplingSettings,
@@ -141,7 +142,10 @@ class SaveDocument(io.ComfyNode):
                     tooltip="The folder's name, numbered; / makes subfolders.",
                 ),
                 io.Combo.Input(
-                    "format", options=list(FORMATS), default="markdown", tooltip="document.md or document.html."
+                    "format",
+                    options=list(PAGE_FORMATS),
+                    default=PAGE_FORMATS[0],
+                    tooltip="document.md or document.html.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path")],

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import SettingsError, check_choice
+from ..settings import PAGE_FORMATS
 from ..writing.document import Drawing, End, Event, Text
 from .markdown import escaped
 from .outputs import publish_folder, synced, take_name, unfinished
@@ -17,7 +18,6 @@ from .png import to_pil
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 IMAGE_MARK = "<image>"
-FORMATS = ("markdown", "html")
 
 # Fonts with letters for most languages, by the names that systems install them under; the first found is used.
 _FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf")
@@ -74,7 +74,7 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
 
     The folder appears whole or not at all. Raises SettingsError for an unknown format or a folder that exists.
     """
-    check_choice("format", form, FORMATS)
+    check_choice("format", form, PAGE_FORMATS)
     with unfinished(folder.parent) as own:
         name = _write(document, own, form)
         try:

@@ -45,10 +45,10 @@ def residency_on(bench):
     )
 
 
-def plan_of(residency, limits: Limits, host: int = 100 * GIB) -> Plan:
+def plan_of(residency, limits: Limits, free: int = 100 * GIB) -> Plan:
     """No reading; `STEPS` steps with 1000 bytes of activations."""
     return make_plan(
-        residency.sizes, Task("a picture", Work(0, 1), drawing=Work(1000, STEPS)), limits, system_free=host
+        residency.sizes, Task("a picture", Work(0, 1), drawing=Work(1000, STEPS)), limits, system_free=free
     )
 
 
@@ -130,9 +130,9 @@ def test_nothing_is_faster_than_its_bounds_or_larger_than_its_plan(bench, reside
     sizes, mode = residency.sizes, choose.choice(("auto", "full", "balanced", "low"))
     device = choose.randint(sizes.fixed + sizes.slot + 2000, sizes.fixed + 30 * sizes.slot)
     task = Task("a picture", Work(choose.randint(0, 1000), 2), drawing=Work(choose.randint(0, 1000), STEPS))
-    host = choose.choice((0, 3 * GIB, 100 * GIB))
+    free = choose.choice((0, 3 * GIB, 100 * GIB))
     plan = make_plan(
-        sizes, task, Limits(mode, device, page_locked=choose.choice((None, 8 * sizes.slot))), system_free=host
+        sizes, task, Limits(mode, device, page_locked=choose.choice((None, 8 * sizes.slot))), system_free=free
     )
     reading, drawing = [choose.uniform(0, 0.01), choose.uniform(0, 0.01)], choose.uniform(0, 0.01)
     for _ in range(2):
