@@ -31,7 +31,7 @@ live: $(VENV)/.test
 
 # What takes too long for every change: 100,000 damaged files.
 nightly: $(VENV)/.test
-	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV)/bin/python -m tests.support.mutations --cases 100000
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(PY) -m tests.support.mutations --cases 100000
 
 bench: $(VENV)/.runtime
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable ".[bench]"

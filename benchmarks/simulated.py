@@ -78,7 +78,7 @@ class Worker:
         return done
 
 
-class SimulatedLane(Transfers):
+class SimulatedTransfers(Transfers):
     """A card's copy engine and compute engine, each a queue. rate: bytes a second from page-locked memory."""
 
     def __init__(self, clocks: Clocks, rate: float):
@@ -134,9 +134,9 @@ class SimulatedResidency(Residency):
         weights = UnreadWeights(model, self.clocks, read_rate, stored)
         units, fixed = units_of(model, weights), Fixed(model, weights)
         sizes = Sizes.of(units, layers=config.decoder.num_layers, fixed=fixed.nbytes, stored_bytes=weights.nbytes)
-        lane = SimulatedLane(self.clocks, copy_rate)
+        transfers = SimulatedTransfers(self.clocks, copy_rate)
         device = torch.device("meta")
-        super().__init__(weights, units, sizes, fixed=fixed, device=device, lane=lane, clock=Clock(lane))
+        super().__init__(weights, units, sizes, fixed=fixed, device=device, transfers=transfers, clock=Clock(transfers))
         self.model = model
         self._worker = Worker(self.clocks)
 
@@ -186,8 +186,8 @@ def draw(residency: SimulatedResidency, plan: Plan, reading: Sequence[float], dr
     for expert, seconds in [(UNDERSTANDING, seconds) for seconds in reading] + [(GENERATION, drawing)] * steps:
         start, busy, copied = max(clocks.computing, begun), clocks.busy, clocks.copied
         for _ in residency.layers(expert):
-            residency.lane.compute(seconds)
-            most = max(most, residency.nbytes + plan.phases[expert].working_bytes)
+            residency.transfers.compute(seconds)
+            most = max(most, residency.nbytes + plan.phases[expert].activation_bytes)
         waited = residency.clock.drain().get("waiting", 0.0)
         passes.append(Pass(clocks.computing - start, waited, clocks.busy - busy, clocks.copied - copied))
     copied = sum(taken.copied for taken in passes)

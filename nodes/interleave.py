@@ -9,12 +9,13 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..sensenova_core.errors import SettingsError, quoted
-from ..sensenova_core.report.pages import FORMATS, DocumentBuilder, page, save_numbered_document
-from ..sensenova_core.report.places import check_place
+from ..sensenova_core.report.outputs import check_writable
+from ..sensenova_core.report.pages import DocumentBuilder, page, save_numbered_document
 from ..sensenova_core.settings import (
     CFG_NORMS,
     INTERLEAVE_SIZES,
     MAX_DOCUMENT_TOKENS,
+    PAGE_FORMATS,
     DecodingSettings,
     DocumentSettings,
     SamplingSettings,
@@ -141,7 +142,10 @@ class SaveDocument(io.ComfyNode):
                     tooltip="The folder's name, numbered; / makes subfolders.",
                 ),
                 io.Combo.Input(
-                    "format", options=list(FORMATS), default="markdown", tooltip="document.md or document.html."
+                    "format",
+                    options=list(PAGE_FORMATS),
+                    default=PAGE_FORMATS[0],
+                    tooltip="document.md or document.html.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path")],
@@ -185,7 +189,7 @@ def _problem(prefix: str, file: str) -> str | None:
         prefix.encode()
         if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
             return None
-        check_place(below)
+        check_writable(below)
     except UnicodeEncodeError:
         return f"filename_prefix {ascii(prefix)[:100]} has letters that no file name has; give another name"
     except SettingsError as error:

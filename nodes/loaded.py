@@ -100,7 +100,7 @@ class LoadedEngine:
         task: says what is to be done, once the LoRAs are in use: what was read without them must be read again.
         """
         self.use_loras()
-        mm.load_models_gpu([self.patcher], memory_required=task().most_working)
+        mm.load_models_gpu([self.patcher], memory_required=task().most_activations)
 
 
 class Run(Watched[Result]):

@@ -90,7 +90,7 @@ def warn(message: str) -> None:
 
 
 def _preview(image: Tensor) -> Image.Image:
-    """Scaled down on its own device, so that little is copied to the host."""
+    """Scaled down on its own device, so that little is copied to system memory."""
     height, width = image.shape[1:3]
     scale = min(1, PREVIEW_SIDE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))

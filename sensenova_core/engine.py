@@ -24,8 +24,7 @@ from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import MaxPixels, ReferenceImage, listed, references
 from .reading.prefix import Context
-from .reading.prompt import Conditioning, Message, PromptBuilder
-from .reading.prompt import TokenSequence as Tokens
+from .reading.prompt import Conditioning, Message, PromptBuilder, TokenSequence
 from .reading.reader import Reader
 from .reading.remembered import PREFIX_CACHE_BYTES, Remembered
 from .reading.tokenizer import Tokenizer
@@ -67,7 +66,7 @@ def load(
     """Load a checkpoint of the SenseNova-U1 family: a Hugging Face folder, a repository in the hub's cache, or a single
     .safetensors or .gguf file.
 
-    dtype: "auto" (as stored), or one of devices.DTYPES. attention: one of model.BACKENDS.
+    dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -332,7 +331,7 @@ class Engine:
 
     def conversation(
         self, messages: Messages, images: Sequence[Image.Image] = (), max_pixels: MaxPixels = None
-    ) -> Tokens:
+    ) -> TokenSequence:
         """Make a question, or messages that end with the user's, ready to be answered.
 
         Every <image> in the user's texts is filled in order; images without one go before the last text.
@@ -346,7 +345,7 @@ class Engine:
 
     def understand(
         self,
-        messages: Messages | Tokens,
+        messages: Messages | TokenSequence,
         images: Sequence[Image.Image] = (),
         *,
         settings: DecodingSettings | None = None,
@@ -357,7 +356,7 @@ class Engine:
         messages, images: as for `conversation`, or what it made of them. What was read for earlier turns is not read
         again. settings: greedy and 512 tokens at most, unless given.
         """
-        conversation = messages if isinstance(messages, Tokens) else self.conversation(messages, images)
+        conversation = messages if isinstance(messages, TokenSequence) else self.conversation(messages, images)
         settings = _expected(settings, DecodingSettings) or DecodingSettings()
         choose = choose or chooser(settings)
         return self._running(
@@ -465,7 +464,7 @@ class Engine:
             raise SettingsError("the prompt was encoded for another model", "encode it with the model that draws")
 
 
-def _used(conditioning: Conditioning, settings: SamplingSettings) -> dict[str, Tokens]:
+def _used(conditioning: Conditioning, settings: SamplingSettings) -> dict[str, TokenSequence]:
     """The sequences of the branches that some step needs."""
     names = flow.branches_needed(settings, edit=conditioning.is_edit)
     return {name: conditioning.sequences[name] for name in names}

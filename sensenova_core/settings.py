@@ -31,6 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 VRAM_MODES = ("auto", "full", "balanced", "low")
 BACKENDS = ("auto", "sdpa", "flash")
 TASKS = ("draw", "understand", "interleave")
+PAGE_FORMATS = ("markdown", "html")  # that a document is saved in; the first unless told otherwise
 SIZE_UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
 
 MAX_THINK_TOKENS = 1024  # of reasoning, unless told otherwise

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
-from ..report.places import check_place
+from ..report.outputs import check_writable
 from ..settings import DecodingSettings, ReasoningSettings, SamplingSettings
 from . import chat
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
@@ -129,7 +129,7 @@ def check_output(output: Path, jobs: list[Job]) -> None:
     if one_file and (folder := next(filter(os.path.isdir, numbered(output, jobs[0].settings.batch_size)), None)):
         raise SettingsError(f"--output {output}: {folder} is a folder; give another name")
     last = numbered(output, jobs[0].settings.batch_size)[-1] if one_file else output / "sensenova_00001.png"
-    check_place(last, max(BYTES * job.size[0] * job.size[1] * job.settings.batch_size for job in jobs))
+    check_writable(last, max(BYTES * job.size[0] * job.size[1] * job.settings.batch_size for job in jobs))
     check_folder(output.parent if one_file else output)
 
 

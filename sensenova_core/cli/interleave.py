@@ -4,8 +4,15 @@ import sys
 from pathlib import Path
 
 from ..errors import SettingsError
-from ..report.places import check_place
-from ..settings import INTERLEAVE_SIZES, MAX_DOCUMENT_TOKENS, DecodingSettings, DocumentSettings, SamplingSettings
+from ..report.outputs import check_writable
+from ..settings import (
+    INTERLEAVE_SIZES,
+    MAX_DOCUMENT_TOKENS,
+    PAGE_FORMATS,
+    DecodingSettings,
+    DocumentSettings,
+    SamplingSettings,
+)
 from .models import add_running_options, best_area, open_engine, open_images
 from .options import (
     add_image_options,
@@ -36,7 +43,8 @@ def add_parser(commands) -> None:
     add_settings(parser, SamplingSettings, but=("batch_size", "crop"))
     add_settings(parser, DocumentSettings)
     add_settings(parser, DecodingSettings, but=("seed",), max_tokens=MAX_DOCUMENT_TOKENS)
-    parser.add_argument("--format", choices=("markdown", "html"), default="markdown", help="(default: markdown)")
+    first = PAGE_FORMATS[0]
+    parser.add_argument("--format", choices=PAGE_FORMATS, default=first, help=f"(default: {first})")
     parser.add_argument("--output", "--output-dir", default=".", help="where the document's folder goes (default: .)")
     parser.add_argument("--stem", default="document", help="the folder's name, numbered (default: document)")
     parser.set_defaults(run=run, default=parser.get_default)
@@ -46,7 +54,7 @@ def run(options) -> int:
     images = open_images(options.image)
     settings = _settings(options, images)
     folder = Path(options.output)
-    check_place(folder / f"{options.stem}_00001" / "document.html")
+    check_writable(folder / f"{options.stem}_00001" / "document.html")
     check_folder(folder)
     from ..report.pages import save_numbered_document
     from ..report.profile import Watched

@@ -107,7 +107,7 @@ class Record:
 
     def finished(self, job: Job, paths: Sequence[Path]) -> None:
         """Note a line whose pictures are in place, for good."""
-        from ..report.places import synced
+        from ..report.outputs import synced
 
         synced(self.folder)
         line = {"line": job.key, "prompt": job.prompt[:100], "files": [path.name for path in paths]}

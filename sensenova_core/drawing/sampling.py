@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NOT_FINITE, SenseNovaError, first_line, memory_in_words
-from ..model import GENERATION, InModule, Kernel, Run, SenseNovaU1, Weights
+from ..model import GENERATION, InModule, Kernel, Runner, SenseNovaU1, Weights
 from ..model.config import ModelConfig
 from ..model.grid import Grid
 from ..reading.prefix import DrawingAttention, Prefix
@@ -72,11 +72,11 @@ class Denoiser:
         kernel: Kernel,
         edit: bool,
         noise: torch.Generator | None = None,
-        run: Run | None = None,
+        run: Runner | None = None,
     ):
         """prefixes: one for every branch that any step needs, the full condition first.
 
-        noise: a stream to continue; else one begins from the settings' seed. run: see model.Run.
+        noise: a stream to continue; else one begins from the settings' seed. run: see model.Runner.
         """
         self.run = run or InModule(model).run
         self.noise = noise or flow.noise_stream(settings.seed)

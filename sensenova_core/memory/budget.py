@@ -15,7 +15,7 @@ _SIZE = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})\s*[KMG]I?B
 
 @dataclass(frozen=True)
 class Limits:
-    """What a plan may use, in bytes; None is no limit. mode: one of MODES.
+    """What a plan may use, in bytes; None is no limit. mode: one of VRAM_MODES.
 
     device: everything on the card. weights: those alone, as a host with other models to run wishes it; a ring of
     buffers may overstep it. buffers: those of weights, after memory ran out. page_locked: of system memory, of which

@@ -88,7 +88,7 @@ def _in_place(memory: Placement, task: Task) -> dict[str, str]:
     return {
         "task": task.name,
         "mode": "weights run where they lie, mapped from their files",
-        "system": f"{in_words(task.most_working)} for the task itself{ready}; "
+        "system": f"{in_words(task.most_activations)} for the task itself{ready}; "
         f"{in_words(sizes.stored_bytes)} stay in their files",
     }
 

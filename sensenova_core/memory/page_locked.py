@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 class PageLockedBuffer:
     """System memory for one unit. copied: the mark of the last copy out of it."""
 
-    def __init__(self, size: int, lane: Transfers, *, pin: bool):
+    def __init__(self, size: int, transfers: Transfers, *, pin: bool):
         self.bytes = torch.empty(size, dtype=torch.uint8, device="cpu")
-        self.pinned = pin and lane.pin(self.bytes)
+        self.pinned = pin and transfers.pin(self.bytes)
         self.copied: Mark = None
-        self._lane = lane
+        self._transfers = transfers
         # Memory must not be freed while it is page-locked, also when its owner is simply dropped.
-        self._unpin = weakref.finalize(self, lane.unpin, self.bytes) if self.pinned else None
+        self._unpin = weakref.finalize(self, transfers.unpin, self.bytes) if self.pinned else None
 
     def release(self) -> None:
-        self._lane.finish(self.copied)
+        self._transfers.finish(self.copied)
         if self._unpin is not None:
             self._unpin()
 
@@ -39,10 +39,10 @@ class PageLockedStore:
     every pass wants stays in one of its own. Nothing is page-locked that does not stream.
     """
 
-    def __init__(self, stored: StoredWeights, units: Units, sizes: Sizes, *, lane: Transfers, direct: bool):
+    def __init__(self, stored: StoredWeights, units: Units, sizes: Sizes, *, transfers: Transfers, direct: bool):
         """direct: without a card between, files are read to where they are used, unless they are kept."""
         self.stored, self.units, self.sizes = stored, units, sizes
-        self.lane, self.direct = lane, direct
+        self.transfers, self.direct = transfers, direct
         self.kept: dict[Key, PageLockedBuffer] = {}
         self._wanted: frozenset[Key] = frozenset()
         self._spare: list[PageLockedBuffer] = []
@@ -64,13 +64,13 @@ class PageLockedStore:
         """Begin to copy a unit to a buffer on the device; returns the mark of its end."""
         unit = self.units[key[0]][key[1]]
         if self.direct and key not in self._wanted:
-            self.lane.finish(after)
+            self.transfers.finish(after)
             self._read(unit, target)
             return None
         buffer = self.kept.get(key)
         if buffer is None:
             buffer = self._take(key)
-            self.lane.finish(buffer.copied)
+            self.transfers.finish(buffer.copied)
             try:
                 self._read(unit, buffer.bytes)
             except BaseException:
@@ -79,7 +79,7 @@ class PageLockedStore:
                 raise
             if key in self._wanted:
                 self.kept[key] = buffer
-        buffer.copied = self.lane.copy(buffer.bytes[: unit.nbytes], target[: unit.nbytes], after)
+        buffer.copied = self.transfers.copy(buffer.bytes[: unit.nbytes], target[: unit.nbytes], after)
         return buffer.copied
 
     def release(self) -> None:
@@ -108,7 +108,7 @@ class PageLockedStore:
         return self._new(size)
 
     def _new(self, size: int) -> PageLockedBuffer:
-        buffer = PageLockedBuffer(size, self.lane, pin=self._pins)
+        buffer = PageLockedBuffer(size, self.transfers, pin=self._pins)
         if self._pins and not buffer.pinned:
             self._pins = False
             log.warning("weights are copied from memory that is not page-locked; copies will not hide behind computing")

@@ -98,13 +98,13 @@ class Placement:
         self._fixed, self._layers = fixed, model.config.decoder.num_layers
         self._carried: tuple[str, ...] = ()  # keys of the LoRAs that layers carry
         self.sizes = Sizes.of(units, layers=self._layers, fixed=fixed.nbytes, stored_bytes=stored.nbytes)
-        lane = transfers_to(device)
-        self.clock = Clock(lane)
+        transfers = transfers_to(device)
+        self.clock = Clock(transfers)
         self.in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
         self.residency: PlacedWeights = (
             Mapped(model, stored, units, fixed=fixed, sizes=self.sizes)
             if self.in_place
-            else Residency(stored, units, self.sizes, fixed=fixed, device=device, lane=lane, clock=self.clock)
+            else Residency(stored, units, self.sizes, fixed=fixed, device=device, transfers=transfers, clock=self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
@@ -153,7 +153,7 @@ class Placement:
     def on_system(self, task: Task, remembered: int, plan: Plan | None) -> tuple[int, int]:
         """Of a model on the CPU: bytes of system memory that a task takes, and those that there are for it, swapping
         left out. plan: None where weights run as they lie; their pages can be given back at any time."""
-        work = task.most_working + self.sizes.fixed + max(map(self.sizes.unpacking, self.sizes.units))
+        work = task.most_activations + self.sizes.fixed + max(map(self.sizes.unpacking, self.sizes.units))
         held = remembered + (self.sizes.fixed if self.residency.placed else 0)
         if isinstance(self.residency, Mapped):
             copied = self.residency.copied_bytes
@@ -207,7 +207,7 @@ class Placement:
     def run(self, phase: str, work: Callable[[Weights], Result]) -> Result:
         """Do a phase's work with the weights: once more with less memory for them, if the device's runs out.
 
-        phase: "reading", "writing" or "drawing", by which its seconds are counted. work: see model.Run. Raises
+        phase: "reading", "writing" or "drawing", by which its seconds are counted. work: see model.Runner. Raises
         SenseNovaError when memory runs out for good.
         """
         while True:

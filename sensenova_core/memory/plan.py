@@ -99,14 +99,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Work:
-    """What an expert does in a run. working: bytes beside the weights. passes: None when nobody knows beforehand."""
+    """What an expert does in a run. activations: bytes beside the weights. passes: None when nobody knows them yet."""
 
-    working: int
+    activations: int
     passes: int | None = None
 
     @property
     def reserved(self) -> int:
-        return int(self.working * FRAGMENTATION)
+        return int(self.activations * FRAGMENTATION)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Task:
         return f"fewer pixels, {'' if self.writes else 'a batch of 1, '}fewer or smaller images, less text"
 
     @property
-    def most_working(self) -> int:
+    def most_activations(self) -> int:
         """Bytes beside the weights, at the most."""
         return max(work.reserved for work in self.works.values())
 
@@ -151,7 +151,7 @@ class Phase:
     slot_bytes: int
     other_slot_bytes: int
     fixed_bytes: int
-    working_bytes: int
+    activation_bytes: int
     passes: int | None
     resident: tuple[int, ...]
     ring: int
@@ -188,7 +188,7 @@ class Phase:
 
     @property
     def device_bytes(self) -> int:
-        return self.fixed_bytes + self.unpacking_bytes + self.buffer_bytes + self.working_bytes
+        return self.fixed_bytes + self.unpacking_bytes + self.buffer_bytes + self.activation_bytes
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def _phase(sizes: Sizes, task: Task, mode: str, *, expert: str, room: int, both:
         slot_bytes=slot,
         other_slot_bytes=sizes.slot_of(other),
         fixed_bytes=sizes.fixed,
-        working_bytes=work.reserved,
+        activation_bytes=work.reserved,
         passes=work.passes,
         resident=resident,
         ring=ring,

@@ -40,13 +40,13 @@ class Residency:
         *,
         fixed: Fixed,
         device: torch.device,
-        lane: Transfers,
+        transfers: Transfers,
         clock: Clock,
     ):
         """clock: counts how long computing stands still for copies, as "waiting"."""
         self.stored, self.units, self.sizes = stored, units, sizes
         self.fixed, self.embed = fixed, fixed.embed
-        self.device, self.lane, self.clock = device, lane, clock
+        self.device, self.transfers, self.clock = device, transfers, clock
         self.copies: Counter[Key] = Counter()
         self.times_dropped = 0
         self.phases: dict[str, Phase] = {}  # by expert: another run's may go on with the phase that the plan lacks
@@ -56,8 +56,8 @@ class Residency:
     def _start(self) -> None:
         """With nothing placed, and a thread of its own."""
         direct = self.device.type == "cpu"
-        self.store = PageLockedStore(self.stored, self.units, self.sizes, lane=self.lane, direct=direct)
-        self.slots = Slots(self.device, self.lane)
+        self.store = PageLockedStore(self.stored, self.units, self.sizes, transfers=self.transfers, direct=direct)
+        self.slots = Slots(self.device, self.transfers)
         self.placed = False
         self.passes: Passes | None = None  # of the phase that goes on
         self._settled = False  # all that it wants is there and stays
@@ -208,7 +208,7 @@ class Residency:
         try:
             yield
         finally:  # a pass that is broken off may have begun to use it
-            slot.free = None if self._settled else self.lane.mark()
+            slot.free = None if self._settled else self.transfers.mark()
 
     def _await(self, slot: Slot) -> None:
         """Wait for the copy into a buffer, if there is one."""
@@ -216,7 +216,7 @@ class Residency:
             return
         try:
             with self.clock.counting("waiting"):
-                self.lane.wait(slot.ready)
+                self.transfers.wait(slot.ready)
         except BaseException:  # what failed here may have failed further ahead as well
             for other in [other for other, ahead in self.slots.of.items() if ahead.ready is not None]:
                 self.slots.evict(other)

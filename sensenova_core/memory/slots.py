@@ -17,10 +17,10 @@ class Slot:
     ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
     """
 
-    def __init__(self, size: int, device: torch.device, lane: Transfers):
+    def __init__(self, size: int, device: torch.device, transfers: Transfers):
         self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
         self.ready: Future[Mark] | None = None
-        self.free = lane.mark()  # after the allocation, which may itself be a piece of work in the device's queue
+        self.free = transfers.mark()  # after the allocation, which may itself be a piece of work in the device's queue
         self._modules: dict[str, nn.Module] = {}
 
     @property
@@ -49,12 +49,12 @@ class Slots:
     of: by unit, the buffers that have one, or will when a copy has ended.
     """
 
-    def __init__(self, device: torch.device, lane: Transfers):
+    def __init__(self, device: torch.device, transfers: Transfers):
         self.room, self.most_bytes = 0, 0
         self.of: dict[Key, Slot] = {}
         self.free: list[Slot] = []
         self.working: Slot | None = None
-        self._device, self._lane = device, lane
+        self._device, self._transfers = device, transfers
 
     @property
     def buffer_bytes(self) -> int:
@@ -76,7 +76,7 @@ class Slots:
         return self.new(size) if self.buffer_bytes + size <= self.room else None
 
     def new(self, size: int) -> Slot:
-        slot = Slot(size, self._device, self._lane)
+        slot = Slot(size, self._device, self._transfers)
         self.most_bytes = max(self.most_bytes, self.nbytes + size)
         return slot
 
@@ -85,10 +85,10 @@ class Slots:
         slot = self.of.pop(key)
         if slot.ready is not None:
             if not slot.ready.cancel() and slot.ready.exception() is None:
-                self._lane.finish(slot.ready.result())
+                self._transfers.finish(slot.ready.result())
             slot.ready = None
         if slot.free is None:
-            slot.free = self._lane.mark()
+            slot.free = self._transfers.mark()
         self.free.append(slot)
 
     def made_ready(self, unit: Unit, lying: Callable[[Part], Tensor | Packed], size: int) -> nn.Module:

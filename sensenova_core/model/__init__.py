@@ -4,7 +4,7 @@ from ..settings import BACKENDS
 from .attention import Kernel, attention_kernel
 from .feed_forward import MixtureOfExperts
 from .unified import GENERATION, UNDERSTANDING, SenseNovaU1
-from .weights import InModule, Run, Weights
+from .weights import InModule, Runner, Weights
 
 __all__ = [
     "BACKENDS",
@@ -13,7 +13,7 @@ __all__ = [
     "InModule",
     "Kernel",
     "MixtureOfExperts",
-    "Run",
+    "Runner",
     "SenseNovaU1",
     "Weights",
     "attention_kernel",

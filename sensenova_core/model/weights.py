@@ -27,7 +27,7 @@ class Weights(Protocol):
         ...
 
 
-class Run(Protocol):
+class Runner(Protocol):
     """Runs a piece of a phase's work: "reading", "writing" or "drawing". It may be done over, for nothing that it
     changes counts before it has ended."""
 

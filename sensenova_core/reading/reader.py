@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..model import UNDERSTANDING, InModule, Kernel, Run, SenseNovaU1, Weights
+from ..model import UNDERSTANDING, InModule, Kernel, Runner, SenseNovaU1, Weights
 from ..model.grid import Grid
 from .images import MEAN, STD, ReferenceImage
 from .prefix import BLOCK_TOKENS, Context, Prefix, ReadingAttention
@@ -17,10 +17,10 @@ Unread = tuple[Context, Tensor, Tensor]
 
 
 class Reader:
-    """Reads with the weights of one model, and remembers what it has read. run: see model.Run."""
+    """Reads with the weights of one model, and remembers what it has read. run: see model.Runner."""
 
     def __init__(
-        self, model: SenseNovaU1, kernel: Kernel, *, run: Run | None = None, remembered: Remembered | None = None
+        self, model: SenseNovaU1, kernel: Kernel, *, run: Runner | None = None, remembered: Remembered | None = None
     ):
         self.model, self.kernel = model, kernel
         self.run = run or InModule(model).run

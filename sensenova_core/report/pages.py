@@ -10,14 +10,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import SettingsError, check_choice
+from ..settings import PAGE_FORMATS
 from ..writing.document import Drawing, End, Event, Text
 from .markdown import escaped
-from .places import place_folder, synced, take_name, unfinished
+from .outputs import publish_folder, synced, take_name, unfinished
 from .png import to_pil
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 IMAGE_MARK = "<image>"
-FORMATS = ("markdown", "html")
 
 # Fonts with letters for most languages, by the names that systems install them under; the first found is used.
 _FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf")
@@ -74,11 +74,11 @@ def save_document(document: Document, folder: Path, form: str) -> Path:
 
     The folder appears whole or not at all. Raises SettingsError for an unknown format or a folder that exists.
     """
-    check_choice("format", form, FORMATS)
+    check_choice("format", form, PAGE_FORMATS)
     with unfinished(folder.parent) as own:
         name = _write(document, own, form)
         try:
-            place_folder(own, folder)
+            publish_folder(own, folder)
         except FileExistsError:
             raise SettingsError(f"{folder} exists already", "choose another name") from None
     return folder / name
@@ -88,7 +88,7 @@ def save_numbered_document(document: Document, folder: Path, stem: str, *, form:
     """`save_document` into the first of stem_00001, stem_00002, ... in `folder` that nobody has."""
     with unfinished(folder) as own:
         name = _write(document, own, form)
-        return take_name(folder, stem, "", take=partial(place_folder, own)) / name
+        return take_name(folder, stem, "", take=partial(publish_folder, own)) / name
 
 
 def _write(document: Document, folder: Path, form: str) -> str:

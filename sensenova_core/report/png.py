@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..reading.images import METADATA_KEY
-from .places import place, synced, take_name, unfinished
+from .outputs import publish, synced, take_name, unfinished
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -41,7 +41,7 @@ def save_numbered(image: Tensor, folder: Path, stem: str, *, settings: Mapping[s
     """Write a picture as the first of stem_00001.png, stem_00002.png, ... that nobody has; returns its path."""
     with unfinished(folder) as own:
         _write(image, own, settings)
-        return take_name(folder, stem, ".png", take=partial(place, own))
+        return take_name(folder, stem, ".png", take=partial(publish, own))
 
 
 def next_free(folder: Path, stem: str) -> Path:

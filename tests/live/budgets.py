@@ -31,7 +31,7 @@ def budget(api: dict[str, Any]) -> str:
     finally:
         model.memory.start = start
     sizes = model.memory.sizes
-    size = max(task.most_working for task in tasks) + sizes.fixed + BUFFERS * sizes.slot
+    size = max(task.most_activations for task in tasks) + sizes.fixed + BUFFERS * sizes.slot
     return f"{ceil(size / 1024)}KiB"
 
 

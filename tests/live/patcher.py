@@ -63,7 +63,7 @@ def loaded(device: torch.device = CPU, vram_mode: str = "auto", max_memory: str 
     if max_memory == "some":
         engine = core.load(checkpoint, device=device, dtype="auto", vram_mode="balanced", place=False)
         sizes = engine.memory.sizes
-        needed = task(engine).most_working + sizes.fixed + (3 + STAYING) * sizes.slot
+        needed = task(engine).most_activations + sizes.fixed + (3 + STAYING) * sizes.slot
         max_memory = f"{needed / 1024 + 1:.0f}KiB"
     return wire.LoadedEngine(
         core.load(checkpoint, device=device, dtype="auto", vram_mode=vram_mode, max_memory=max_memory, place=False)

@@ -79,12 +79,12 @@ def lora(folders, tmp_path_factory) -> Callable[..., tuple[Path, Deltas]]:
 
 @pytest.fixture
 def load(folders) -> Callable[..., Engine]:
-    def loaded(kind: str = "plain", vram_mode: str = "balanced", slots: int | None = None, host=None, **settings):
+    def loaded(kind: str = "plain", vram_mode: str = "balanced", slots: int | None = None, locked=None, **settings):
         engine = sensenova_core.load(folders(kind)[0], vram_mode=vram_mode, **{"dtype": "float32"} | settings)
         if slots is not None:
             allow(engine, slots)
-        if host is not None:
-            engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
+        if locked is not None:
+            engine.memory.limits = replace(engine.memory.limits, page_locked=locked * engine.memory.sizes.slot)
         return engine
 
     return loaded

@@ -132,7 +132,7 @@ def test_needs_grow_with_what_is_read(decoder):
     activations = Activations(geometry, 2)
     tokens = [1, 10, 1000, 16_384, 262_144]
     drawing = [activations.drawing_bytes(SamplingSettings(), {"condition": length}) for length in tokens]
-    writing = [activations.writing(length, 1000, "").reading.working for length in tokens]
+    writing = [activations.writing(length, 1000, "").reading.activations for length in tokens]
     for estimates in (drawing, writing):
         assert estimates == sorted(set(estimates))
     kv = 2 * geometry.decoder.num_kv_heads * geometry.decoder.head_dim * 2 * geometry.decoder.num_layers
@@ -149,9 +149,9 @@ def test_documents_need_more_as_they_grow():
     tasks = [document(settings, dict.fromkeys(growing(settings), n)) for n in (400, 3000, 9000)]
     tasks.insert(0, document(unguided, {"condition": 400}))
     for part in ("reading", "drawing"):
-        sizes = [getattr(task, part).working for task in tasks]
+        sizes = [getattr(task, part).activations for task in tasks]
         assert sizes == sorted(set(sizes))
-    assert tasks[1].reading.working >= activations.kv_bytes(2 * (400 + 2304))
+    assert tasks[1].reading.activations >= activations.kv_bytes(2 * (400 + 2304))
     text = replace(settings, max_images=0)
     assert document(text, {"condition": 400}).drawing is None
 
@@ -161,5 +161,5 @@ def test_what_is_held_after_drawing_was_estimated_before(engine, images):
     conditioning = engine.encode("a red circle", images)
     task = engine.drawing_task(conditioning, SamplingSettings(width=64, height=64))
     last_of(engine.sample(conditioning, **SMALL, img_cfg=2.0))
-    assert engine.remembered.prefixes.nbytes <= task.reading.working
-    assert task.drawing.working > 0
+    assert engine.remembered.prefixes.nbytes <= task.reading.activations
+    assert task.drawing.activations > 0

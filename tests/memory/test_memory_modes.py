@@ -45,10 +45,10 @@ def residency_on(bench):
     )
 
 
-def plan_of(residency, limits: Limits, host: int = 100 * GIB) -> Plan:
+def plan_of(residency, limits: Limits, free: int = 100 * GIB) -> Plan:
     """No reading; `STEPS` steps with 1000 bytes of activations."""
     return make_plan(
-        residency.sizes, Task("a picture", Work(0, 1), drawing=Work(1000, STEPS)), limits, system_free=host
+        residency.sizes, Task("a picture", Work(0, 1), drawing=Work(1000, STEPS)), limits, system_free=free
     )
 
 
@@ -99,7 +99,7 @@ def test_copies_of_packed_layers_hide_behind_computing_with_a_buffer_less(bench,
     drawn = bench.simulated.draw(residency, plan, (), LAYER_SECONDS, STEPS)
     assert plan.phases[GENERATION].ring == ring
     assert drawn.step.copied == pytest.approx(LAYERS * size, rel=0.05)
-    expected = max(LAYER_SECONDS, drawn.step.copied / LAYERS / residency.lane.rate)
+    expected = max(LAYER_SECONDS, drawn.step.copied / LAYERS / residency.transfers.rate)
     assert drawn.step.seconds == pytest.approx(LAYERS * expected, rel=1e-6)
 
 
@@ -130,15 +130,15 @@ def test_nothing_is_faster_than_its_bounds_or_larger_than_its_plan(bench, reside
     sizes, mode = residency.sizes, choose.choice(("auto", "full", "balanced", "low"))
     device = choose.randint(sizes.fixed + sizes.slot + 2000, sizes.fixed + 30 * sizes.slot)
     task = Task("a picture", Work(choose.randint(0, 1000), 2), drawing=Work(choose.randint(0, 1000), STEPS))
-    host = choose.choice((0, 3 * GIB, 100 * GIB))
+    free = choose.choice((0, 3 * GIB, 100 * GIB))
     plan = make_plan(
-        sizes, task, Limits(mode, device, page_locked=choose.choice((None, 8 * sizes.slot))), system_free=host
+        sizes, task, Limits(mode, device, page_locked=choose.choice((None, 8 * sizes.slot))), system_free=free
     )
     reading, drawing = [choose.uniform(0, 0.01), choose.uniform(0, 0.01)], choose.uniform(0, 0.01)
     for _ in range(2):
         drawn = bench.simulated.draw(residency, plan, reading, drawing, STEPS)
         computing = LAYERS * (sum(reading) + STEPS * drawing)
-        assert drawn.seconds >= max(computing, drawn.copied / residency.lane.rate) * (1 - 1e-9)
+        assert drawn.seconds >= max(computing, drawn.copied / residency.transfers.rate) * (1 - 1e-9)
         assert drawn.device_bytes <= plan.device_bytes <= device
     phase = plan.phases[GENERATION]
     if (

@@ -92,7 +92,7 @@ def test_modes_of_the_8b_models_take_what_was_promised(mode, allocated, reserved
     task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
     assert plan.device_bytes <= reserved * GIB
     for expert, phase in plan.phases.items():
-        used = phase.device_bytes - phase.working_bytes + task.works[expert].working
+        used = phase.device_bytes - phase.activation_bytes + task.works[expert].activations
         assert used <= allocated * GIB, (mode, phase.name)
     assert plan.page_locked_bytes <= 18 * GIB  # one expert, and what files pass through
 

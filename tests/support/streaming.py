@@ -35,10 +35,10 @@ WAYS = {
     "balanced": {},
     "balanced, kept": {"max_memory": "0=64GiB,cpu=1GiB"},
     "low": {"vram_mode": "low"},
-    "low, one kept": {"vram_mode": "low", "slots": 1, "host": 3},
+    "low, one kept": {"vram_mode": "low", "slots": 1, "locked": 3},
     "one buffer": {"vram_mode": "auto", "max_memory": "64GiB", "slots": 1},
     "some stay": {"vram_mode": "auto", "max_memory": "64GiB", "slots": 4},
-    "more stay, some kept": {"vram_mode": "full", "max_memory": "64GiB", "slots": 5, "host": 4},
+    "more stay, some kept": {"vram_mode": "full", "max_memory": "64GiB", "slots": 5, "locked": 4},
 }
 
 

@@ -36,7 +36,7 @@ def test_a_step_copies_packed_bytes_alone(load, monkeypatch, name, mode, slots):
     engine.memory.residency.store.direct = False  # as with a card, where all that is read passes page-locked memory
     real, sent = Transfers.copy, []
     monkeypatch.setattr(
-        Transfers, "copy", lambda lane, source, *rest: sent.append(source.nbytes) or real(lane, source, *rest)
+        Transfers, "copy", lambda transfers, source, *rest: sent.append(source.nbytes) or real(transfers, source, *rest)
     )
     draw_short(engine, steps=4)
     units, streamed = engine.memory.residency.units, phase(engine).streamed
@@ -77,7 +77,7 @@ def test_one_working_buffer_serves_all_slots(load, monkeypatch, mode, slots):
     assert sizes.working[UNDERSTANDING] == sizes.working[GENERATION] > sizes.slot
     assert buffers.count(sizes.working[GENERATION]) == 1
     assert residency.nbytes == sizes.fixed + sizes.working[UNDERSTANDING] + residency.buffer_bytes
-    assert residency.most_bytes <= max(each.device_bytes - each.working_bytes for each in residency.phases.values())
+    assert residency.most_bytes <= max(each.device_bytes - each.activation_bytes for each in residency.phases.values())
     residency.shrink(1)
     assert residency.slots.working is not None
     residency.shrink(2**60)

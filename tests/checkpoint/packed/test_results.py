@@ -89,10 +89,10 @@ def expected(made) -> Callable[[str], dict]:
 @pytest.mark.parametrize("way", WAYS)
 def test_results_are_the_same_bit_for_bit_whatever_the_memory(load, expected, way):
     settings = dict(WAYS[way])
-    host = settings.pop("host", None)
+    locked = settings.pop("locked", None)
     engine = load(**settings)
-    if host is not None:
-        engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
+    if locked is not None:
+        engine.memory.limits = replace(engine.memory.limits, page_locked=locked * engine.memory.sizes.slot)
     assert not engine.memory.in_place
     check_same(story(engine), expected("mixed"))
 
@@ -100,5 +100,5 @@ def test_results_are_the_same_bit_for_bit_whatever_the_memory(load, expected, wa
 @pytest.mark.parametrize("name, way", [("mixed", None), ("weight_scale_inv", "some stay"), ("rows", "low, one kept")])
 def test_in_place_and_scaled_as_well(load, expected, name, way):
     settings = {"vram_mode": "auto"} if way is None else dict(WAYS[way])
-    settings.pop("host", None)
+    settings.pop("locked", None)
     check_same(story(load(name, **settings)), expected(name))

@@ -15,12 +15,12 @@ from tests.support.watch import last_of
 
 
 @each("mode, slots", [("balanced", None), ("low", None), ("auto", 4), ("auto", 6), ("full", 20)])
-@each("host", [None, 5])
+@each("locked", [None, 5])
 @pytest.mark.parametrize("name", ["dense", "experts"])
-def test_a_step_copies_what_streams_of_one_expert_and_nothing_else(load, name, mode, slots, host):
+def test_a_step_copies_what_streams_of_one_expert_and_nothing_else(load, name, mode, slots, locked):
     engine = load(name, mode, slots, max_memory="64GiB")
-    if host is not None:
-        engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
+    if locked is not None:
+        engine.memory.limits = replace(engine.memory.limits, page_locked=locked * engine.memory.sizes.slot)
     steps, drawn, read = 4, [], []
     for _ in engine.sample(short(engine, "x"), **SIZE, steps=steps):
         drawn.append(copied(engine, GENERATION))

@@ -184,7 +184,7 @@ def test_units_of_fp8_arrive_bit_for_bit(direct, kept):
     units, weights = fp8_units(4)
     sizes = plans.Sizes({UNDERSTANDING: (256,), GENERATION: tuple(unit.nbytes for unit in units)}, 0, 0, 0)
     slot = sizes.slot_of(GENERATION)
-    store = PageLockedStore(weights, {GENERATION: units}, sizes, lane=Transfers(), direct=direct)
+    store = PageLockedStore(weights, {GENERATION: units}, sizes, transfers=Transfers(), direct=direct)
     store.keep(frozenset((GENERATION, index) for index in kept))
     buffer = Slot(slot, torch.device("cpu"), Transfers())
     for _ in range(3):

@@ -27,10 +27,10 @@ SOME = ("low, one kept", "some stay")
 )
 def test_results_are_the_same_bit_for_bit(load, expected, name, way):
     settings = dict(WAYS[way])
-    host = settings.pop("host", None)  # system memory for so many units, those that files pass through included
+    locked = settings.pop("locked", None)  # system memory for so many units, those that files pass through included
     engine = load(name, **settings)
-    if host is not None:
-        engine.memory.limits = replace(engine.memory.limits, page_locked=host * engine.memory.sizes.slot)
+    if locked is not None:
+        engine.memory.limits = replace(engine.memory.limits, page_locked=locked * engine.memory.sizes.slot)
     assert not engine.memory.in_place
     check_same(story(engine), expected(name))
     assert sum(engine.memory.residency.copies.values()) > 0

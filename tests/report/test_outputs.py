@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from sensenova_core import SettingsError
-from sensenova_core.report import places
+from sensenova_core.report import outputs
+from sensenova_core.report.outputs import check_writable, windows_refuses
 from sensenova_core.report.pages import Document, save_document, save_numbered_document
-from sensenova_core.report.places import check_place, windows_refuses
 from sensenova_core.report.png import next_free, save_numbered, save_png
 from tests.conftest import REPOSITORY
 from tests.support.writers import WAYS, write_at_once
@@ -184,7 +184,7 @@ def test_a_place_that_cannot_be_is_told_and_left_as_it_was(tmp_path, name, words
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "nowhere").symlink_to("/nowhere/at/all")
     with pytest.raises(SettingsError) as raised:
-        check_place(tmp_path / name)
+        check_writable(tmp_path / name)
     assert words in str(raised.value) and len(str(raised.value)) < 250
     str(raised.value).encode()
     assert names(tmp_path) == {"file", "nowhere"}
@@ -195,7 +195,7 @@ def test_a_folder_that_nobody_writes_to(folder):
     if not Path(folder).parent.exists():
         pytest.skip("of Linux")
     with pytest.raises(SettingsError, match=r"(/proc|/sys)\S* cannot be written"):
-        check_place(Path(folder) / "x.png")
+        check_writable(Path(folder) / "x.png")
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.ESTALE])
@@ -205,15 +205,15 @@ def test_what_the_system_says_of_a_place(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(SettingsError, match=rf"cannot be written \({os.strerror(code)}\); (give|make)"):
-        check_place(tmp_path / "new/x.png")
+        check_writable(tmp_path / "new/x.png")
     assert names(tmp_path) == set()
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(3 * 10**6))
-    check_place(tmp_path / "x.png", 2 * 10**6)
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(3 * 10**6))
+    check_writable(tmp_path / "x.png", 2 * 10**6)
     with pytest.raises(SettingsError, match="has 3 MB free, and 12 MB may be needed; make room"):
-        check_place(tmp_path / "x.png", 12 * 10**6)
+        check_writable(tmp_path / "x.png", 12 * 10**6)
 
 
 def test_names_that_can_be(tmp_path):
@@ -227,10 +227,10 @@ def test_names_that_can_be(tmp_path):
         "..hidden",
         os.fsdecode(b"\xff.png"),
     ):
-        check_place(tmp_path / name)
+        check_writable(tmp_path / name)
         assert names(tmp_path) == set()
     (tmp_path / "x.png").touch()
-    check_place(tmp_path / "x.png")
+    check_writable(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("part", ["a:b", "what?", "a|b", "con", "NUL.png", "com1.txt", "dot.", "space ", "tab\t", '"'])

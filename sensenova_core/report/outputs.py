@@ -104,7 +104,7 @@ def take_name(folder: Path, stem: str, suffix: str, *, take: Callable[[Path], No
     raise FileExistsError(f"{folder} has no name left for {stem}")
 
 
-def place(whole: Path, target: Path) -> None:
+def publish(whole: Path, target: Path) -> None:
     """Give a file its name for good. Raises FileExistsError for one that something has already."""
     try:
         os.link(whole, target)
@@ -115,7 +115,7 @@ def place(whole: Path, target: Path) -> None:
         os.replace(whole, target)
 
 
-def place_folder(whole: Path, target: Path) -> None:
+def publish_folder(whole: Path, target: Path) -> None:
     """The same for a folder, which no system renames over another that is not empty."""
     if os.path.lexists(target):
         raise FileExistsError(target)
@@ -142,7 +142,7 @@ def synced(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_place(target: Path, size: int = 0) -> None:
+def check_writable(target: Path, size: int = 0) -> None:
     """Raise SettingsError if a file `target` could not be written, whose folders need not exist yet. Leaves nothing.
 
     size: bytes that it may take.
