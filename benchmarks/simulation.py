@@ -1,7 +1,7 @@
 """Predicts pictures on cards that are not here: the real plans and the real streaming code, on simulated clocks.
 
     python benchmarks/simulation.py
-    python benchmarks/simulation.py --copy-gb 13 --tflops 30 --budget-gib 7 --system-gib 12     # a card of your own
+    python benchmarks/simulation.py --copy-gb 13 --tflops 30 --budget-gib 7 --host-gib 12     # a card of your own
 
 The reference task on random-weight shapes of an 8B model: 2048 x 2048, 50 steps, cfg 4. See simulated.py for what the
 clocks know. A card's rates are its makers' peaks for dense bfloat16 and what its bus carries in practice; arithmetic
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--copy-gb", type=float, help="a card of your own: GB a second to it")
     parser.add_argument("--tflops", type=float, help="its rate of matrix products")
     parser.add_argument("--budget-gib", type=int, choices=BUDGETS, help="its max_memory; all of them without")
-    parser.add_argument("--system-gib", type=float, help="free system memory, in place of each card's own")
+    parser.add_argument("--host-gib", type=float, help="free system memory, in place of each card's own")
     parser.add_argument("--read-gb", type=float, help="GB a second out of files, in place of %.0f" % (READ_RATE / 1e9))
     parser.add_argument("--output", type=Path, default=Path("build/bench/simulation.json"))
     options = parser.parse_args()
@@ -217,8 +217,8 @@ def main() -> None:
     own = own_card(options)
     rows = []
     for card in CARDS if own is None else (own,):
-        if options.system_gib is not None:
-            card = replace(card, system_free=int(options.system_gib * GIB))
+        if options.host_gib is not None:
+            card = replace(card, system_free=int(options.host_gib * GIB))
         if options.read_gb is not None:
             card = replace(card, read_rate=options.read_gb * 1e9)
         rows += [simulate(config, picture, card, *setting) for setting in settings_of(card)]
