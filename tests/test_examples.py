@@ -17,7 +17,7 @@ EXAMPLES = {
 
 
 def test_every_example_is_run_and_short():
-    files = sorted((ROOT / "examples").glob("*.py"))
+    files = sorted((ROOT / "docs/examples").glob("*.py"))
     assert [file.stem for file in files] == sorted(EXAMPLES)
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= 15 for file in files)
 
@@ -26,7 +26,7 @@ def test_every_example_is_run_and_short():
 def test_an_example_runs(name, tmp_path):
     pictures, said = EXAMPLES[name]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    command = [sys.executable, str(ROOT / "docs/examples" / f"{name}.py")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout

@@ -12,7 +12,7 @@ TOP_FLOOR = 6  # .py files at most
 ARROWS = {
     "nodes": ("report", "package"),
     "cli": ("report", "package"),
-    "examples": ("report", "package"),
+    "docs": ("report", "package"),
     "report": ("engine",),
     "engine": ("writing", "memory", "lora", "checkpoint", "system"),
     "writing": ("drawing",),
@@ -62,7 +62,7 @@ def rooms_named(path: Path, node: ast.stmt) -> Iterator[str]:
 
 def imports() -> Iterator[tuple[Path, int, str]]:
     """(file, line, room that it imports from) of every import of another room, wherever in the file it stands."""
-    files = [path for folder in ("sensenova_core", "nodes", "examples") for path in (ROOT / folder).rglob("*.py")]
+    files = [path for folder in ("sensenova_core", "nodes", "docs") for path in (ROOT / folder).rglob("*.py")]
     for path in sorted(files):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for room in sorted(set(rooms_named(path, node)) - {room_of(path)}):

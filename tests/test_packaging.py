@@ -79,6 +79,12 @@ def test_the_package_holds_every_module_and_the_protocol():
     ).read_text()
 
 
+def test_comfyui_takes_no_other_folder_for_the_workflows():
+    """It serves the first of these folders that is there, and no other."""
+    others = ("example_workflows", "example", "examples", "workflow")
+    assert (ROOT / "workflows").is_dir() and not [name for name in others if (ROOT / name).exists()]
+
+
 def test_the_core_never_imports_comfyui():
     pattern = re.compile(r"^\s*(from|import) (comfy|nodes|folder_paths|server|execution)\b", re.M)
     assert not [path for path in (ROOT / "sensenova_core").rglob("*.py") if pattern.search(path.read_text())]

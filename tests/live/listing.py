@@ -131,7 +131,7 @@ os.utime(loras / lora, (2, 2))
 report["fingerprint of a linked LoRA sees any"] = linked != folders.lora_fingerprint(None)
 report["valid"] = load.Loader.validate_inputs("none")
 try:
-    load.Loader.execute("none", **SETTINGS)
+    load.Loader.execute(checkpoint="none", **SETTINGS)
 except folders.CheckpointError as error:
     report["refused"] = str(error)
 
@@ -148,7 +148,7 @@ if hub:
     ):
         bar.return_value.update_absolute = lambda done, total: bars.append((done, total))
         try:
-            load.Loader.execute("other", **settings)
+            load.Loader.execute(checkpoint="other", **settings)
         except folders.CheckpointError as error:
             report["another"] = str(error)
         before = load.Loader.fingerprint_inputs(**fetched)
@@ -157,7 +157,7 @@ if hub:
                 folders.download(repo)
             except KeyboardInterrupt:
                 report["cancelled"] = "Fetched" not in folders.checkpoints()
-        out = load.Loader.execute("Fetched", **settings)
+        out = load.Loader.execute(checkpoint="Fetched", **settings)
     report["downloaded"] = folders.checkpoints()["Fetched"].relative_to(folder).as_posix()
     report["loaded"] = out.args[0].engine.config.pixel_head
     report["bar"], report["said"] = bars[-1], said[-1]

@@ -121,7 +121,7 @@ def test_a_wrong_base_is_warned_of_and_runs(client, models):
 def test_what_does_not_fit_is_said_at_the_node(client):
     run = client.run(with_loras(("foreign.safetensors", 1.0)))
     assert run.error["node_id"] == "L0"
-    assert "1 for parameters that this model lacks: double_blocks" in run.error["exception_message"]
+    assert "1 for parameters that this model lacks: diffusion_model.double_blocks" in run.error["exception_message"]
 
 
 def test_a_replaced_file_is_read_anew(client, models):

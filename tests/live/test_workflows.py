@@ -1,5 +1,7 @@
 """Every shipped workflow on a real server gives what the engine alone gives, to the bit."""
 
+import re
+
 import pytest
 from PIL import Image, ImageChops
 
@@ -40,7 +42,7 @@ def test_gives_what_the_engine_alone_gives(client, alone, name):
     assert alone[name]
     for node, expected in alone[name].items():
         if "text" in run.outputs[node]:
-            assert run.outputs[node]["text"] == expected
+            assert [*map(_settled, run.outputs[node]["text"])] == [*map(_settled, expected)]
         else:
             assert _differences(client.images(run, node), expected) == [0] * len(expected)
 
@@ -48,6 +50,11 @@ def test_gives_what_the_engine_alone_gives(client, alone, name):
 def test_documents_hold_several_pictures(alone):
     assert len(alone["interleave"]["4"]) == 3
     assert alone["interleave"]["5"][0].count("<image>") == 3
+
+
+def _settled(text: str) -> str:
+    """Without what the machine has free just now, which a plan says."""
+    return re.sub(r"(?m)^free     : .*$", "", text)
 
 
 def _differences(images: list[Image.Image], expected: list) -> list[int]:
