@@ -284,7 +284,8 @@ def test_mixed_precision_loads_as_it_is(tmp_path, norms):
     assert {kind for name, kind in types.items() if "norm" in name} == {norms}
     assert {kind for name, kind in types.items() if "norm" not in name} == {torch.bfloat16}
     stored = load_file(folder / "model.safetensors")
-    assert all(torch.equal(value, stored[checkpoint_name(name)]) for name, value in engine.model.named_parameters())
+    placed = {name: value for name, value in engine.model.named_parameters() if "embed_tokens" not in name}
+    assert all(torch.equal(value, stored[checkpoint_name(name)]) for name, value in placed.items())
     assert picture(engine).isfinite().all()
     cast = sensenova_core.load(folder, dtype="float32")
     assert {value.dtype for name, value in cast.model.named_parameters() if "embed_tokens" not in name} == {

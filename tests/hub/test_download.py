@@ -317,7 +317,7 @@ SLOW = {"model.safetensors": random.Random(0).randbytes(4 * 2**20), "config.json
 @pytest.fixture
 def slow_download(hub, tmp_path):
     """(arguments) -> a download that goes on for long, once its first bytes are there."""
-    hub.repositories[REPO], hub.seconds, started = dict(SLOW), 0.3, []
+    hub.repositories[REPO], hub.seconds, started = dict(SLOW), 2.0, []
 
     def start(*arguments: str) -> subprocess.Popen:
         settings = os.environ | hub.environment(tmp_path / "home")
