@@ -320,7 +320,7 @@ def slow_download(hub, tmp_path):
     hub.repositories[REPO], hub.seconds, started = dict(SLOW), 2.0, []
 
     def start(*arguments: str) -> subprocess.Popen:
-        settings = os.environ | hub.environment(tmp_path / "home")
+        settings = os.environ | hub.environment(tmp_path / "home") | {"COMFYUI_PATH": ""}
         command = [sys.executable, "-m", "sensenova_core", "download", REPO, *map(str, arguments)]
         started.append(subprocess.Popen(command, cwd=REPOSITORY, env=settings, stdout=subprocess.PIPE))
         while not any("resolve" in path and "model" in path for _, path, _ in hub.requests):
