@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_nam
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
-from .errors import SenseNovaError, SettingsError, check_count, memory_in_words, quoted
+from .errors import PromptError, SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, forecast, limits_of
@@ -29,6 +30,7 @@ from .reading.reader import Reader
 from .reading.remembered import PREFIX_CACHE_BYTES, Remembered
 from .reading.tokenizer import Tokenizer
 from .settings import (
+    CorrectionSettings,
     DecodingSettings,
     DocumentSettings,
     ForecastSettings,
@@ -44,10 +46,12 @@ from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
 from .writing.document import Event, Writer, growing
+from .writing.opening import Opening, drawn_pixels
 from .writing.thinking import Thought
 
 Result = TypeVar("Result")
 Made = TypeVar("Made", bound=Settings)
+SELF_CORRECTION = "a self-correction"
 Messages = str | Message | list[Message] | tuple[Message, ...]  # a question alone, one message, or a conversation
 log = logging.getLogger(__name__)
 
@@ -147,11 +151,17 @@ class Engine:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
         return self._document_task(settings, self.activations.usual_tokens(images))
 
-    def _document_task(self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0) -> Task:
+    def correction_task(self, settings: CorrectionSettings, images: int = 0) -> Task:
+        """`document_task` of `self_correct`."""
+        return self._document_task(settings.document, self.activations.usual_tokens(images), name=SELF_CORRECTION)
+
+    def _document_task(
+        self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0, *, name: str = "a document"
+    ) -> Task:
         """As far as the picture of that index. tokens: written so far, by growing branch, or of each."""
         written = dict.fromkeys(growing(settings), tokens) if isinstance(tokens, int) else tokens
         unconditional = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
-        return self.activations.document(settings, written, index, unconditional=unconditional)
+        return self.activations.document(settings, written, index, unconditional=unconditional, name=name)
 
     def plan(self, task: Task, card: int | None = None, system_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, system_free: bytes to plan for in place of what
@@ -386,17 +396,69 @@ class Engine:
             settings.of_image(index).check_size(self.config.token_pixels)
         shown = self._references(images, max_pixels)
         sequences = self.prompts.document(prompt, shown, system=settings.system, think=settings.think)
+        return self._writing(sequences, settings, choose=choose)
+
+    def self_correct(
+        self,
+        prompt: str,
+        images: Sequence[Image.Image] = (),
+        *,
+        settings: CorrectionSettings | None = None,
+        first: torch.Tensor | None = None,
+        max_pixels: int | None = None,
+        choose: Choose | None = None,
+    ) -> Iterator[Event]:
+        """Draw a picture, and let the model judge it by its prompt and draw revisions, all in one context. Yields
+        Drawing events for the picture and its revisions, Text for the critiques between them, and at last End.
+
+        first: a picture drawn before, as `Step.image` gives it, which is gone on from: it counts as the picture of
+        index 0, is not drawn again, and revisions have its size. Raises PromptError or SettingsError at the call,
+        before any work.
+        """
+        images, settings = listed(images), _expected(settings, CorrectionSettings)
+        settings = settings or CorrectionSettings(SamplingSettings(*self.best_size(images[0].size if images else None)))
+        drawn = None if first is None else drawn_pixels(first, self.config.token_pixels)
+        if drawn is not None:
+            settings = replace(
+                settings, sampling=replace(settings.sampling, width=drawn.shape[-1], height=drawn.shape[-2])
+            )
+        settings.sampling.check_size(self.config.token_pixels)
+        full, images_only, after = self.prompts.self_correction(prompt, self._references(images, max_pixels))
+        self._check_room(full, settings.sampling)
+        opening = Opening(drawn, tuple(after))
+        return self._writing((full, images_only), settings.document, choose=choose, opening=opening)
+
+    def _check_room(self, sequence: TokenSequence, sampling: SamplingSettings) -> None:
+        """Raise PromptError unless the context holds a picture, <img> and </img> after a sequence."""
+        picture = self.config.grid(width=sampling.width, height=sampling.height).tokens + 2
+        tokens, most = len(sequence.ids) + picture, self.prompts.max_tokens
+        if tokens > most:
+            raise PromptError(
+                f"the prompt and its picture of {sampling.width} x {sampling.height} come to {tokens:,} tokens, "
+                f"{tokens - most:,} over the model's {most:,}; shorten the prompt, or draw a smaller picture"
+            )
+
+    def _writing(
+        self,
+        sequences: tuple[TokenSequence, TokenSequence],
+        settings: DocumentSettings,
+        *,
+        choose: Choose | None,
+        opening: Opening | None = None,
+    ) -> Iterator[Event]:
+        """A document that goes on from these sequences, as `Writer` takes them."""
         unconditional = self.prompts.unconditional()
         begun = len(sequences[0].ids)
+        name = "a document" if opening is None else SELF_CORRECTION
 
         def prepare(index: int, contexts: dict[str, Context]) -> None:
             """Plan anew before a picture: all that was written has grown."""
-            written = {name: context.tokens for name, context in contexts.items()}
+            written = {branch: context.tokens for branch, context in contexts.items()}
             grown = sum(context.nbytes for context in contexts.values())
-            self._start(self._document_task(settings, written, index), growing=grown)
+            self._start(self._document_task(settings, written, index, name=name), growing=grown)
 
         return self._running(
-            lambda: self._document_task(settings, begun),
+            lambda: self._document_task(settings, begun, name=name),
             lambda: Writer(
                 self.reader,
                 self.prompts,
@@ -404,6 +466,7 @@ class Engine:
                 unconditional=unconditional,
                 settings=settings,
                 choose=choose,
+                opening=opening,
                 prepare=prepare,
             ).events(),
         )

@@ -12,6 +12,7 @@ import pytest
 from sensenova_core import SettingsError
 from sensenova_core.settings import (
     ALL_KINDS,
+    CorrectionSettings,
     DocumentSettings,
     Guidance,
     LoadSettings,
@@ -81,6 +82,7 @@ def test_a_name_has_one_option():
 def test_every_field_of_what_is_typed_is_told():
     apart = {(LoadSettings, "device"), (DocumentSettings, "sampling"), (DocumentSettings, "sizes")}
     apart |= {(DocumentSettings, "decoding"), (SamplingSettings, "guidance")}
+    apart |= {(CorrectionSettings, "sampling"), (CorrectionSettings, "decoding")}
     for kind in (*ALL_KINDS, Guidance):
         untold = {(kind, each.name) for each in fields(kind) if "setting" not in each.metadata}
         assert untold <= apart

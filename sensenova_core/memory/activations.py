@@ -43,12 +43,18 @@ class Activations:
         return Task(f"{name} up to {more} tokens after {tokens}", Work(reading), writes=True)
 
     def document(
-        self, settings: DocumentSettings, written: Mapping[str, int], index: int, *, unconditional: bool
+        self,
+        settings: DocumentSettings,
+        written: Mapping[str, int],
+        index: int,
+        *,
+        unconditional: bool,
+        name: str = "a document",
     ) -> Task:
         """A document as far as its next picture, the one of that index: it is planned anew before each.
 
         written: tokens of each growing context so far, by guidance branch. unconditional: whether there is such a
-        branch too.
+        branch too. name: what the document is.
         """
         if settings.max_images == 0:
             return self.writing(max(written.values()), settings.decoding.max_tokens, "a document of")
@@ -58,9 +64,9 @@ class Activations:
         reading = self.kv_bytes(sum(grown.values())) + self._one_layer(max(grown.values()))
         reading += self.layer_bytes(max(*written.values(), drawn))
         prefixes = grown | ({UNCONDITIONAL: USUAL_PROMPT} if unconditional else {})
-        name = f"picture {index + 1} of a document, {sampling.width} x {sampling.height}"
+        drawn_as = f"picture {index + 1} of {name}, {sampling.width} x {sampling.height}"
         drawing = Work(self.drawing_bytes(sampling, prefixes), sampling.steps)
-        return Task(name, Work(reading), writes=True, drawing=drawing)
+        return Task(drawn_as, Work(reading), writes=True, drawing=drawing)
 
     def usual_tokens(self, images: int, prompt: int = USUAL_PROMPT) -> int:
         """Of a prompt with so many images, each of the largest size that is read."""
