@@ -124,6 +124,7 @@ def test_nothing_heavy_is_imported():
 
 def test_the_command_line_says_no_default_or_choice_of_a_setting_again():
     own = {("inspect", "--dtype"), ("chat", "--system-message"), ("generate", "--think")}  # which mean something else
+    own |= {("self_correction", "--self-correct")}  # which is off unless given, with or without its number
     flags, again = {"--" + setting.option.replace("_", "-") for setting in EVERY}, set()
     for path in (ROOT / "sensenova_core/cli").glob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
