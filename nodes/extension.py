@@ -12,6 +12,7 @@ from .load import Loader
 from .lora import Lora
 from .plan import MemoryPlan
 from .sample import FlowMatchSampler
+from .self_correct import SelfCorrect
 from .size import EditSize, Resolution
 from .understand import Understand
 
@@ -36,6 +37,7 @@ class SenseNovaCoreExtension(ComfyExtension):
             Resolution,
             EditSize,
             FlowMatchSampler,
+            SelfCorrect,
             Understand,
             Interleave,
             SaveDocument,

@@ -17,7 +17,7 @@ from ..sensenova_core.engine import Engine
 from ..sensenova_core.memory import Task
 from ..sensenova_core.reading.prompt import Conditioning, TokenSequence
 from ..sensenova_core.report.profile import Profile, Watched
-from ..sensenova_core.settings import DecodingSettings, DocumentSettings, SamplingSettings
+from ..sensenova_core.settings import CorrectionSettings, DecodingSettings, DocumentSettings, SamplingSettings
 from ..sensenova_core.writing.conversation import Answer
 from ..sensenova_core.writing.document import Event
 from ..sensenova_core.writing.thinking import Thought
@@ -82,6 +82,18 @@ class LoadedEngine:
     ) -> "Run[Event]":
         events = self.engine.interleave(prompt, images, settings=settings, max_pixels=max_pixels)
         return Run(self, lambda: self.engine.document_task(settings, len(images)), events)
+
+    def self_correct(
+        self,
+        prompt: str,
+        *,
+        images: Sequence[Image.Image],
+        settings: CorrectionSettings,
+        first: torch.Tensor | None,
+        max_pixels: int | None,
+    ) -> "Run[Event]":
+        events = self.engine.self_correct(prompt, images, settings=settings, first=first, max_pixels=max_pixels)
+        return Run(self, lambda: self.engine.correction_task(settings, len(images)), events)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
         """What a task would take, in words. asked: as Engine.forecast takes it."""

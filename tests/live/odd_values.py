@@ -128,6 +128,11 @@ NODES: dict[str, dict[str, Any]] = {
     | {"think": False, "max_images": 0, "max_tokens": 2, "system_message": "", "preset": ["lora", 1]}
     | SAMPLED
     | DRAWING,
+    "SelfCorrect": MODEL
+    | {"prompt": STORY, "image": ["picture", 0], "images": ["images", 0], "rounds": 1, "max_tokens": 2}
+    | {"width": 64, "height": 64, "preset": ["lora", 1]}
+    | SAMPLED
+    | DRAWING,
     "SaveDocument": {"document": ["document", 2], "filename_prefix": "odd", "format": "markdown"},
     "Inspect": {"checkpoint": BUILT_IN, "dtype": "bfloat16", "show_groups": ""},
 }
