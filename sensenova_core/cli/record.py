@@ -11,9 +11,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..settings import CritiqueSettings, ReasoningSettings
 from ..system.locks import locked
@@ -175,7 +175,8 @@ class Record:
             return  # broken off, or somebody's own
 
 
-class _Made(NamedTuple):
+@dataclass(frozen=True)
+class _Made:
     """What a picture was made for. line: key of its line. index: in its batch, or of the revision. last: whether it is
     known to be the last revision."""
 
