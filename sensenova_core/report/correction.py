@@ -43,5 +43,5 @@ class Correction:
         told = []
         for number, critique in enumerate(self.critiques, 1):
             follows = REVISED if number < len(self.critiques) else decided.get(self.ended, "")
-            told.append(f"Picture {number}: {critique.strip()}{f' [{follows}]' if follows else ''}")
+            told.append(" ".join(filter(None, (f"Picture {number}:", critique.strip(), follows and f"[{follows}]"))))
         return "\n\n".join(told)

@@ -16,7 +16,7 @@ from sensenova_core.writing.document import Drawing, End, Text, Writer
 from sensenova_core.writing.opening import Opening, drawn_pixels
 from tests.support.golden_set import relative_error
 from tests.support.pictures import picture
-from tests.support.watch import saying
+from tests.support.watch import draw, saying
 
 FIXED = "the star is blue, not red<img>now it is right<|im_end|>"
 STEPS = 2
@@ -205,6 +205,12 @@ def test_the_words_are_data(engine, protocol):
     assert "Check" in text and "Draw a {prompt} now" in text
     assert images_only.ids.tolist() == engine.prompts.document("", (), system="", think=False)[1].ids.tolist()
     assert after == [*encode(["Well"]), ids["<think>"], *encode(["?"])]
+
+
+def test_asked_as_for_a_picture_the_first_is_the_sampler_s(engine, protocol):
+    protocol(system=prompts.system_message("GEN"))
+    expected = draw(engine, "a red star", width=64, height=32, steps=STEPS)
+    assert relative_error(pictures(correct(engine, img_cfg=1.0))[0], expected) < 1e-5
 
 
 def test_what_follows_a_picture_is_read_after_each_and_by_the_critique_alone(engine, protocol):
