@@ -251,8 +251,8 @@ def test_nothing_happens_before_the_first_event_is_asked_for(engine):
 
 
 def test_the_context_is_looked_at_before_anything_is_drawn(copy_of):
-    engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=500)))
-    with pytest.raises(PromptError, match=r"its picture of 1024 x 512 come to .* tokens, .* over the model's 500"):
+    engine = sensenova_core.load(copy_of(config=lambda raw: raw["llm_config"].update(max_position_embeddings=1200)))
+    with pytest.raises(PromptError, match=r"its picture of 1024 x 512 come to .* tokens, .* over the model's 1,200"):
         sampling = replace(settings().sampling, width=1024, height=512)
         engine.self_correct("a red star", settings=settings(sampling=sampling))
 
