@@ -10,6 +10,9 @@ from .loaded import LoadedEngine
 from .progress import tell
 from .sockets import CATEGORY, Model
 
+# In the order that saved workflows have their values in; settings that are new follow the inputs after them.
+LOADING = ("dtype", "vram_mode", "max_memory", "attention")
+
 
 def checkpoint_input() -> io.Combo.Input:
     """The list of checkpoints, refreshed whenever the graph editor asks."""
@@ -36,7 +39,7 @@ class Loader(io.ComfyNode):
             search_aliases=["sensenova", "u1", "u1.5", "neo"],
             inputs=[
                 checkpoint_input(),
-                *widgets.inputs(LoadSettings, ("dtype", "vram_mode", "max_memory", "attention")),
+                *widgets.inputs(LoadSettings, LOADING),
                 io.Boolean.Input(
                     "download",
                     default=False,
@@ -54,6 +57,7 @@ class Loader(io.ComfyNode):
                     advanced=True,
                     tooltip="What to download, as OWNER/NAME. Nothing is ever fetched while download is off.",
                 ),
+                *widgets.further_inputs(LoadSettings, LOADING),
             ],
             outputs=[Model.Output(display_name="model")],
         )

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_name, open_checkpoint
+from .checkpoint.int8 import multiplied
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
@@ -57,6 +58,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = LoadSettings.dtype,
+    compute: str = LoadSettings.compute,
     vram_mode: str = LoadSettings.vram_mode,
     max_memory: str | None = LoadSettings.max_memory,
     attention: str = LoadSettings.attention,
@@ -66,7 +68,8 @@ def load(
     """Load a checkpoint of the SenseNova-U1 family: a Hugging Face folder, a repository in the hub's cache, or a single
     .safetensors or .gguf file.
 
-    dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS.
+    dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS. compute: "auto"
+    multiplies as INT8 what is stored so, where the device is quick at it; "bf16" nothing; "int8" all linear layers.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -75,7 +78,14 @@ def load(
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
     dtype = str(dtype).removeprefix("torch.")
-    settings = LoadSettings(device=device, dtype=dtype, vram_mode=vram_mode, max_memory=max_memory, attention=attention)
+    settings = LoadSettings(
+        device=device,
+        dtype=dtype,
+        vram_mode=vram_mode,
+        max_memory=max_memory,
+        attention=attention,
+        compute=compute,
+    )
     engine = Engine(path, settings)
     engine.use_loras(loras)
     if place:
@@ -102,9 +112,11 @@ class Engine:
         self.checkpoint.check_readable()
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
-        self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
+        int8 = multiplied(self.model, self.checkpoint.headers, compute=settings.compute, device=self.device)
+        dtype = TORCH_DTYPES.get(settings.dtype)
+        self.stored = StoredWeights(self.model, self.checkpoint.headers, dtype, int8=int8)
         self.remembered = Remembered()
-        self.activations = Activations(self.config, self.stored.compute_dtype.itemsize)
+        self.activations = Activations(self.config, self.stored.compute_dtype.itemsize, int8=bool(int8))
         self.memory = Placement(
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
         )

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..hub.repository import CONFIG_JSON, read_json
 from ..model.config import FAMILY, ModelConfig
+from .comfy_quant import as_kept, kept_layers
 from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
 from .headers import Stored, read_files, stored_types
@@ -97,9 +98,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     files = locate(path)
     tensors, metadata = read_files(files)
-    quantised = quantised_as(tensors, metadata, next(_configs_beside(files), None))
+    kept = kept_layers(tensors, metadata)
+    weights = as_kept(tensors, kept)
+    quantised = quantised_as(weights, metadata, next(_configs_beside(files), None), kept=kept)
     try:
-        scaled = with_scales(tensors)
+        scaled = with_scales(weights)
         names, ignored = published_names(scaled, str(files.path))
         headers = {published: scaled[name] for name, published in names.items()}
         config, config_from, assumed = _config(files, headers, metadata)

@@ -121,8 +121,8 @@ class SenseNovaU1(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of matmuls. Norms may be stored in another."""
-        return self.generation.decoder.layers[0].get_parameter("self_attn.o_proj.weight").dtype
+        """What it computes in, products of INT8 apart. Norms may be stored in another type."""
+        return self.generation.timestep_embedder.dtype
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Tables for positions (..., 3, tokens) on this model's axes."""
