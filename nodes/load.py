@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.hub.download import DEFAULT_MODEL
+from ..sensenova_core.hub.family import DEFAULT_MODEL
 from ..sensenova_core.settings import LoadSettings
 from . import folders, host, widgets
 from .door import checked

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..hub.family import DEFAULT_MODEL, PIXEL_HEADS, REPOSITORIES, version_in
 from ..hub.repository import CONFIG_JSON, read_json
 from ..model.config import FAMILY, ModelConfig
 from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
@@ -46,11 +47,17 @@ class Checkpoint:
     def name(self) -> str:
         return self.files.name
 
+    @property
+    def version(self) -> str | None:
+        """Which of the family it is, by its name: None where that says nothing, or what its head speaks against."""
+        version = version_in(self.name)
+        return version if version and PIXEL_HEADS.get(version, self.config.pixel_head) == self.config.pixel_head else None
+
     def found(self) -> str:
         """What it is, in three lines: for the user to see that it is what was meant."""
         decoder = self.config.decoder
         kinds = list(self.stored)
-        family = "U1.5" if self.config.pixel_head else "U1"
+        family = self.version or ("U1.5 or later (pixel head)" if self.config.pixel_head else "U1")
         experts = " with experts" if any(decoder.generation_experts) else ""
         types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more" if len(kinds) > _KINDS else "")
         files = "1 file" if len(self.files.weights) == 1 else f"{len(self.files.weights)} files"
@@ -87,7 +94,9 @@ class Checkpoint:
         """A published model with the same tokenizer."""
         if any(self.config.decoder.generation_experts):
             return "SenseNova/SenseNova-U1-A3B-MoT"
-        return f"SenseNova/SenseNova-U1{'.5' if self.config.pixel_head else ''}-8B-MoT"
+        version = self.version or ("U1.5" if self.config.pixel_head else "U1")
+        named = (repo for repo in REPOSITORIES if repo.endswith(f"-{version}-8B-MoT"))
+        return next(named, DEFAULT_MODEL)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

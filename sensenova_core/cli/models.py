@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import DEMO
 from ..errors import CheckpointError, SettingsError
-from ..hub.download import DEFAULT_MODEL
+from ..hub.family import DEFAULT_MODEL
 from ..hub.download_record import Record
 from ..settings import BEST_AREA, LoadSettings
 from ..system.paths import is_there, path_of
