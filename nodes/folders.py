@@ -137,7 +137,8 @@ def downloaded(choice: str, repo: str) -> Path:
 
 
 def download(repo: str, file: str | None = None) -> Path:
-    """Fetch a repository, or this file of it, into models/sensenova, with the node's progress bar; cancelling the node stops it.
+    """Fetch a repository, or this file of it, into models/sensenova, with the node's progress bar. Cancelling the node
+    stops it.
 
     What was fetched whole before is not asked for again. Raises CheckpointError, also where the folder of its name
     holds another repository.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..model.config import FAMILY, ModelConfig
 from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
 from .headers import Stored, read_files, stored_types
+from .names import OUTPUT_HEAD
 from .prefixes import published_names
 from .quantised import quantised_as, refused
 from .scales import MARK, check_all_scaled, check_scales, with_scales
@@ -43,6 +44,15 @@ class Checkpoint:
         if self.quantised is not None:
             raise refused(str(self.files.path), self.quantised)
 
+    def check_writes(self) -> None:
+        """Raise CheckpointError for a model that can draw and edit, and write no text."""
+        if not self.config.writes:
+            raise CheckpointError(
+                f"{self.files.path}: this file is for drawing only: it lacks {OUTPUT_HEAD}, with which a model writes. "
+                "It draws and edits; for reasoning, answers, chat and documents take a file that has it, such as those "
+                f"of {self._published}"
+            )
+
     @property
     def name(self) -> str:
         return self.files.name
@@ -51,7 +61,9 @@ class Checkpoint:
     def version(self) -> str | None:
         """Which of the family it is, by its name: None where that says nothing, or what its head speaks against."""
         version = version_in(self.name)
-        return version if version and PIXEL_HEADS.get(version, self.config.pixel_head) == self.config.pixel_head else None
+        return (
+            version if version and PIXEL_HEADS.get(version, self.config.pixel_head) == self.config.pixel_head else None
+        )
 
     def found(self) -> str:
         """What it is, in three lines: for the user to see that it is what was meant."""
@@ -62,6 +74,7 @@ class Checkpoint:
         types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more" if len(kinds) > _KINDS else "")
         files = "1 file" if len(self.files.weights) == 1 else f"{len(self.files.weights)} files"
         assumed = f" (assumed, as published: {self.assumptions})" if self.assumed else ""
+        experts += "" if self.config.writes else " for drawing only (no output head)"
         place = self.files.tokenizer
         tokenizer = "in the same folder" if place == self.files.folder else place or "none"
         return (
@@ -140,7 +153,7 @@ def _config(
     width = head_width(shapes)
 
     def parsed(raw: Mapping[str, Any]) -> ModelConfig:
-        config = ModelConfig.from_dict(raw)
+        config = replace(ModelConfig.from_dict(raw), writes=OUTPUT_HEAD in headers)
         return config if width is None else config.with_head_width(width)
 
     if not files.is_single and (files.folder / CONFIG_JSON).is_file():

@@ -77,6 +77,7 @@ class ModelConfig:
     pixel_head: bool
     head_width: int  # inner width of the flow head; not in config.json, read from the weights where there are any
     best_area: int = BEST_AREA  # pixels of the pictures that it draws best
+    writes: bool = True  # whether it has the output head, without which it only draws; read from the weights too
 
     @property
     def token_pixels(self) -> int:

@@ -111,7 +111,9 @@ def test_into_the_cache(run, tmp_path):
 
 def test_one_of_several_files(run, tmp_path):
     refused = run("download", "some/ggufs", "--to", tmp_path / "a")
-    assert refused.returncode == 1 and "2 files to choose from, a-Q4.gguf (0.0 GB), a-Q8.gguf (0.0 GB)" in refused.stderr
+    assert (
+        refused.returncode == 1 and "2 files to choose from, a-Q4.gguf (0.0 GB), a-Q8.gguf (0.0 GB)" in refused.stderr
+    )
     assert "sensenova download some/ggufs --file a-Q4.gguf" in refused.stderr
     assert run("download", "some/ggufs", "--file", "a-Q8.gguf", "--to", tmp_path / "b").returncode == 0
     assert there(tmp_path / "b") == {"config.json", "a-Q8.gguf"}  # no index, which names other files

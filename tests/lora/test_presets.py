@@ -36,7 +36,9 @@ def test_an_8_step_lora_is_known(name, metadata, known_by):
     assert str(preset) == f"8 steps, cfg 1, shift 3 (8 steps by {known_by})"
 
 
-@pytest.mark.parametrize("name", ["style.safetensors", "28step.safetensors", "8-stepping-stones.safetensors", "8stepvision", "8b.bin"])
+@pytest.mark.parametrize(
+    "name", ["style.safetensors", "28step.safetensors", "8-stepping-stones.safetensors", "8stepvision", "8b.bin"]
+)
 def test_another_has_no_preset(name):
     assert preset_of([(lora(name, ss_comment="8 steps of training"), 1.0)]) is None
 
