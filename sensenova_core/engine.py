@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_name, open_checkpoint
+from .checkpoint import (
+    OUTPUT_HEAD,
+    Checkpoint,
+    StoredWeights,
+    check_tensors,
+    checkpoint_name,
+    open_checkpoint,
+)
 from .checkpoint.int8 import multiplied
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
@@ -125,7 +132,10 @@ class Engine:
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, run=self.memory.run, remembered=self.remembered)
-        self._loras = LorasInUse(shapes)
+        decoder = self.config.decoder
+        # A LoRA of the whole model may change the output head too.
+        head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}
+        self._loras = LorasInUse(shapes | head, absent=frozenset(head))
         self._turn = Turn(self.memory.forked)
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
 
@@ -173,9 +183,11 @@ class Engine:
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
         """`plan` in words, before there is a prompt. asked: see ForecastSettings.
 
-        Raises SettingsError where it cannot fit.
+        Raises SettingsError where it cannot fit, and CheckpointError for text of a model that only draws.
         """
         run = ForecastSettings.of(**asked)
+        if run.task in ("understand", "interleave") or run.think_tokens:
+            self.checkpoint.check_writes()
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, least=1, most=self.prompts.max_tokens)
         return forecast.explain(
@@ -277,9 +289,10 @@ class Engine:
         `conditioning` is the same with the reasoning inside.
 
         settings: greedy and 1024 tokens at most, unless given. choose: a way to choose tokens in place of the settings'
-        own. Raises SettingsError at the call, before any work.
+        own. Raises SettingsError at the call, before any work, and CheckpointError for a model that only draws.
         """
         settings = _expected(settings, DecodingSettings) or ReasoningSettings()
+        self.checkpoint.check_writes()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
         return self._running(
@@ -366,8 +379,10 @@ class Engine:
         """Answer a question about images, or a conversation. Yields Answers as they grow; the last one is whole.
 
         messages, images: as for `conversation`, or what it made of them. What was read for earlier turns is not read
-        again. settings: greedy and 512 tokens at most, unless given.
+        again. settings: greedy and 512 tokens at most, unless given. Raises CheckpointError at the call for a model
+        that only draws.
         """
+        self.checkpoint.check_writes()
         conversation = messages if isinstance(messages, TokenSequence) else self.conversation(messages, images)
         settings = _expected(settings, DecodingSettings) or DecodingSettings()
         choose = choose or chooser(settings)
@@ -388,8 +403,10 @@ class Engine:
     ) -> Iterator[Event]:
         """Write a document of text and pictures. Yields Text, Drawing and at last End events as they come.
 
-        Raises PromptError or SettingsError at the call, before any work.
+        Raises PromptError or SettingsError at the call, before any work, and CheckpointError for a model that only
+        draws.
         """
+        self.checkpoint.check_writes()
         images, settings = listed(images), _expected(settings, DocumentSettings)
         if settings is None:
             size = self.best_size(images[0].size if images else None, document=True)

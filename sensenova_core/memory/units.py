@@ -277,6 +277,9 @@ def _layer(layer: nn.Module, stored: StoredWeights, *, expert: str, index: int) 
 
 
 def _head_pieces(model: SenseNovaU1, first: int, stored: StoredWeights) -> Iterator[Unit]:
+    """None of a model that only draws."""
+    if not model.config.writes:
+        return
     head, rows = model.understanding.lm_head, model.understanding.head_rows
     name = checkpoint_name("understanding.lm_head.weight")
     for index, start in enumerate(range(0, head.out_features, rows)):

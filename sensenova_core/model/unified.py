@@ -29,8 +29,9 @@ class Understanding(nn.Module):
         self.vision = PatchEmbedder(config.vision, decoder.hidden_size)
         self.embed_tokens = nn.Embedding(decoder.vocab_size, decoder.hidden_size)
         self.decoder = Decoder(decoder, decoder.understanding_experts)
-        self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
-        self.head_rows = self._head_rows()
+        if config.writes:
+            self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
+            self.head_rows = self._head_rows()
 
     def logits(self, hidden: Tensor, head: Iterable[Tensor]) -> Tensor:
         """(rows, hidden) -> (rows, vocabulary). head: its pieces, see `Weights.head`."""
