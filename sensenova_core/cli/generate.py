@@ -89,6 +89,8 @@ def run(options) -> int:
             with job.source.named():
                 self_correction.settings_for(job, texts["critiques"])
     engine, profile = open_engine(options)
+    if texts:
+        engine.checkpoint.check_writes()
     for job in jobs:
         with job.source.named():
             job.check(engine)
