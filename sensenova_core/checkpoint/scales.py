@@ -45,9 +45,9 @@ def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
 def check_all_scaled(headers: Mapping[str, TensorHeader], *, marked: bool) -> None:
     """Raise CheckpointError for INT8 and FP8 matrices without the scale that they are to be multiplied with.
 
-    Where any of INT8 has one, all have. marked: whether the file says that its layers have scales. Then all of FP8 must have one; the
-    embedding table is no layer. In other files, FP8 layers of one kind must all have one, or none of them. headers: by
-    published names.
+    Where one of INT8 has it, all must. marked: whether the file says that its layers have scales. Then all of FP8 must
+    have one; the embedding table is no layer. In other files, FP8 layers of one kind must all have one, or none of
+    them. headers: by published names.
     """
     fp8 = {name: header for name, header in headers.items() if header.dtype.startswith("F8") and len(header.shape) == 2}
     scaled = {

@@ -87,45 +87,49 @@ def feeds_forward(x: Tensor, *, gate: nn.Module, up: nn.Module, down: nn.Module)
     if x.device.type != "cpu" or gate.group != up.group or gate.terms or up.terms or down.terms:
         return None
     out = x.new_empty(len(x), down.out_features)
-    for first in range(0, len(x), ROWS_CPU):
-        part = x[first : first + ROWS_CPU]
+    for part, made in zip(x.split(ROWS_CPU), out.split(ROWS_CPU), strict=True):
         numbers, scale = quantised(part, gate.group)
-        inner, inner_scale = numbers.new_empty(len(part), down.in_features), scale.new_empty(len(part), 1)
         gates = _scaled(gate.sums(numbers), scale, gate.weight_scale)
         ups = _scaled(up.sums(numbers), scale, up.weight_scale)
+        active = x.new_empty(len(part), down.in_features)
         for (rows, opened), (_, value) in zip(gates, ups, strict=True):
-            active = F.silu(opened, inplace=True).mul_(value).to(x.dtype)  # whose rotation is quicker
-            _quantise(active, down.group, numbers=inner[rows], scale=inner_scale[rows])
-        for rows, made in _scaled(down.sums(inner), inner_scale, down.weight_scale):
-            out[first : first + ROWS_CPU][rows].copy_(made)
+            active[rows] = F.silu(opened, inplace=True).mul_(value)
+        made.copy_(_multiplied(*quantised(active, down.group), down, dtype=x.dtype))
     return out
 
 
 def quantised(x: Tensor, group: int = 0) -> tuple[Tensor, Tensor]:
     """Rows of numbers (rows, width), of any floating type, rotated by groups of columns if `group` is over 0, as whole
-    numbers, int8 (rows, width), and what each row of them is multiplied with, float32 (rows, 1). A row with NaN or infinity gets a scale that is none either."""
+    numbers, int8 (rows, width), and what each row of them is multiplied with, float32 (rows, 1).
+
+    A row with NaN or infinity in it gets a scale that is not finite either.
+    """
     numbers = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     scale = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
-    size = PIECE if x.device.type == "cpu" else ROWS
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        _quantise(x[rows], group, numbers=numbers[rows], scale=scale[rows])
+    turns, size = _rows_on(x.device), PIECE if x.device.type == "cpu" else ROWS
+    for rows in _slices(len(x), turns):
+        turned = rotated(x[rows], group) if group else x[rows]
+        for inside in _slices(len(turned), size):
+            _quantise(turned[inside], numbers=numbers[rows][inside], scale=scale[rows][inside])
     return numbers, scale
 
 
-def _quantise(x: Tensor, group: int, *, numbers: Tensor, scale: Tensor) -> None:
+def _quantise(x: Tensor, *, numbers: Tensor, scale: Tensor) -> None:
     """Write both to where they belong."""
-    values = (rotated(x, group) if group else x).float()
+    values = x.float()
     torch.amax(values.abs(), -1, keepdim=True, out=scale)
     scale.div_(LARGEST).clamp_(min=SMALLEST_SCALE)
     numbers.copy_(values.mul(1 / scale).round_())
 
 
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, length, size))
+
+
 def _scaled(sums: Tensor, rows_scale: Tensor, weight_scale: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yields (rows, float32 of these rows) of int32 sums with both scales applied, piece by piece."""
     size, columns = PIECE if sums.device.type == "cpu" else ROWS, weight_scale.view(1, -1)
-    for first in range(0, len(sums), size):
-        rows = slice(first, first + size)
+    for rows in _slices(len(sums), size):
         yield rows, sums[rows].float().mul_(columns).mul_(rows_scale[rows])
 
 
