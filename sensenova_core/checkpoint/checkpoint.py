@@ -50,8 +50,8 @@ class Checkpoint:
         if not self.config.writes:
             raise CheckpointError(
                 f"{self.files.path}: this file is for drawing only: it lacks {OUTPUT_HEAD}, with which a model writes. "
-                "It draws and edits; for reasoning, answers, chat, documents and self-correction take a file that has it, "
-                f"such as those of {self._published}"
+                "It draws and edits; for reasoning, answers, chat, documents and self-correction take a file that has "
+                f"it, such as those of {self._published}"
             )
 
     @property

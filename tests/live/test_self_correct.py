@@ -39,7 +39,7 @@ def going_on(batch_size: int = 1, side: int = SIDE, **changes: dict) -> dict:
 
 def test_critiques_grow_on_the_node_and_are_handed_on(made):
     texts = [text for text in made.texts(NODE) if text]
-    assert len(texts) > 3
+    assert len(set(texts)) >= 2  # at most ten a second
     [text] = made.outputs[TEXT]["text"]
     assert texts[-1] == text and text.count("[revised]") == ROUNDS
     assert [number for number in range(1, 9) if f"Picture {number}:" in text] == [*range(1, ROUNDS + 2)]
