@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
+import comfy.model_management as mm
 import comfy.model_sampling
 import comfy.supported_models_base
 import torch
@@ -157,7 +158,7 @@ class EngineModel(comfy.model_base.BaseModel):
         """For latents of a shape (images, 3, height, width). Raises SettingsError for any other."""
         if len(shape) != 4 or shape[1] != CHANNELS:
             raise SettingsError(
-                f"the latent has the shape {tuple(shape)}, and this model draws pixels: (images, 3, height, width)",
+                f"the latent's pictures have the shape {tuple(shape[1:])}, and this model draws pixels: (3, height, width)",
                 "connect the latent of To ComfyUI, or encode an image with its vae",
             )
         settings = SamplingSettings(width=shape[3], height=shape[2], **others)
@@ -177,6 +178,8 @@ class EngineModel(comfy.model_base.BaseModel):
         settings = self._settings(
             x.shape, t_eps=wire.t_eps, steps=min(max(1, steps), MOST_STEPS), batch_size=len(x) // len(branches)
         )
+        if not self.engine.memory.residency.placed:  # given up since the run began: ComfyUI no longer knows of it
+            mm.load_models_gpu([self.current_patcher], memory_required=self.memory_required(x.shape))
         guesses = self.diffusion_model(x.float(), t.float().expand(len(x)), branches, wire=wire, settings=settings)
         return guesses.to(x.device)
 

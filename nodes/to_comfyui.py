@@ -30,8 +30,8 @@ class ToComfyUI(io.ComfyNode):
             display_name="SenseNova U1 To ComfyUI",
             category=CATEGORY,
             description="Model and conditioning for ComfyUI's own samplers: KSampler, SamplerCustomAdvanced, any "
-            "sampler and scheduler, denoise, noise masks, differential diffusion. Edits and thoughts work as well. Sampler "
-            "euler with scheduler simple draws what Flow-Match Sampler draws.",
+            "sampler and scheduler, denoise, noise masks, differential diffusion. Edits and thoughts work as well. "
+            "Sampler euler with scheduler simple draws what Flow-Match Sampler draws.",
             search_aliases=["ksampler", "sampler", "latent", "inpaint", "img2img"],
             inputs=[
                 Model.Input("model", tooltip="From the Loader or LoRA. Its LoRAs are in use at every step."),

@@ -341,8 +341,8 @@ class Engine:
     ) -> Tensor:
         """What the model makes of noisy pictures, in one pass: for a program that takes the steps by itself.
 
-        noisy: float32 (branches * images, 3, height, width), branch by branch. sigma: 1 minus the time,
-        of each. sequences: what each branch reads. settings: the pictures' size, t_eps, and how many images and steps there will
+        noisy: float32 (branches * images, 3, height, width), branch by branch. sigma: 1 minus the time, of each.
+        sequences: what each branch reads. settings: the pictures' size, t_eps, and how many images and steps there will
         be. Returns clean pictures, likewise. What it makes for this stays on the device until `end_guessing`.
         """
         with self._working():
