@@ -158,7 +158,7 @@ class EngineModel(comfy.model_base.BaseModel):
         """For latents of a shape (images, 3, height, width). Raises SettingsError for any other."""
         if len(shape) != 4 or shape[1] != CHANNELS:
             raise SettingsError(
-                f"the latent's pictures have the shape {tuple(shape[1:])}, and this model draws pixels: (3, height, width)",
+                f"the latent is of shape {tuple(shape[1:])}, and this model draws pixels: (3, height, width)",
                 "connect the latent of To ComfyUI, or encode an image with its vae",
             )
         settings = SamplingSettings(width=shape[3], height=shape[2], **others)

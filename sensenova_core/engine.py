@@ -345,6 +345,9 @@ class Engine:
         sequences: what each branch reads. settings: the pictures' size, t_eps, and how many images and steps there will
         be. Returns clean pictures, likewise. What it makes for this stays on the device until `end_guessing`.
         """
+        if len(noisy) != len(sequences) * settings.batch_size:
+            wanted = f"{len(sequences)} branches of {settings.batch_size} images"
+            raise SettingsError(f"{len(noisy)} noisy pictures for {wanted}", "give as many for each branch as images")
         with self._working():
             keys = [*map(self.reader.key, sequences)]
             asked: tuple = (keys, settings, self.loras, self.memory.residency.times_dropped)

@@ -69,6 +69,16 @@ def ksampler(out: tuple, cfg: float = 4.0, steps: int = STEPS, sampler: str = "e
     return drawn["samples"]
 
 
+def halves(out: tuple) -> torch.Tensor:
+    """By KSampler (Advanced), which hands noise that is left over to another."""
+    model, positive, negative, latent = out[:4]
+    for noise, start, stop, left in (("enable", 0, 3, "enable"), ("disable", 3, STEPS, "disable")):
+        (latent,) = nodes.KSamplerAdvanced().sample(
+            model, noise, SEED, STEPS, 4.0, "euler", "simple", positive, negative, latent, start, stop, left
+        )
+    return latent["samples"]
+
+
 def advanced(guider, model, latent, sampler: str = "euler", steps: int = STEPS) -> torch.Tensor:
     (sigmas,) = custom.BasicScheduler.execute(model, "simple", steps, 1.0).args
     (chosen,) = custom.KSamplerSelect.execute(sampler).args
@@ -123,6 +133,10 @@ def equal(model, asked) -> dict[str, float]:
     zeroed = nodes.ConditioningZeroOut().zero_out(nothing[1])[0]
     seen["zeroed out"] = apart(ksampler((*nothing[:2], zeroed, nothing[3])), ours(model, edit, img_cfg=4.0))
     twice = nodes.ConditioningCombine().combine(nothing[1], nothing[1])[0]
+    everywhere = nodes.ConditioningSetMask().append(nothing[1], torch.ones(1, HEIGHT, WIDTH), "default", 1.0)[0]
+    masked = ksampler((nothing[0], everywhere, *nothing[2:]))
+    seen["masked everywhere"] = apart(masked, ours(model, edit, img_cfg=4.0))
+    seen["in two halves"] = apart(halves(nothing), ours(model, edit, img_cfg=4.0))
     seen["combined with itself"] = apart(ksampler((nothing[0], twice, *nothing[2:])), ours(model, edit, img_cfg=4.0))
     return seen
 

@@ -17,6 +17,7 @@ EQUALS = {
         *(f"{prompt}, cfg {cfg}" for prompt in ("text", "edit", "two references", "thought") for cfg in (1, 4)),
         *("1 steps", "13 steps", "50 steps", "100 steps", "t_eps", "shift", "batch"),
         *("against nothing", "dual guidance", "guider", "unguided", "zeroed out", "combined with itself"),
+        *("masked everywhere", "in two halves"),
     ],
     "patched": [
         *("shifted", "shifted as AuraFlow", "not shifted any more"),
