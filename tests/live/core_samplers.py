@@ -61,10 +61,10 @@ def outputs(model, conditioning, **changes: Any) -> tuple:
 
 def ksampler(out: tuple, cfg: float = 4.0, steps: int = STEPS, sampler: str = "euler", **others: Any) -> torch.Tensor:
     model, positive, negative, latent = out[:4]
-    given = {"denoise": 1.0} | others
+    given = {"denoise": 1.0, "scheduler": "simple"} | others
     latent = given.pop("latent", latent)
     (drawn,) = nodes.KSampler().sample(
-        model, SEED, steps, cfg, sampler, "simple", positive, negative, latent, given["denoise"]
+        model, SEED, steps, cfg, sampler, given["scheduler"], positive, negative, latent, given["denoise"]
     )
     return drawn["samples"]
 
@@ -176,7 +176,13 @@ def sampled(model, asked) -> dict[str, Any]:
     for name in ("heun", "dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde", "uni_pc", "res_multistep"):
         drawn = advanced(guider, out[0], out[3], sampler=name)
         seen[name] = [bool(drawn.isfinite().all()), apart(drawn, euler)]
-    return seen
+    small = outputs(model, asked["text"], width=64, height=64)
+    tried = [(name, "simple") for name in nodes.comfy.samplers.SAMPLER_NAMES]
+    tried += [("euler", name) for name in nodes.comfy.samplers.SCHEDULER_NAMES]
+    seen["not finite"] = [
+        names for names in tried if not ksampler(small, sampler=names[0], scheduler=names[1]).isfinite().all()
+    ]
+    return seen | {"tried": len(tried)}
 
 
 def begun_from_a_picture(model, asked) -> dict[str, Any]:

@@ -52,6 +52,10 @@ def test_other_samplers_draw_other_pictures(seen, name):
     assert finite and 0.01 < from_euler < 3
 
 
+def test_every_sampler_and_scheduler_runs(seen):
+    assert seen["sampled"]["tried"] > 40 and seen["sampled"]["not finite"] == []
+
+
 def test_the_vae_loses_nothing(seen):
     assert seen["begun_from_a_picture"]["there and back"] < ROUNDING
 
