@@ -1,4 +1,4 @@
-"""A small inference engine for the SenseNova-U1 and U1.5 models.
+"""A small inference engine for the SenseNova-U1, U1.5 and U1.6 models.
 
     engine = sensenova_core.load("path/to/SenseNova-U1-8B-MoT", device="cuda")
     conditioning = engine.encode("A cute cat")

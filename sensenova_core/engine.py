@@ -12,7 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_name, open_checkpoint
+from .checkpoint import (
+    OUTPUT_HEAD,
+    Checkpoint,
+    StoredWeights,
+    check_tensors,
+    checkpoint_name,
+    open_checkpoint,
+)
+from .checkpoint.int8 import multiplied
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
@@ -58,6 +66,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = LoadSettings.dtype,
+    compute: str = LoadSettings.compute,
     vram_mode: str = LoadSettings.vram_mode,
     max_memory: str | None = LoadSettings.max_memory,
     attention: str = LoadSettings.attention,
@@ -67,7 +76,8 @@ def load(
     """Load a checkpoint of the SenseNova-U1 family: a Hugging Face folder, a repository in the hub's cache, or a single
     .safetensors or .gguf file.
 
-    dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS.
+    dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS. compute: "auto"
+    multiplies as INT8 what is stored so, where the device is quick at it; "bf16" nothing; "int8" all linear layers.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -76,7 +86,14 @@ def load(
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
     dtype = str(dtype).removeprefix("torch.")
-    settings = LoadSettings(device=device, dtype=dtype, vram_mode=vram_mode, max_memory=max_memory, attention=attention)
+    settings = LoadSettings(
+        device=device,
+        dtype=dtype,
+        vram_mode=vram_mode,
+        max_memory=max_memory,
+        attention=attention,
+        compute=compute,
+    )
     engine = Engine(path, settings)
     engine.use_loras(loras)
     if place:
@@ -103,9 +120,11 @@ class Engine:
         self.checkpoint.check_readable()
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
-        self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
+        int8 = multiplied(self.model, self.checkpoint.headers, compute=settings.compute, device=self.device)
+        dtype = TORCH_DTYPES.get(settings.dtype)
+        self.stored = StoredWeights(self.model, self.checkpoint.headers, dtype, int8=int8)
         self.remembered = Remembered()
-        self.activations = Activations(self.config, self.stored.compute_dtype.itemsize)
+        self.activations = Activations(self.config, self.stored.compute_dtype.itemsize, int8=bool(int8))
         self.memory = Placement(
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
         )
@@ -114,7 +133,10 @@ class Engine:
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, run=self.memory.run, remembered=self.remembered)
-        self._loras = LorasInUse(shapes)
+        decoder = self.config.decoder
+        # A LoRA of the whole model may change the output head too.
+        head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}
+        self._loras = LorasInUse(shapes | head, absent=frozenset(head))
         self._turn = Turn(self.memory.forked)
         self._guessing: tuple[object, Denoiser] | None = (
             None  # what `guess` was asked for last, and what it made for that
@@ -165,9 +187,11 @@ class Engine:
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
         """`plan` in words, before there is a prompt. asked: see ForecastSettings.
 
-        Raises SettingsError where it cannot fit.
+        Raises SettingsError where it cannot fit, and CheckpointError for text of a model that only draws.
         """
         run = ForecastSettings.of(**asked)
+        if run.task in ("understand", "interleave") or run.think_tokens:
+            self.checkpoint.check_writes()
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, least=1, most=self.prompts.max_tokens)
         return forecast.explain(
@@ -271,9 +295,10 @@ class Engine:
         `conditioning` is the same with the reasoning inside.
 
         settings: greedy and 1024 tokens at most, unless given. choose: a way to choose tokens in place of the settings'
-        own. Raises SettingsError at the call, before any work.
+        own. Raises SettingsError at the call, before any work, and CheckpointError for a model that only draws.
         """
         settings = _expected(settings, DecodingSettings) or ReasoningSettings()
+        self.checkpoint.check_writes()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
         return self._running(
@@ -405,8 +430,10 @@ class Engine:
         """Answer a question about images, or a conversation. Yields Answers as they grow; the last one is whole.
 
         messages, images: as for `conversation`, or what it made of them. What was read for earlier turns is not read
-        again. settings: greedy and 512 tokens at most, unless given.
+        again. settings: greedy and 512 tokens at most, unless given. Raises CheckpointError at the call for a model
+        that only draws.
         """
+        self.checkpoint.check_writes()
         conversation = messages if isinstance(messages, TokenSequence) else self.conversation(messages, images)
         settings = _expected(settings, DecodingSettings) or DecodingSettings()
         choose = choose or chooser(settings)
@@ -427,8 +454,10 @@ class Engine:
     ) -> Iterator[Event]:
         """Write a document of text and pictures. Yields Text, Drawing and at last End events as they come.
 
-        Raises PromptError or SettingsError at the call, before any work.
+        Raises PromptError or SettingsError at the call, before any work, and CheckpointError for a model that only
+        draws.
         """
+        self.checkpoint.check_writes()
         images, settings = listed(images), _expected(settings, DocumentSettings)
         if settings is None:
             size = self.best_size(images[0].size if images else None, document=True)

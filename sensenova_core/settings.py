@@ -29,6 +29,7 @@ DOCUMENT_AREA = 1536 * 1536
 CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
 DTYPES = ("float32", "bfloat16", "float16")
 VRAM_MODES = ("auto", "full", "balanced", "low")
+COMPUTES = ("auto", "bf16", "int8")
 BACKENDS = ("auto", "sdpa", "flash")
 TASKS = ("draw", "understand", "interleave")
 PAGE_FORMATS = ("markdown", "html")  # that a document is saved in; the first unless told otherwise
@@ -413,8 +414,8 @@ class LoadSettings(Settings):
     dtype: str = _setting(
         "auto",
         "What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or bfloat16 where they are "
-        "packed, as in GGUF and FP8 files; float32 on a device without bfloat16. float32 is exact and takes twice the "
-        "memory.",
+        "packed, as in GGUF, FP8 and INT8 files; float32 on a device without bfloat16. float32 is exact and takes "
+        "twice the memory.",
         choices=("auto", *DTYPES),
     )
     vram_mode: str = _setting(
@@ -435,6 +436,14 @@ class LoadSettings(Settings):
         "bfloat16 on NVIDIA cards only.",
         option="attn_backend",
         choices=BACKENDS,
+        advanced=True,
+    )
+    compute: str = _setting(
+        "auto",
+        "How linear layers multiply. auto: INT8 where weights are stored as INT8 and the device is quick at it, else "
+        "in {dtype}. bf16: always in {dtype}, packed weights unpacked first. int8: INT8 whatever the weights are "
+        "stored as; quicker on most cards, a little less exact.",
+        choices=COMPUTES,
         advanced=True,
     )
 

@@ -84,6 +84,8 @@ def run(options) -> int:
         return 0
     reasoning = decoding_settings(options, ReasoningSettings) if options.think else None
     engine, profile = open_engine(options)
+    if reasoning is not None:
+        engine.checkpoint.check_writes()
     for job in jobs:
         with job.source.named():
             job.check(engine)

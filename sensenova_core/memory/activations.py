@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..model.attention import BLOCK_TOKENS
 from ..model.config import ModelConfig
 from ..model.feed_forward import ROWS
+from ..model.int8 import ROWS as INT8_ROWS
 from ..settings import UNCONDITIONAL, USUAL_PROMPT, DocumentSettings, SamplingSettings, edit_pixel_limits
 from .plan import Task, Work
 
@@ -14,10 +15,11 @@ USUAL_TEXT = 1024  # tokens between two pictures of a document
 
 @dataclass(frozen=True)
 class Activations:
-    """Of one model. itemsize: bytes of a number that it computes with."""
+    """Of one model. itemsize: bytes of a number that it computes with. int8: whether its products are of INT8."""
 
     config: ModelConfig
     itemsize: int
+    int8: bool = False
 
     def drawing(
         self, settings: SamplingSettings, prefix_tokens: Mapping[str, int], *, unread: bool, images: int = 0
@@ -97,7 +99,18 @@ class Activations:
             values = hidden + experts.width + max(hidden, experts.width)  # gathered, and made of it
             places = 6 * 8  # where each row belongs
             feed_forward = min(rows, ROWS) * experts.per_token * (values * itemsize + places)
-        return rows * self.state_bytes + max(attention, feed_forward + rows * 2 * hidden * itemsize)
+        work = rows * self.state_bytes + max(attention, feed_forward + rows * 2 * hidden * itemsize)
+        return work + (self._quantising_bytes(rows) if self.int8 else 0)
+
+    def _quantising_bytes(self, rows: int) -> int:
+        """What products of INT8 take beside their inputs and results: inputs as whole numbers, and, of a few rows at a
+        time, inputs as they are quantised, or sums as they are scaled."""
+        decoder = self.config.decoder
+        experts = decoder.generation_experts[0]
+        width = max(decoder.hidden_size, decoder.num_heads * decoder.head_dim)
+        inner = decoder.intermediate_size if experts is None else experts.width
+        places = min(rows, ROWS) * (1 if experts is None else experts.per_token)
+        return rows * width + places * inner + min(rows, INT8_ROWS) * 16 * max(width, inner)
 
     def _one_layer(self, tokens: int) -> int:
         return self.kv_bytes(tokens) // self.config.decoder.num_layers
