@@ -13,6 +13,7 @@ from .lora import Lora
 from .plan import MemoryPlan
 from .sample import FlowMatchSampler
 from .size import EditSize, Resolution
+from .to_comfyui import ToComfyUI
 from .understand import Understand
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class SenseNovaCoreExtension(ComfyExtension):
             Resolution,
             EditSize,
             FlowMatchSampler,
+            ToComfyUI,
             Understand,
             Interleave,
             SaveDocument,
