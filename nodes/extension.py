@@ -14,6 +14,7 @@ from .plan import MemoryPlan
 from .sample import FlowMatchSampler
 from .self_correct import SelfCorrect
 from .size import EditSize, Resolution
+from .to_comfyui import ToComfyUI
 from .understand import Understand
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class SenseNovaCoreExtension(ComfyExtension):
             EditSize,
             FlowMatchSampler,
             SelfCorrect,
+            ToComfyUI,
             Understand,
             Interleave,
             SaveDocument,

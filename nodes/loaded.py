@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import comfy.model_management as mm
-import comfy.model_patcher
-import torch
 from PIL import Image
 
 from .. import sensenova_core
@@ -21,6 +19,9 @@ from ..sensenova_core.settings import CorrectionSettings, DecodingSettings, Docu
 from ..sensenova_core.writing.conversation import Answer
 from ..sensenova_core.writing.document import Event
 from ..sensenova_core.writing.thinking import Thought
+from .core_conditioning import KEY
+from .core_model import EngineModel, Wire
+from .patcher import EnginePatcher
 from .progress import warn
 
 Result = TypeVar("Result")
@@ -41,7 +42,8 @@ class LoadedEngine:
         self.loras: tuple[tuple[Path, float], ...] = ()
         self.engine = engine
         self.loading = loading or Profile(engine.device)
-        self.patcher = EnginePatcher(engine, mm.unet_offload_device())
+        size = engine.memory.wanted_bytes
+        self.patcher = EnginePatcher(EngineModel(engine), engine.device, mm.unet_offload_device(), size=size)
         engine.memory.tell = warn
         if not mm.is_device_cpu(engine.device):
             engine.memory.free = partial(mm.get_free_memory, engine.device)
@@ -63,6 +65,15 @@ class LoadedEngine:
         other = copy.copy(self)
         other.loras = (*self.loras, (file, strength))
         return other
+
+    def as_core_model(self, settings: SamplingSettings) -> EnginePatcher:
+        """A MODEL for ComfyUI's own samplers, with this wire's LoRAs. settings: its shift, t_eps, and the size that its
+        noise is for unless a sampler draws at another."""
+        patcher = self.patcher.clone()
+        patcher.model_options["transformer_options"][KEY] = Wire(self.loras, settings.t_eps)
+        sampling = patcher.model.sampling(settings.shift, settings.width, settings.height)
+        patcher.add_object_patch("model_sampling", sampling)
+        return patcher
 
     def think(self, conditioning: Conditioning, settings: DecodingSettings) -> "Run[Thought]":
         thoughts = self.engine.think(conditioning, settings)
@@ -132,39 +143,3 @@ class Run(Watched[Result]):
     def summary(self) -> str:
         """What the run took, in words."""
         return self.profile.summary(self._model.engine)
-
-
-class EnginePatcher(comfy.model_patcher.ModelPatcher):
-    """Tells ComfyUI's memory management what an engine has on the device, layer by layer, and gives back what it asks.
-
-    Layers come to the device when a run needs them; loading only says how many may stay.
-    """
-
-    EVERYTHING = 1e30  # what ComfyUI offers where it sets no limit
-
-    def __init__(self, engine: Engine, offload_device: torch.device):
-        super().__init__(engine, engine.device, offload_device, size=engine.memory.wanted_bytes)
-
-    def model_size(self) -> int:
-        return max(self.size, self.loaded_size())
-
-    def loaded_size(self) -> int:
-        return self.model.memory.residency.nbytes
-
-    def current_loaded_device(self) -> torch.device:
-        return self.load_device if self.loaded_size() else self.offload_device
-
-    # The signatures of the next three are ComfyUI's.
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:  # noqa: FBT002
-        before = self.loaded_size()
-        self.model.allow(None if extra_memory >= self.EVERYTHING else int(before + extra_memory))
-        self.model.place()
-        return self.loaded_size() - before
-
-    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:  # noqa: FBT002
-        return self.model.give_back(memory_to_free)
-
-    def detach(self, unpatch_all=True):  # noqa: FBT002
-        if unpatch_all:  # False is bookkeeping only: ComfyUI asks for it at every repeated load
-            self.model.release()
-        return self.model

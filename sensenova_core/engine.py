@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from .checkpoint import (
     OUTPUT_HEAD,
@@ -141,6 +142,9 @@ class Engine:
         head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}
         self._loras = LorasInUse(shapes | head, absent=frozenset(head))
         self._turn = Turn(self.memory.forked)
+        self._guessing: tuple[object, Denoiser] | None = (
+            None  # what `guess` was asked for last, and what it made for that
+        )
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
 
     def __reduce__(self):
@@ -257,6 +261,7 @@ class Engine:
         What was read goes first: reading it again costs less than bringing layers back.
         """
         with self._turn:
+            self.end_guessing()
             read = self.remembered.nbytes
             self.remembered.forget()
             return read + (self.memory.residency.shrink(size - read) if size > read else 0)
@@ -267,6 +272,7 @@ class Engine:
         A run in progress ends with a SenseNovaError at its next step.
         """
         with self._turn:
+            self.end_guessing()
             self.remembered.forget()
             self.memory.residency.drop()
 
@@ -363,6 +369,51 @@ class Engine:
             steps,
             needed=lambda: [*map(self.reader.key, used.values())],
         )
+
+    @torch.inference_mode()
+    def guess(
+        self, noisy: Tensor, sigma: Tensor, *, sequences: Sequence[TokenSequence], settings: SamplingSettings
+    ) -> Tensor:
+        """What the model makes of noisy pictures, in one pass: for a program that takes the steps by itself.
+
+        noisy: float32 (branches * images, 3, height, width), branch by branch. sigma: 1 minus the time, of each.
+        sequences: what each branch reads. settings: the pictures' size, t_eps, and how many images and steps there will
+        be. Returns clean pictures, likewise. What it makes for this stays on the device until `end_guessing`.
+        """
+        if len(noisy) != len(sequences) * settings.batch_size:
+            wanted = f"{len(sequences)} branches of {settings.batch_size} images"
+            raise SettingsError(f"{len(noisy)} noisy pictures for {wanted}", "give as many for each branch as images")
+        with self._working():
+            keys = [*map(self.reader.key, sequences)]
+            asked: tuple = (keys, settings, self.loras, self.memory.residency.times_dropped)
+            if self._guessing is None or self._guessing[0] != asked:
+                denoiser = self._guesser(sequences, keys, settings)
+                self._guessing = (*asked[:3], self.memory.residency.times_dropped), denoiser
+            return self._guessing[1].clean(noisy.to(self.device), sigma.to(self.device))
+
+    def _guesser(self, sequences: Sequence[TokenSequence], keys: Sequence[str], settings: SamplingSettings) -> Denoiser:
+        self.end_guessing()
+        settings.check_size(self.config.token_pixels)
+        self._start(self.guessing_task(sequences, settings), keys)
+        prefixes = self.reader.prefixes_of({str(index): each for index, each in enumerate(sequences)})
+        edit = any(each.images for each in sequences)
+        return self.memory.run(
+            "drawing",
+            lambda weights: Denoiser(
+                self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=self.memory.run
+            ),
+        )
+
+    def guessing_task(self, sequences: Sequence[TokenSequence], settings: SamplingSettings) -> Task:
+        """What the passes of `guess` are to do, for `plan`."""
+        unread = any(self.reader.key(each) not in self.remembered.prefixes for each in sequences)
+        tokens = {str(index): len(each.ids) for index, each in enumerate(sequences)}
+        images = max(len(each.images) for each in sequences)
+        return self.activations.drawing(settings, tokens, unread=unread, images=images)
+
+    def end_guessing(self) -> None:
+        """Give back what `guess` keeps for its next pass."""
+        self._guessing = None
 
     def conversation(
         self, messages: Messages, images: Sequence[Image.Image] = (), max_pixels: MaxPixels = None
@@ -527,6 +578,7 @@ class Engine:
     ) -> Generator[Result, None, None]:
         """`_running`, within the engine's turn."""
         self.use_loras(self.loras)  # as their files are now
+        self.end_guessing()
         self._start(task(), needed(), conversation=conversation)
         dropped, loras = self.memory.residency.times_dropped, self.loras
         for result in start():

@@ -152,7 +152,7 @@ class Mapped:
         pieces = self.units[UNDERSTANDING][self.sizes.layers :]
         if pieces[0].apart:  # then all are, for they are one tensor
             return (self._made_ready(unit).get_parameter("weight") for unit in pieces)
-        return self._model.understanding.head_pieces()
+        return self._model.understanding.lm_head.weight.split([unit.parts[0].shape[0] for unit in pieces])
 
     def _made_ready(self, unit: Unit) -> nn.Module:
         return self.slots.made_ready(unit, self._as_it_lies, max(self.sizes.working.values()))

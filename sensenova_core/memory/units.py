@@ -256,7 +256,7 @@ def units_of(model: SenseNovaU1, stored: StoredWeights) -> Units:
         ]
         for expert in EXPERTS
     }
-    units[UNDERSTANDING] += _head_pieces(model, len(units[UNDERSTANDING]), stored)
+    units[UNDERSTANDING] += _head_pieces(model, units[UNDERSTANDING], stored)
     return {expert: tuple(found) for expert, found in units.items()}
 
 
@@ -276,12 +276,21 @@ def _layer(layer: nn.Module, stored: StoredWeights, *, expert: str, index: int) 
     return Unit(expert=expert, index=index, parts=tuple(parts), template=layer)
 
 
-def _head_pieces(model: SenseNovaU1, first: int, stored: StoredWeights) -> Iterator[Unit]:
-    """None of a model that only draws."""
+def _head_pieces(model: SenseNovaU1, layers: Sequence[Unit], stored: StoredWeights) -> list[Unit]:
+    """No larger than a layer as they lie, for all of an expert's units have buffers of one size. None of a model that
+    only draws."""
     if not model.config.writes:
-        return
-    head, rows = model.understanding.lm_head, model.understanding.head_rows
-    name = checkpoint_name("understanding.lm_head.weight")
+        return []
+    head, name = model.understanding.lm_head, checkpoint_name("understanding.lm_head.weight")
+    whole = _part("weight", name, stored, shape=(head.out_features, head.in_features)).nbytes
+    pieces = max(
+        -(-head.out_features // model.understanding.head_rows), -(-whole // max(unit.nbytes for unit in layers))
+    )
+    return [*_pieces(head, name, stored, first=len(layers), rows=-(-head.out_features // pieces))]
+
+
+def _pieces(head: nn.Linear, name: str, stored: StoredWeights, *, first: int, rows: int) -> Iterator[Unit]:
+    """Of so many rows each. first: the index of the first one in a pass."""
     for index, start in enumerate(range(0, head.out_features, rows)):
         height = min(rows, head.out_features - start)
         with torch.device("meta"):

@@ -119,6 +119,9 @@ NODES: dict[str, dict[str, Any]] = {
     | {"conditioning": ["conditioning", 0], "width": 64, "height": 64, "batch_size": 1, "crop": False}
     | DRAWING
     | {"preset": ["lora", 1]},
+    "ToComfyUI": MODEL
+    | {"conditioning": ["conditioning", 0], "width": 64, "height": 64, "negative": "nothing", "batch_size": 1}
+    | {"shift": 3.0, "t_eps": 0.02},
     "Understand": MODEL
     | {"question": "What?", "images": ["images", 0], "history": ["history", 1], "max_tokens": 2}
     | {"system_message": "", "repetition_penalty": 1.0}

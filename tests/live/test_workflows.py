@@ -17,7 +17,8 @@ DEMO, MODEST = {"Loader": {"checkpoint": BUILT_IN}}, {"Loader": {"checkpoint": "
 UNSIZED = {"width": 0, "height": 0, "crop": False}
 TWO_SIZES = tiny("edit_two_references")
 TWO_SIZES["3"]["inputs"]["image"] = "tall.png"
-CASES = {name: tiny(name) for name in NAMES} | {
+OTHERS = {"ksampler"}  # sum up in another order: test_ksampler.py
+CASES = {name: tiny(name) for name in NAMES if name not in OTHERS} | {
     "interleave": tiny("interleave", **DOCUMENT),
     "self_correct, revised": tiny("self_correct", **CORRECTION),
     "text_to_image, pixel head": tiny("text_to_image", **PIXEL_HEAD, FlowMatchSampler={"cfg_norm": "cfg_zero_star"}),

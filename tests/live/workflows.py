@@ -20,6 +20,7 @@ TINY = {
     "LoadImage": {"image": "photo.png"},
     "Resolution": SMALL,
     "FlowMatchSampler": {"steps": STEPS},
+    "KSampler": {"steps": STEPS},
     "Think": {"max_tokens": 30},
     "Understand": {"max_tokens": 30},
     "SelfCorrect": {"steps": 2, "max_tokens": 60},
