@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import comfy.model_management as mm
+import torch
 from PIL import Image
 
 from .. import sensenova_core
