@@ -14,7 +14,7 @@ from tests.support.geometries import save_aligned
 from tests.support.packing import tensors_of
 
 FP8 = ("fp8", "fp8 as bytes")  # W8A8, as `-Native` has it; the second as earlier versions of ComfyUI wrote it
-KINDS = ("convrot", "convrot in params", "convrot 64", "rows", "one scale", "mixed", "in metadata")
+KINDS = ("convrot", "convrot in params", "convrot 64", "convrot 16", "rows", "one scale", "mixed", "in metadata")
 ROWS = {"format": "int8_tensorwise"}
 
 
@@ -42,7 +42,7 @@ def kept(kind: str, name: str) -> dict | None:
         return {"format": "float8_e4m3fn"}
     if kind == "convrot in params":
         return ROWS | {"params": {"convrot": True, "convrot_groupsize": 256}}
-    return said({"convrot": 256, "convrot 64": 64, "in metadata": 256}.get(kind, 0))
+    return said({"convrot": 256, "convrot 64": 64, "convrot 16": 16, "in metadata": 256}.get(kind, 0))
 
 
 def write_int8(
