@@ -13,7 +13,7 @@ from sensenova_core.checkpoint import Packed, checkpoint_name, open_checkpoint
 from sensenova_core.lora.merging import merge
 from sensenova_core.report.inspect import inspect, report
 from tests.support.geometries import geometry, write_checkpoint
-from tests.support.int8 import KINDS, as_bytes, is_layer, said, write_int8
+from tests.support.int8 import FP8, KINDS, as_bytes, is_layer, said, write_int8
 from tests.support.loras import matrices, merged, write_lora
 from tests.support.packing import tensors_of, wide
 from tests.support.streaming import WAYS, check_same, draw_short, story
@@ -47,12 +47,12 @@ def made(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
     return make
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *FP8])
 def test_weights_are_comfy_kitchens_bit_for_bit(made, kind):
     packed, plain = made(kind)
     numbers = tensors_of(plain)
     stored = sensenova_core.load(packed, **FLOATS, place=False).stored
-    names = [name for name in numbers if stored.headers[name].dtype == "I8"]
+    names = [name for name in numbers if stored.headers[name].dtype in ("I8", "F8_E4M3")]
     assert len(names) > 10
     for name in names:
         value, whole = stored.whole(name), numbers[name]
@@ -66,7 +66,7 @@ def test_weights_are_comfy_kitchens_bit_for_bit(made, kind):
         assert isinstance(some, Packed) and torch.equal(some.unpacked(torch.float32), whole[[7, 0, 7]])
 
 
-@pytest.mark.parametrize("kind", ["convrot", "one scale", "mixed", "everywhere"])
+@pytest.mark.parametrize("kind", ["convrot", "one scale", "mixed", "everywhere", "fp8"])
 @pytest.mark.parametrize("way", ["in place", "some stay", "low, one kept"])
 def test_unpacked_it_is_the_model_of_its_numbers(made, kind, way):
     """Text to image, an edit, a thought, an answer and a document."""
@@ -286,3 +286,11 @@ def test_names_of_parameters_are_not_those_of_scales(made):
     scales = [name for name, _ in engine.model.named_parameters() if name.endswith("weight_scale")]
     assert len(scales) == len(engine.stored.int8)
     assert {checkpoint_name(name) for name in scales} <= engine.stored.headers.keys()
+
+
+def test_fp8_w8a8_has_no_products_of_int8_unless_asked(made):
+    folder = made("fp8")[0]
+    assert not sensenova_core.load(folder).stored.int8
+    multiplied = sensenova_core.load(folder, compute="int8")
+    assert len(multiplied.stored.made_int8) == len(multiplied.stored.int8) > 10
+    assert draw_short(multiplied).isfinite().all()

@@ -13,7 +13,8 @@ from torch import Tensor
 from tests.support.geometries import save_aligned
 from tests.support.packing import tensors_of
 
-KINDS = ("convrot", "convrot in params", "convrot 64", "rows", "one scale", "mixed", "in metadata")
+FP8 = ("fp8", "fp8 as bytes")  # W8A8, as `-Native` has it; the second as earlier versions of ComfyUI wrote it
+KINDS = ("convrot", "convrot in params", "convrot 64", "convrot 16", "rows", "one scale", "mixed", "in metadata")
 ROWS = {"format": "int8_tensorwise"}
 
 
@@ -37,9 +38,11 @@ def kept(kind: str, name: str) -> dict | None:
         if "v_proj" in name or ".layers.1." in name:
             return None
         return said(16) if "k_proj" in name else said() if "up_proj" in name else said(256)
+    if kind in FP8:
+        return {"format": "float8_e4m3fn"}
     if kind == "convrot in params":
         return ROWS | {"params": {"convrot": True, "convrot_groupsize": 256}}
-    return said({"convrot": 256, "convrot 64": 64, "in metadata": 256}.get(kind, 0))
+    return said({"convrot": 256, "convrot 64": 64, "convrot 16": 16, "in metadata": 256}.get(kind, 0))
 
 
 def write_int8(
@@ -59,7 +62,13 @@ def write_int8(
             numbers[name] = stored[name].float()
             continue
         layer, group = name.removesuffix(".weight"), (about | about.get("params", {})).get("convrot_groupsize", 0)
-        if group:
+        if kind in FP8:
+            scale = value.float().abs().max() / 448
+            whole = kitchen.quantize_per_tensor_fp8(value.float(), scale)
+            numbers[name] = kitchen.dequantize_per_tensor_fp8(whole, scale, torch.float32)
+            whole = whole.view(torch.uint8) if kind == "fp8 as bytes" else whole
+            stored[f"{layer}.input_scale"] = torch.tensor(0.02)
+        elif group:
             whole, scale = kitchen.quantize_int8_convrot_weight(value.float(), group)
             numbers[name] = kitchen.dequantize_int8_convrot_weight(whole, scale, group)
         else:
