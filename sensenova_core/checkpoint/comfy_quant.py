@@ -8,15 +8,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..model.int8 import GROUP, is_group
+from .prefixes import unwrapped
 from .tensors import TensorHeader
 
 LEAF = "comfy_quant"
 _IN_METADATA = "_quantization_metadata"
 _MOST_BYTES = 2**16  # of one layer's JSON
+_WEIGHT = ".weight"
+_FLOATS = ("F64", "F32", "F16", "BF16")  # types of layers that are not quantised
 # Formats that are read, and how people call others.
 _AS_BYTES = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 READ = ("int8_tensorwise", "float8_e4m3fn", "float8_e5m2", "")
@@ -37,29 +41,42 @@ class Kept:
     unpacked: bool = False
 
 
-def kept_layers(headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any]) -> dict[str, Kept]:
-    """Name of a layer in the file -> how it is kept, of those that something is said of.
+def joined(metadata: Mapping[str, Any], further: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The metadata of files that are one checkpoint, with that of a further file: what each says of its layers stays.
 
-    Raises CheckpointError for JSON that cannot be read, and for a rotation that does not exist or fit.
+    Raises CheckpointError, naming the file, for JSON that cannot be read.
     """
-    said: dict[str, Any] = {}
-    if isinstance(about := metadata.get(_IN_METADATA), str):
-        layers = _parsed(about, f"the metadata's {_IN_METADATA}").get("layers")
-        said |= layers if isinstance(layers, dict) else {}
-    said |= dict(_beside(headers))
-    return {layer: _kept(about, layer, headers.get(f"{layer}.weight")) for layer, about in said.items()}
+    both = {**metadata, **further}
+    if isinstance(text := further.get(_IN_METADATA), str):
+        layers = _layers(metadata) | _object(_parsed(text, f"{file}: {_IN_METADATA} of its metadata").get("layers"))
+        both[_IN_METADATA] = json.dumps({"layers": layers})
+    return both
+
+
+def kept_layers(headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any]) -> dict[str, Kept]:
+    """Name of a layer in the file -> how it is kept, of those that are quantised and that something is said of.
+
+    metadata: as `joined` makes it. Raises CheckpointError for JSON that cannot be read, and for a rotation that does
+    not exist or fit.
+    """
+    said = {**dict(_in_metadata(headers, _layers(metadata))), **dict(_beside(headers))}
+    weights = {layer: headers.get(f"{layer}{_WEIGHT}") for layer in said}
+    return {
+        layer: _kept(_object(said[layer]), layer, weight)
+        for layer, weight in weights.items()
+        if weight is not None and weight.dtype not in _FLOATS
+    }
 
 
 def as_kept(headers: Mapping[str, TensorHeader], kept: Mapping[str, Kept]) -> dict[str, TensorHeader]:
-    """The tensors without what is said of them, their weights as it is said. Of one that is not quantised, whatever is
-    said changes nothing."""
+    """The tensors without what is said of them, their weights as it is said."""
     weights = {name: header for name, header in headers.items() if not _is_json(name, header)}
     for layer, about in kept.items():
-        weight = weights.get(f"{layer}.weight")
-        if weight is not None and weight.dtype == "U8" and about.format in _AS_BYTES:  # as earlier versions wrote it
-            weights[f"{layer}.weight"] = replace(weight, dtype=_AS_BYTES[about.format])
-        elif weight is not None and weight.dtype == "I8":
-            weights[f"{layer}.weight"] = replace(weight, group=about.group, in_floats=about.unpacked)
+        name = f"{layer}{_WEIGHT}"
+        if weights[name].dtype == "U8" and about.format in _AS_BYTES:  # as earlier versions wrote it
+            weights[name] = replace(weights[name], dtype=_AS_BYTES[about.format])
+        elif weights[name].dtype == "I8":
+            weights[name] = replace(weights[name], group=about.group, in_floats=about.unpacked)
     return weights
 
 
@@ -67,6 +84,24 @@ def unread_format(kept: Mapping[str, Kept]) -> str | None:
     """A format that is not read here, as people call it; None if all are."""
     unread = next((each.format for each in kept.values() if each.format not in READ), None)
     return None if unread is None else _CALLED.get(unread, unread[:40])
+
+
+def _layers(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What `joined` metadata say of layers, by name."""
+    text = metadata.get(_IN_METADATA)
+    return _object(json.loads(text).get("layers")) if isinstance(text, str) else {}
+
+
+def _in_metadata(headers: Mapping[str, TensorHeader], layers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(layer, what is said of it), by the layers' names in the file: what comes before names may differ, for ComfyUI
+    takes it away from tensors alone."""
+    weights = {unwrapped(name)[1]: name for name in headers if name.endswith(_WEIGHT)}
+    for layer, about in layers.items():
+        name = f"{layer}{_WEIGHT}"
+        bare = unwrapped(name)[1]
+        if name not in headers and bare is not None:
+            name = weights.get(bare, name)
+        yield name.removesuffix(_WEIGHT), about
 
 
 def _beside(headers: Mapping[str, TensorHeader]) -> Iterator[tuple[str, Any]]:
@@ -94,23 +129,29 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     return raw
 
 
-def _kept(about: Any, layer: str, weight: TensorHeader | None) -> Kept:
-    about = about if isinstance(about, dict) else {}
-    params = about.get("params")
-    about = (params if isinstance(params, dict) else {}) | about
-    turned, group = bool(about.get("convrot")), about.get("convrot_groupsize", GROUP)
-    if turned and weight is not None and weight.dtype == "I8":
-        _check_group(group, layer, weight)
+def _object(said: Any) -> dict[str, Any]:
+    return said if isinstance(said, dict) else {}
+
+
+def _kept(about: dict[str, Any], layer: str, weight: TensorHeader) -> Kept:
+    about = _object(about.get("params")) | about
+    turned = bool(about.get("convrot")) and weight.dtype == "I8"
     return Kept(
         format=str(about.get("format") or "").lower(),
-        group=group if turned and isinstance(group, int) else 0,
+        group=_group(about.get("convrot_groupsize", GROUP), layer, weight) if turned else 0,
         unpacked=bool(about.get("full_precision_matrix_mult")),
     )
 
 
-def _check_group(group: Any, layer: str, weight: TensorHeader) -> None:
-    where = f"{weight.file}: the weight of {layer[:100]} is said to be rotated by groups of {str(group)[:20]} columns"
-    if not isinstance(group, int) or isinstance(group, bool) or not is_group(group):
+def _group(said: Any, layer: str, weight: TensorHeader) -> int:
+    """Columns rotated together, as ComfyUI understands what is said: 256, 256.0 and "256" are the same."""
+    where = f"{weight.file}: the weight of {layer[:100]} is said to be rotated by groups of {str(said)[:20]} columns"
+    try:
+        group = int(said)
+    except (TypeError, ValueError, OverflowError):
+        group = 0
+    if not is_group(group):
         raise CheckpointError(f"{where}, which is no power of 4; fetch the file again")
     if weight.width % group:
         raise CheckpointError(f"{where}, of which its {weight.width} columns are no multiple; fetch the file again")
+    return group

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .comfy_quant import joined
 from .files import GGUF, Files, shards_of
 from .gguf_file import read_gguf
 from .safetensors_file import read_header
@@ -25,7 +26,7 @@ def read_files(files: Files) -> tuple[dict[str, TensorHeader], dict[str, Any]]:
     log.info("reading the headers of %s", ", ".join(map(str, files.weights)))
     for file in files.weights:
         inside, about = read_gguf(file) if file.suffix.lower() == GGUF else read_header(file)
-        metadata |= about
+        metadata = joined(metadata, about, file)
         for name, header in inside.items():
             if name in headers:
                 raise CheckpointError(
