@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable
 
 _SHOWN = 8  # unknown keys that are listed
+_LETTERS = 100  # of each, and of its value
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def refuse_unknown(sections: Mapping[Section, frozenset[str]]) -> None:
     What is off (absent, null, 0, false, empty) is as if it were not there, and so are notes to oneself ("_name").
     """
     unknown = [
-        f"{section.where}{key} is {in_brief(value)}"
+        f"{section.where}{printable(key[:_LETTERS])} is {in_brief(value)}"
         for section, known in sections.items()
         for key, value in section.raw.items()
         if value and key not in known and not key.startswith("_")
@@ -101,4 +102,4 @@ def refuse_unknown(sections: Mapping[Section, frozenset[str]]) -> None:
 
 
 def in_brief(value: object) -> str:
-    return repr(value)[:100]
+    return repr(value)[:_LETTERS]
