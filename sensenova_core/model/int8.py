@@ -172,10 +172,11 @@ def fits(inputs: int, outputs: int, device: torch.device) -> bool:
 
 @cache
 def is_multiplied_on(device: torch.device) -> bool:
-    """Whether a device multiplies INT8; said by a product that is tried."""
+    """Whether a device multiplies INT8; said by a product that is tried, of numbers so large that sums of two of them
+    in 16 bits, as some processors take, would come out wrong."""
     try:
-        ones = torch.ones(_LEAST_ROWS, _LEAST_ROWS, dtype=torch.int8, device=device)
-        return int(torch.ops.aten._int_mm(ones, ones.t())[0, 0]) == _LEAST_ROWS
+        largest = torch.full((_LEAST_ROWS, _LEAST_ROWS), -128, dtype=torch.int8, device=device)
+        return int(torch.ops.aten._int_mm(largest, largest.t())[0, 0]) == _LEAST_ROWS * 128**2
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
 
