@@ -437,6 +437,7 @@ class CorrectionSettings(Settings):
         "How often the model may revise its picture: it does so as long as it finds something wrong.",
         option="self_correct",
         low=1,
+        high=4096,
         usual=(1, 10),
     )
 

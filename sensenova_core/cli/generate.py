@@ -75,7 +75,10 @@ def run(options) -> int:
     if options.modality in TEXT_MODALITIES:
         warn_without_effect(options, DRAWING, f"with --modality {options.modality}")
         return chat.ask_once(options)
-    jobs = read_jobs(options)
+    jobs, texts = read_jobs(options), _texts(options)
+    for job in jobs if "critiques" in texts else ():
+        with job.source.named():
+            self_correction.settings_for(job, texts["critiques"])
     output = Path(options.output)
     _warn_of_the_useless(options, editing=any(job.paths for job in jobs))
     check_output(output, jobs)
@@ -83,11 +86,6 @@ def run(options) -> int:
     record = Record(output, jobs) if options.resume else None
     if record and not (jobs := record.missing(jobs)):
         return 0
-    texts = _texts(options)
-    for job in jobs:
-        if job.rounds:
-            with job.source.named():
-                self_correction.settings_for(job, texts["critiques"])
     engine, profile = open_engine(options)
     if texts:
         engine.checkpoint.check_writes()

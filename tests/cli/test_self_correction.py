@@ -9,7 +9,7 @@ from PIL import Image
 
 import sensenova_core
 from sensenova_core import CorrectionSettings, Engine, SamplingSettings
-from sensenova_core.cli import main
+from sensenova_core.cli import generate, main
 from sensenova_core.cli.record import RECORD
 from sensenova_core.report.correction import Correction
 from sensenova_core.settings import CritiqueSettings
@@ -162,7 +162,8 @@ def test_keys_of_lines_are_as_before_without_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--self-correct", "0"], "--self-correct is 0; give a whole number from 1"),
+        (["--self-correct", "0"], "--self-correct is 0; give a whole number from 1 to 4096"),
+        (["--self-correct", "1000000000000"], "--self-correct is 1000000000000; give a whole number from 1 to 4096"),
         (["--self-correct", "--batch-size", "2"], "--batch-size is 2; a picture that is corrected is drawn alone"),
         (["--self-correct", "--think"], "--self-correct and --think exclude each other"),
         (["--self-correct", "--prompt", " "], "the prompt is empty, and pictures are compared with it"),
@@ -175,6 +176,15 @@ def test_keys_of_lines_are_as_before_without_it(tmp_path, monkeypatch):
 def test_what_contradicts_it_is_refused(tmp_path, capsys, arguments, message):
     assert run(tmp_path / "out", *arguments) == 1
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rounds", ["0", "1000000000000"])
+def test_wrong_rounds_are_refused_before_anything_is_loaded(tmp_path, capsys, monkeypatch, rounds):
+    monkeypatch.setattr(generate, "open_engine", lambda options: pytest.fail("a model is loaded"))
+    (tmp_path / "l.jsonl").write_text('{"prompt": "a"}')
+    lines = ["--jsonl", str(tmp_path / "l.jsonl"), "--resume"]
+    assert run(tmp_path / "out", *lines, "--self-correct", rounds) == 1
+    assert f"--self-correct is {rounds}" in capsys.readouterr().err
 
 
 def test_a_line_that_contradicts_it_is_named(tmp_path, capsys):
