@@ -105,18 +105,12 @@ class Activations:
             values = hidden + experts.width + max(hidden, experts.width)  # gathered, and made of it
             places = 6 * 8  # where each row belongs
             feed_forward = min(rows, ROWS) * experts.per_token * (values * itemsize + places)
-        work = rows * self.state_bytes + max(attention, feed_forward + rows * 2 * hidden * itemsize)
-        return work + (self._quantising_bytes(rows) if self.int8 else 0)
-
-    def _quantising_bytes(self, rows: int) -> int:
-        """What products of INT8 take beside their inputs and results: inputs as whole numbers, and, of a few rows at a
-        time, inputs as they are quantised, or sums as they are scaled."""
-        decoder = self.config.decoder
-        experts = decoder.generation_experts[0]
-        width = max(decoder.hidden_size, decoder.num_heads * decoder.head_dim)
-        inner = decoder.intermediate_size if experts is None else experts.width
-        places = min(rows, ROWS) * (1 if experts is None else experts.per_token)
-        return rows * width + places * inner + min(rows, INT8_ROWS) * 16 * max(width, inner)
+        feed_forward += rows * 2 * hidden * itemsize
+        if self.int8:
+            inner, places = (decoder.intermediate_size, 1) if experts is None else (experts.width, experts.per_token)
+            attention += _quantising_bytes(rows, max(hidden, decoder.num_heads * decoder.head_dim))
+            feed_forward += _quantising_bytes(min(rows, ROWS) * places, max(hidden, inner))
+        return rows * self.state_bytes + max(attention, feed_forward)
 
     def _one_layer(self, tokens: int) -> int:
         return self.kv_bytes(tokens) // self.config.decoder.num_layers
@@ -125,6 +119,12 @@ class Activations:
 def _blocks(tokens: int) -> int:
     """Room for so many tokens, as a context takes it."""
     return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+
+
+def _quantising_bytes(rows: int, width: int) -> int:
+    """What products of INT8 take beside their inputs and results: the inputs as whole numbers, and, of a few rows at a
+    time, numbers while they are quantised, or sums while they are scaled."""
+    return rows * width + min(rows, INT8_ROWS) * 16 * width
 
 
 def _counted(number: int, noun: str) -> str:
