@@ -9,9 +9,11 @@ from tests.live.workflows import (
     FOLDER,
     LOADER,
     NAMES,
+    PREFIX,
     RESOLUTION,
     SAMPLER,
     SAVE,
+    file_of,
     inputs,
     read,
 )
@@ -20,7 +22,7 @@ DRAWN_SIDE, DRAWN_STEPS = 768, 20  # long enough for a look at the node while it
 
 
 def test_each_workflow_is_there_in_both_forms():
-    assert sorted(path.stem for path in FOLDER.glob("api/*.json")) == NAMES
+    assert [file_of(f"api/{name}.json") for name in NAMES] == sorted(FOLDER.glob("api/*.json"))
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -59,11 +61,11 @@ def test_template_browser_offers_the_workflows(editor, server, screenshot):
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_role("dialog").get_by_text(comfyui.PACK, exact=True).click()
     for name in NAMES:
-        page.get_by_test_id(f"template-workflow-{name}").wait_for()
-        with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{comfyui.PACK}/{name}.json") as file:
+        page.get_by_test_id(f"template-workflow-{PREFIX}{name}").wait_for()
+        with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{comfyui.PACK}/{PREFIX}{name}.json") as file:
             assert file.status == 200
     screenshot(page, "templates")
-    page.get_by_test_id(f"template-workflow-{NAMES[0]}").click()
+    page.get_by_test_id(f"template-workflow-{PREFIX}{NAMES[0]}").click()
     page.get_by_role("dialog").wait_for(state="hidden")
     assert inputs(editor.prompt()) == inputs(read(f"api/{NAMES[0]}.json"))
 

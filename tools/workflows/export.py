@@ -1,6 +1,6 @@
 """Turn workflows in API form into what the graph editor saves, by having a real editor do it.
 
-    python tools/workflows/export.py workflows/api/text_to_image.json ...
+    python tools/workflows/export.py workflows/api/sensenova_u1_text_to_image.json ...
 
 Each becomes ../NAME.json beside its folder. Needs ComfyUI (COMFYUI_PATH), playwright and Chromium. A node's title is
 its `_meta.title`; `_meta.note`, in Markdown, becomes a note below it.
