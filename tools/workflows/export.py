@@ -28,6 +28,8 @@ from tools.workflows.layout import Box, arrange  # noqa: E402
 VIEW = {"width": 1400, "height": 800}  # of a small window's canvas, which the saved view is to fit
 LEAST_SCALE = 0.7  # what does not fit then is below or to the right
 NOTE_TITLE = "Note"
+SAYS = ["decoding", "format", "checkpoint", "card"]  # widgets of nodes that show text on themselves
+AFTER_RUN = "control_after_generate"  # the widget that says what becomes of a seed
 BYPASSED = 4  # how LiteGraph calls that mode
 
 LOAD_API = "([api, name]) => app.loadApiJson(api, name)"
@@ -41,7 +43,7 @@ ADD_NOTE = """([id, title, text]) => {
 SET = "([id, name, value]) => { app.rootGraph.getNodeById(id).widgets.find(one => one.name === name).value = value; }"
 BYPASS = "([id, mode]) => { app.rootGraph.getNodeById(id).mode = mode; }"
 HAS_PICTURES = "() => app.rootGraph.nodes.every(node => node.type !== 'LoadImage' || node.imgs?.length)"
-MEASURE = """() => app.rootGraph.nodes.map(node => {
+MEASURE = """SAYS => app.rootGraph.nodes.map(node => {
     const text = node.widgets?.find(widget => widget.element && typeof widget.value === "string");
     const definition = node.constructor.nodeData ?? {};
     const isImage = slot => slot.type === "IMAGE";
@@ -53,7 +55,7 @@ MEASURE = """() => app.rootGraph.nodes.map(node => {
         keeps_picture: Boolean(definition.output_node) && node.inputs.some(isImage),
         keeps_text: node.type === "PreviewAny",
         draws: Boolean(node.widgets?.some(widget => widget.name === "steps")),
-        writes: Boolean(node.widgets?.some(widget => ["decoding", "format", "checkpoint"].includes(widget.name))),
+        writes: Boolean(node.widgets?.some(widget => SAYS.includes(widget.name))),
     };
 })"""
 
@@ -69,12 +71,13 @@ def export(editor: browser.Editor, api: dict[str, Any], name: str) -> dict[str, 
             note = max(map(int, [*everything, *notes])) + 1
             page.evaluate(ADD_NOTE, [note, NOTE_TITLE, text])
             notes[note] = int(id)
-        for widget, value in node["_meta"].get("widgets", {}).items():
+        seeds = {AFTER_RUN: "randomize"} if "seed" in node["inputs"] else {}
+        for widget, value in (seeds | node["_meta"].get("widgets", {})).items():
             page.evaluate(SET, [int(id), widget, value])
     for id in everything.keys() - api.keys():
         page.evaluate(BYPASS, [int(id), BYPASSED])
     page.wait_for_function(HAS_PICTURES)  # nodes grow when theirs have come
-    boxes = [_box(measured, everything, notes) for measured in page.evaluate(MEASURE)]
+    boxes = [_box(measured, everything, notes) for measured in page.evaluate(MEASURE, SAYS)]
     boxes.sort(key=lambda box: [*map(int, everything), *notes].index(box.id))
     workflow = editor.saved()
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))

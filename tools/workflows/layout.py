@@ -15,13 +15,13 @@ import numpy as np
 from tools.workflows.wires import TITLE, Point, Rectangle, behind, curve, curves, rectangle, socket
 
 COLUMN_GAP = 60
-ROW_GAP, NOTE_GAP = 50, 24  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
+ROW_GAP = 50  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
 PAD, HEADING = 18, 34  # around the nodes of a group; of its title
 COLOR = "#3f789e"
 GROUP_GAP = 44  # between groups, where wires turn
 LANE, LANES = 24, 4  # wires that run beside each other, and how many there may be between rows
-FIT = (1180, 735)  # what the editor fits a workflow into, in a window of 1600 x 1000
-READABLE, ENOUGH = 0.58, 0.8  # the editor leaves all text out below 0.572
+FIT, FRAME = (1200, 750), 20  # what the editor fits a workflow and a frame into, in a window of 1600 x 1000
+READABLE, ENOUGH = 0.575, 0.8  # the editor leaves all text out below 8 / 14
 MARGIN = 4  # that a wire keeps from nodes
 MOST_WAYS = 100  # of a wire that turns at two heights
 WIDTH, NARROW, TEXT_WIDTH, PICTURE_SIDE = 280, 220, 360, 380
@@ -29,7 +29,7 @@ CHARACTERS, LINE = 47, 16  # of a text box at TEXT_WIDTH
 TEXT_HEIGHT = (90, 480)
 NOTE_CHARACTERS, NOTE_LINE, NOTE_FRAME = 60, 14, 46
 KEPT_TEXT_HEIGHT = 210
-PREVIEW, WRITTEN = 200, 60  # heights for what a node draws and writes while it runs
+PREVIEW, WRITTEN = 212, 60  # heights for what a node draws and writes while it runs
 REROUTES = ("reroutes", "linkExtensions")  # what a saved workflow has of them, under "extra"
 RIGHT, BELOW, NEW_ROW = "right", "below", "new row"
 
@@ -86,13 +86,13 @@ class Group:
             for id in column:
                 self.places[id] = (x, y), (width, nodes[id].size[1])
                 y += nodes[id].size[1] + TITLE + ROW_GAP
-            ends.append((y - ROW_GAP + NOTE_GAP, x, width))
+            ends.append((y, x, width))
             x += width + COLUMN_GAP
         for box in boxes:
             if box.below is not None:  # where there is most room
                 y, left, width = ends.pop(ends.index(min(ends)))
                 self.places[box.id] = (left, y), (width, box.size[1])
-                ends.append((y + box.size[1] + TITLE + NOTE_GAP, left, width))
+                ends.append((y + box.size[1] + TITLE + ROW_GAP, left, width))
         self.width = x - COLUMN_GAP + PAD
         self.height = max(y + size[1] for (_, y), size in self.places.values()) + PAD
 
@@ -134,7 +134,7 @@ def corners(groups: list[Group], way: tuple[str, ...]) -> list[Point]:
                 top += groups[index].height + GROUP_GAP
             x += max(groups[index].width for index in column) + GROUP_GAP
             lowest = max(lowest, top)
-        y = lowest + 2 * LANE
+        y = lowest + 1.5 * LANE
     return [places[index] for index in range(len(groups))]
 
 
@@ -146,15 +146,14 @@ def arrange(workflow: dict[str, Any], boxes: list[Box]) -> None:
     best: tuple[float, list[Point], Routing] | None = None
     for way in product((RIGHT, BELOW, NEW_ROW), repeat=len(groups) - 1):
         places = corners(groups, way)
-        width = max(x + group.width for group, (x, _) in zip(groups, places, strict=True))
-        height = max(y + group.height for group, (_, y) in zip(groups, places, strict=True))
-        scale = min(FIT[0] / width, FIT[1] / height)
-        cost = 2 * max(0, ENOUGH - scale) + 60 * max(0, READABLE - scale)
+        ends = [(x + group.width, y + group.height) for group, (x, y) in zip(groups, places, strict=True)]
+        cost = _unreadable([(0, 0), *ends])
         if best and cost >= best[0]:
             continue
         place(nodes, groups, places)
         routing = Routing(workflow, groups, places, best[0] - cost if best else math.inf)
-        cost += routing.cost
+        reroutes = [point for points in routing.points.values() for point in points]
+        cost = routing.cost + _unreadable([(0, 0), *ends, *reroutes])
         if best is None or cost < best[0]:
             best = cost, places, routing
     _, places, routing = best
@@ -171,6 +170,13 @@ def arrange(workflow: dict[str, Any], boxes: list[Box]) -> None:
         for index, (group, (x, y)) in enumerate(zip(groups, places, strict=True), 1)
     ]
     routing.write(workflow)
+
+
+def _unreadable(points: list[Point]) -> float:
+    """The cost of what is too large to be read when all of it is in view. points: its extent."""
+    extent = np.ptp(points, axis=0) + FRAME
+    scale = min(FIT / extent)
+    return 2 * max(0, ENOUGH - scale) + 60 * max(0, READABLE - scale)
 
 
 def place(nodes: Mapping[int, dict[str, Any]], groups: list[Group], places: list[Point]) -> None:

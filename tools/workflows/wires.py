@@ -13,7 +13,7 @@ TITLE = 30  # height of a node's title bar, which lies above its position
 SLOT, WIDGET = 20, 24  # heights of a row of sockets and of a widget
 NEAR = 24  # so close to its ends a wire may touch the boxes that it joins
 POINTS = np.linspace(0, 1, 41)[:, None]
-BEND, MOST_BEND = 0.25, 80  # how far a curve leaves its ends straight: a part of their distance, at reroutes so much
+BEND, MOST_BEND = 0.25, 20  # how far a curve leaves its ends straight: a part of their distance, at reroutes so much
 
 Point = tuple[float, float]
 Rectangle = tuple[float, float, float, float]  # x, y, width, height, title bar included
