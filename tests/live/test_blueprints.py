@@ -52,7 +52,10 @@ def _dropped(editor, title: str) -> str:
     page.get_by_text(title, exact=True).first.wait_for()
     page.keyboard.press("Enter")
     page.wait_for_function("app.rootGraph.nodes.length === 1")
-    page.mouse.click(900, 400)  # until then it hangs at the pointer
+    page.wait_for_timeout(500)
+    page.mouse.move(900, 400, steps=5)  # until it is put down, it hangs at the pointer
+    page.mouse.click(900, 400, delay=100)
+    page.wait_for_function("!app.rootGraph.nodes[0].flags.ghost")
     return str(page.evaluate("app.rootGraph.nodes[0].id"))
 
 

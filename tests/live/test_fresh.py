@@ -41,7 +41,6 @@ SHOWN = {
     "interleave": ("white", {("circle", "red")}),
     "low_memory": ("blue", {("star", "yellow"), ("circle", "red")}),
     "seeds_batch": ("blue", {("star", "yellow"), ("circle", "red")}),
-    "fast_8_steps": ("white", {("star", "green"), ("ring", "orange")}),
 }
 GRIDS = {"compare_norms": (1032, 1032)}  # of several pictures
 TOLD = {
