@@ -11,7 +11,7 @@ endif
 PIP := $(PY) -m pip --disable-pip-version-check
 PROMPT := a big yellow star to the left of a small red circle on a blue background
 
-.PHONY: demo demo-eval test live nightly bench lint clean
+.PHONY: demo demo-eval test live workflows nightly bench lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sensenova generate --model demo --prompt "$(PROMPT)" --output outputs/demo.png
@@ -28,6 +28,12 @@ test: lint
 
 live: $(VENV)/.test
 	$(PY) -m pytest -q tests/live -rs
+
+# What follows from workflows/api: what the editor opens, thumbnails, and the nodes in subgraphs. Needs ComfyUI and Chromium.
+workflows: $(VENV)/.test
+	PYTHONPATH=. $(PY) tools/workflows/export.py workflows/api/*.json
+	PYTHONPATH=. $(PY) -m tools.workflows.thumbnails workflows/api/*.json
+	PYTHONPATH=. $(PY) -m tools.workflows.blueprints
 
 # What takes too long for every change: 100,000 damaged files.
 nightly: $(VENV)/.test

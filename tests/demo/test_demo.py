@@ -71,7 +71,8 @@ def training(tiny) -> Training:
 
 
 def test_short_ideas_are_asked_about_as_the_workflow_does():
-    api = json.loads((Path(__file__).parents[2] / "workflows/api/enhance_prompt.json").read_text(encoding="utf-8"))
+    file = Path(__file__).parents[2] / "workflows/api/sensenova_u1_enhance_prompt.json"
+    api = json.loads(file.read_text(encoding="utf-8"))
     assert texts.ENHANCE in [node["inputs"].get("system_message") for node in api.values()]
 
 

@@ -162,7 +162,7 @@ class Client:
 
     def images(self, run: Run, node: str) -> list[Image.Image]:
         """The pictures that a node of the run saved or shows."""
-        return [self._image(file) for file in run.outputs[node]["images"]]
+        return [self.view(file) for file in run.outputs[node]["images"]]
 
     def shown(self, run: Run) -> dict[str, list]:
         """What the nodes of a run show: texts, or pixels. Profiles are left out: they are other ones every time."""
@@ -172,7 +172,8 @@ class Client:
             if not node.startswith(PROFILE_OF)
         }
 
-    def _image(self, file: dict[str, str]) -> Image.Image:
+    def view(self, file: dict[str, str]) -> Image.Image:
+        """A picture in one of the server's folders: its filename, its type (input, output, temp) and subfolder."""
         return Image.open(io.BytesIO(self._request("/view?" + urllib.parse.urlencode(file))))
 
     def _request(self, path: str, body: bytes | None = None) -> bytes:

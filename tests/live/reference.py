@@ -36,13 +36,13 @@ NO_IMAGES = ([], None)
 
 
 @cache
-def engine(checkpoint: str, dtype: str) -> sensenova_core.Engine:
+def engine(checkpoint: str, **settings: str) -> sensenova_core.Engine:
     folder = sensenova_core.DEMO if checkpoint == "built-in demo" else MODELS / checkpoint
-    return sensenova_core.load(folder, dtype=dtype)
+    return sensenova_core.load(folder, **settings)
 
 
-def loader(checkpoint, dtype, **_):
-    return (engine(checkpoint, dtype),)
+def loader(checkpoint, dtype, vram_mode, max_memory, **_):
+    return (engine(checkpoint, dtype=dtype, vram_mode=vram_mode, max_memory=max_memory),)
 
 
 def load_image(image):
@@ -147,6 +147,23 @@ def primitive(value):
     return (value,)
 
 
+class Several(list):
+    """Values of which each has a run of its own."""
+
+
+def create_list(**inputs):
+    return (Several(inputs.values()),)
+
+
+def for_each(run, given):
+    """The outputs of a run, or for an input that is several, of one after the other: pictures as one batch."""
+    several = [name for name, value in given.items() if isinstance(value, Several)]
+    if not several:
+        return run(**given)
+    runs = [run(**given | {several[0]: value}) for value in given[several[0]]]
+    return tuple(torch.cat(outputs) for outputs in zip(*runs, strict=True))
+
+
 def formatted(f_string, **values):
     return (f_string.format(**{name.removeprefix("values."): value for name, value in values.items()}),)
 
@@ -165,6 +182,8 @@ NODES = {
     "SenseNovaCoreMemoryPlan": memory_plan,
     "LoadImage": load_image,
     "PrimitiveStringMultiline": primitive,
+    "PrimitiveInt": primitive,
+    "CreateList": create_list,
     "StringFormat": formatted,
 }
 
@@ -174,7 +193,7 @@ def shown(api: dict[str, Any]) -> dict[str, list]:
 
     @cache
     def outputs(id: str) -> tuple:
-        return NODES[api[id]["class_type"]](**inputs(id))
+        return for_each(NODES[api[id]["class_type"]], inputs(id))
 
     def inputs(id: str) -> dict[str, Any]:
         given = api[id]["inputs"].items()

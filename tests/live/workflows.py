@@ -2,13 +2,15 @@
 
 import json
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from tests.live.comfyui import REPOSITORY
 from tests.live.pictures import PHOTO
 
 FOLDER = REPOSITORY / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+PREFIX = "sensenova_u1_"  # of the names of all files: a template's name must be another in every pack
+NAMES = sorted(path.stem.removeprefix(PREFIX) for path in FOLDER.glob("*.json"))
 LOADER, ENCODE, RESOLUTION, SAMPLER, SAVE = "1", "2", "3", "4", "5"  # node ids of text_to_image
 SIDE, STEPS = 256, 4
 SMALL = {"size": "custom", "size.width": SIDE, "size.height": SIDE}
@@ -36,8 +38,13 @@ PROFILE_OF = "profile of "  # begins the ids of nodes that show one
 REDRAW = {"img_cfg": 2.0}
 
 
+def file_of(path: str) -> Path:
+    """The file that is meant by "NAME.json" or "api/NAME.json", prefix left out."""
+    return FOLDER / Path(path).parent / f"{PREFIX}{Path(path).name}"
+
+
 def read(path: str) -> dict[str, Any]:
-    return json.loads((FOLDER / path).read_text(encoding="utf-8"))
+    return json.loads(file_of(path).read_text(encoding="utf-8"))
 
 
 def inputs(api: dict[str, Any]) -> dict[str, Any]:

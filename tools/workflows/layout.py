@@ -1,109 +1,285 @@
-"""Where the nodes of a workflow go: left to right in the order of work, nothing on top of anything else."""
+"""Where the nodes of a workflow go: in groups, nothing on top of anything else, and no wire behind a node.
+
+Groups follow each other to the right, below, or in a new row. All ways are tried; the best one can be read as a whole
+and has few reroutes.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
+from typing import Any
 
-TITLE = 30  # height of a node's title bar, which lies above its position
-COLUMN_GAP = ROW_GAP = 60  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
-MOST_WIDTH = 1960  # wider, and a window of 1600 pixels opens it at under 60 %, where the editor leaves all text out
-WIDTH, TEXT_WIDTH, PICTURE_SIDE = 320, 420, 380
-CHARACTERS, LINE = 54, 16  # of a text box at TEXT_WIDTH
-TEXT_HEIGHT = (100, 480)
-NOTE_CHARACTERS, NOTE_LINE, NOTE_FRAME = 66, 12, 46  # of a quotation, which is narrower than the rest of a note
-KEPT_TEXT_HEIGHT = 200
-PREVIEW, WRITTEN = 260, 70  # heights that a node grows by when it shows what it draws or writes
+import numpy as np
+
+from tools.workflows.wires import TITLE, Point, Rectangle, behind, curve, curves, rectangle, socket
+
+COLUMN_GAP = 60
+ROW_GAP = 50  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
+PAD, HEADING = 18, 34  # around the nodes of a group; of its title
+COLOR = "#3f789e"
+GROUP_GAP = 44  # between groups, where wires turn
+LANE, LANES = 24, 4  # wires that run beside each other, and how many there may be between rows
+FIT, FRAME = (1200, 750), 20  # what the editor fits a workflow and a frame into, in a window of 1600 x 1000
+READABLE, ENOUGH = 0.575, 0.8  # the editor leaves all text out below 8 / 14
+MARGIN = 4  # that a wire keeps from nodes
+MOST_WAYS = 100  # of a wire that turns at two heights
+WIDTH, NARROW, TEXT_WIDTH, PICTURE_SIDE = 280, 220, 360, 380
+CHARACTERS, LINE = 47, 16  # of a text box at TEXT_WIDTH
+TEXT_HEIGHT = (90, 480)
+NOTE_CHARACTERS, NOTE_LINE, NOTE_FRAME = 60, 14, 46
+KEPT_TEXT_HEIGHT = 210
+PREVIEW, WRITTEN = 212, 60  # heights for what a node draws and writes while it runs
+REROUTES = ("reroutes", "linkExtensions")  # what a saved workflow has of them, under "extra"
+RIGHT, BELOW, NEW_ROW = "right", "below", "new row"
 
 
 @dataclass
 class Box:
-    """A node: what the editor says it needs, and where it ends up. pos is its corner below the title bar."""
+    """A node: what the editor says it needs, and how large it is to be."""
 
-    id: str
+    id: int
+    group: str
     needs: tuple[float, float]
     text: str | None = None  # of its text box
-    keeps_picture: bool = False  # its place for what it shows is there from the beginning
+    text_comes: bool = False  # over a wire: the box stays empty
+    keeps_picture: bool = False
     keeps_text: bool = False
-    draws: bool = False  # grows when it shows that
+    draws: bool = False
     writes: bool = False
-    feeds: set[str] = field(default_factory=set)
-    below: str | None = None  # the node that this one, a note, belongs to
-    pos: tuple[float, float] = (0, 0)
-    size: tuple[float, float] = (0, 0)
+    below: int | None = None  # of a note: the node that it is about
+    feeds: set[int] = field(default_factory=set)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        width, height = max(self.needs[0], NARROW if self.text_comes else WIDTH), self.needs[1]
+        if self.below is not None:
+            width, height = WIDTH, max(height, NOTE_FRAME + _lines(self.text, NOTE_CHARACTERS) * NOTE_LINE)
+        elif self.text is not None and not self.text_comes:
+            least, most = TEXT_HEIGHT
+            width, height = max(width, TEXT_WIDTH), height + min(max(_lines(self.text, CHARACTERS) * LINE, least), most)
+        if self.keeps_text:
+            width, height = max(width, TEXT_WIDTH), height + KEPT_TEXT_HEIGHT
+        if self.keeps_picture:
+            width, height = max(width, PICTURE_SIDE), height + PICTURE_SIDE
+        elif self.draws:
+            height += PREVIEW
+        return width, height + (WRITTEN if self.writes else 0)
 
 
-def arrange(boxes: list[Box]) -> None:
-    """Set `pos` and `size` of every box; those of a column keep the order they came in."""
-    for box in boxes:
-        box.size = _size(box)
-    nodes = {box.id: box for box in boxes if box.below is None}
-    rank = ranks(nodes)
-    columns = []
-    for column in sorted(set(rank.values())):
-        members = [id for id in nodes if rank[id] == column]
-        columns.append([box for id in members for box in boxes if id in (box.id, box.below)])
-    x = 0.0
-    for items in folded(columns):
-        y = 0.0
-        for box in items:
-            box.pos, box.size = (x, y), (_width(items), box.size[1])
-            y += _height([box]) + ROW_GAP
-        x += _width(items) + COLUMN_GAP
+def _lines(text: str | None, characters: int) -> int:
+    return sum(max(1, math.ceil(len(line) / characters)) for line in (text or "").split("\n"))
 
 
-def folded(columns: list[list[Box]]) -> list[list[Box]]:
-    """The same within MOST_WIDTH: where they are wider, neighbours are put below each other, as low as can be."""
-    ways = []
-    for joined in product((False, True), repeat=len(columns) - 1):
-        way = [columns[0]]
-        for column, joins in zip(columns[1:], joined, strict=True):
-            way = [*way[:-1], way[-1] + column] if joins else [*way, column]
-        if sum(map(_width, way)) + (len(way) - 1) * COLUMN_GAP <= MOST_WIDTH:
-            ways.append(way)
-    return min(ways, key=lambda way: (max(map(_height, way)), -len(way)))
+class Group:
+    """Nodes under a title, in columns by the order of work. Places are relative to its corner."""
+
+    def __init__(self, title: str, boxes: list[Box]):
+        self.title = title
+        nodes = {box.id: box for box in boxes if box.below is None}
+        rank = ranks(nodes)
+        columns = [[id for id in nodes if rank[id] == column] for column in sorted(set(rank.values()))]
+        self.places: dict[int, tuple[Point, tuple[float, float]]] = {}
+        x, ends = PAD, []
+        for column in columns:
+            width, y = max(nodes[id].size[0] for id in column), HEADING + TITLE + PAD / 2
+            for id in column:
+                self.places[id] = (x, y), (width, nodes[id].size[1])
+                y += nodes[id].size[1] + TITLE + ROW_GAP
+            ends.append((y, x, width))
+            x += width + COLUMN_GAP
+        for box in boxes:
+            if box.below is not None:  # where there is most room
+                y, left, width = ends.pop(ends.index(min(ends)))
+                self.places[box.id] = (left, y), (width, box.size[1])
+                ends.append((y + box.size[1] + TITLE + ROW_GAP, left, width))
+        self.width = x - COLUMN_GAP + PAD
+        self.height = max(y + size[1] for (_, y), size in self.places.values()) + PAD
 
 
-def _width(column: list[Box]) -> float:
-    return max(box.size[0] for box in column)
-
-
-def _height(column: list[Box]) -> float:
-    return sum(box.size[1] + _growth(box) + TITLE for box in column) + (len(column) - 1) * ROW_GAP
-
-
-def ranks(nodes: Mapping[str, Box]) -> dict[str, int]:
+def ranks(nodes: Mapping[int, Box]) -> dict[int, int]:
     """The column of each node: ends as early as they can be, all others just before the first that needs them."""
+    feeds = {id: box.feeds & nodes.keys() for id, box in nodes.items()}
     early = dict.fromkeys(nodes, 0)
     for _ in nodes:  # no path is longer than this
-        for box in nodes.values():
-            for target in box.feeds:
-                early[target] = max(early[target], early[box.id] + 1)
-    late = {id: early[id] for id, box in nodes.items() if not box.feeds}
+        for id, targets in feeds.items():
+            for target in targets:
+                early[target] = max(early[target], early[id] + 1)
+    late = {id: early[id] for id, targets in feeds.items() if not targets}
     while len(late) < len(nodes):
-        for id, box in nodes.items():
-            if id not in late and box.feeds <= late.keys():
-                late[id] = min(late[target] for target in box.feeds) - 1
+        for id, targets in feeds.items():
+            if id not in late and targets <= late.keys():
+                late[id] = min(late[target] for target in targets) - 1
     return late
 
 
-def _size(box: Box) -> tuple[float, float]:
-    width, height = max(box.needs[0], WIDTH), box.needs[1]
-    if box.below is not None:
-        width, height = TEXT_WIDTH, max(height, NOTE_FRAME + _lines(box.text, NOTE_CHARACTERS) * NOTE_LINE)
-    elif box.text is not None:
-        least, most = TEXT_HEIGHT
-        width, height = max(width, TEXT_WIDTH), height + min(max(_lines(box.text, CHARACTERS) * LINE, least), most)
-    if box.keeps_text:
-        width, height = max(width, TEXT_WIDTH), height + KEPT_TEXT_HEIGHT
-    if box.keeps_picture:
-        width, height = max(width, PICTURE_SIDE), height + PICTURE_SIDE
-    return width, height
+def corners(groups: list[Group], way: tuple[str, ...]) -> list[Point]:
+    """Where each group goes, if each but the first follows the one before it in this way."""
+    rows: list[list[list[int]]] = [[[0]]]
+    for index, step in enumerate(way, 1):
+        if step == NEW_ROW:
+            rows.append([[index]])
+        elif step == RIGHT:
+            rows[-1].append([index])
+        else:
+            rows[-1][-1].append(index)
+    places: dict[int, Point] = {}
+    y = 0.0
+    for row in rows:
+        x, lowest = 0.0, y
+        for column in row:
+            top = y
+            for index in column:
+                places[index] = x, top
+                top += groups[index].height + GROUP_GAP
+            x += max(groups[index].width for index in column) + GROUP_GAP
+            lowest = max(lowest, top)
+        y = lowest + 1.5 * LANE
+    return [places[index] for index in range(len(groups))]
 
 
-def _lines(text: str, characters: int) -> int:
-    return sum(max(1, math.ceil(len(line) / characters)) for line in text.split("\n"))
+def arrange(workflow: dict[str, Any], boxes: list[Box]) -> None:
+    """Give the nodes of a saved workflow their places and sizes, and the workflow groups and reroutes."""
+    titles = list(dict.fromkeys(box.group for box in boxes))
+    groups = [Group(title, [box for box in boxes if box.group == title]) for title in titles]
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    best: tuple[float, list[Point], Routing] | None = None
+    for way in product((RIGHT, BELOW, NEW_ROW), repeat=len(groups) - 1):
+        places = corners(groups, way)
+        ends = [(x + group.width, y + group.height) for group, (x, y) in zip(groups, places, strict=True)]
+        cost = _unreadable([(0, 0), *ends])
+        if best and cost >= best[0]:
+            continue
+        place(nodes, groups, places)
+        routing = Routing(workflow, groups, places, best[0] - cost if best else math.inf)
+        reroutes = [point for points in routing.points.values() for point in points]
+        cost = routing.cost + _unreadable([(0, 0), *ends, *reroutes])
+        if best is None or cost < best[0]:
+            best = cost, places, routing
+    _, places, routing = best
+    place(nodes, groups, places)
+    workflow["groups"] = [
+        {
+            "id": index,
+            "title": group.title,
+            "bounding": [x, y, group.width, group.height],
+            "color": COLOR,
+            "font_size": 22,
+            "flags": {},
+        }
+        for index, (group, (x, y)) in enumerate(zip(groups, places, strict=True), 1)
+    ]
+    routing.write(workflow)
 
 
-def _growth(box: Box) -> float:
-    return (PREVIEW if box.draws and not box.keeps_picture else 0) + (WRITTEN if box.writes else 0)
+def _unreadable(points: list[Point]) -> float:
+    """The cost of what is too large to be read when all of it is in view. points: its extent."""
+    extent = np.ptp(points, axis=0) + FRAME
+    scale = min(FIT / extent)
+    return 2 * max(0, ENOUGH - scale) + 60 * max(0, READABLE - scale)
+
+
+def place(nodes: Mapping[int, dict[str, Any]], groups: list[Group], places: list[Point]) -> None:
+    for group, (x, y) in zip(groups, places, strict=True):
+        for id, ((column, row), size) in group.places.items():
+            nodes[id]["pos"], nodes[id]["size"] = [x + column, y + row], list(size)
+
+
+class Routing:
+    """The reroutes of every wire that would run behind something without them.
+
+    cost: fewer and shorter is better; once it is over `most`, it is not worked out to the end.
+    """
+
+    def __init__(self, workflow: dict[str, Any], groups: list[Group], places: list[Point], most: float):
+        self.nodes = {node["id"]: node for node in workflow["nodes"]}
+        headings = [(x, y, 14 * len(group.title), HEADING) for group, (x, y) in zip(groups, places, strict=True)]
+        rectangles = [rectangle(node) for node in workflow["nodes"]]
+        self.boxes = np.array([*rectangles, *headings])
+        self.rows = sorted(_between(rectangles, groups, places))
+        self.taken: dict[tuple[float, float], tuple[int, int]] = {}  # where wires run along: by which output
+        self.cost, self.points = 0.0, {}
+        for link in sorted(workflow["links"], key=lambda link: (link[1], link[2], self._ends(link)[1])):
+            self.points[link[0]] = self._route(link)
+            if self.cost > most:
+                return
+        drawn = curves(
+            {
+                link[0]: [ends[0], *self.points[link[0]], ends[1]]
+                for link in workflow["links"]
+                if (ends := self._ends(link))
+            }
+        )
+        self.cost += sum(5 for wire in drawn.values() if behind(wire, self.boxes).any())
+        self.cost += sum(map(_extent, drawn.values())) / 8_000
+
+    def _ends(self, link: list) -> tuple[Point, Point]:
+        _, source, output, target, slot, _ = link
+        return socket(self.nodes[source], output, is_input=False), socket(self.nodes[target], slot, is_input=True)
+
+    def _route(self, link: list) -> list[Point]:
+        start, end = self._ends(link)
+        owner = link[1], link[2]
+        for points in self._ways(start, end):
+            if any(self.taken.get(point, owner) != owner for point in _runs(points)):
+                continue
+            wire = curve([start, *points, end])
+            if behind(wire, self.boxes, MARGIN).any():
+                continue
+            self.taken.update(dict.fromkeys(_runs(points), owner))
+            self.cost += 0.03 * len(points)
+            return points
+        self.cost += 5
+        return []
+
+    def _ways(self, start: Point, end: Point) -> Iterator[list[Point]]:
+        """Reroutes to try: none, one, two; those that make the shortest way first."""
+        yield []
+        columns = start[0] + 9 + COLUMN_GAP / 2, end[0] - 10 - COLUMN_GAP / 2
+        ways = [[(x, y)] for x in columns for y in self.rows]
+        ways += [[(columns[0], y), (columns[1], y)] for y in self.rows]
+        yield from sorted(ways, key=lambda way: _length([start, *way, end]) + 60 * len(way))
+        ways = [[(columns[0], y), (columns[1], z)] for y in self.rows for z in self.rows if y != z]
+        yield from sorted(ways, key=lambda way: _length([start, *way, end]))[:MOST_WAYS]
+
+    def write(self, workflow: dict[str, Any]) -> None:
+        """Put the reroutes into a workflow; wires of one output share those that they have in common."""
+        made: dict[tuple, dict[str, Any]] = {}
+        last = []
+        for id, source, output, *_ in workflow["links"]:
+            key: tuple = source, output
+            parent = None
+            for point in self.points[id]:
+                key = *key, point
+                reroute = made.setdefault(key, {"id": len(made) + 1, "pos": list(point), "linkIds": []})
+                reroute["linkIds"].append(id)
+                if parent is not None:
+                    reroute["parentId"] = parent
+                parent = reroute["id"]
+            if parent is not None:
+                last.append({"id": id, "parentId": parent})
+        workflow["extra"] = {name: value for name, value in workflow["extra"].items() if name not in REROUTES}
+        if made:
+            workflow["extra"] |= {"reroutes": list(made.values()), "linkExtensions": last}
+
+
+def _between(rectangles: list[Rectangle], groups: list[Group], places: list[Point]) -> set[float]:
+    """Heights at which wires may run along: above and below groups, and between nodes."""
+    heights = {top - MARGIN - 4 for _, top, _, _ in rectangles} | {y + h + MARGIN + 4 for _, y, _, h in rectangles}
+    for group, (_, y) in zip(groups, places, strict=True):
+        for lane in range(LANES):
+            heights |= {y - LANE * (lane + 0.5), y + group.height + LANE * (lane + 0.5)}
+    return {LANE / 2 * round(height / LANE * 2) for height in heights}
+
+
+def _runs(points: list[Point]) -> list[tuple[float, float]]:
+    """What two wires of different outputs may not share: places of reroutes, and heights at which they run along."""
+    return [*points, *({(math.inf, points[0][1])} if len(points) > 1 else ())]
+
+
+def _extent(wire: np.ndarray) -> float:
+    return float(np.hypot(*np.diff(wire, axis=0).T).sum())
+
+
+def _length(points: list[Point]) -> float:
+    return sum(math.dist(*ends) for ends in pairwise(points))
