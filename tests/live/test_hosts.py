@@ -93,4 +93,4 @@ def test_a_missing_requirement_at_the_door(installation, fresh):
     told = [line for line in log.splitlines() if "SenseNova U1 has no nodes now" in line]
     assert len(told) == 1
     assert f"the package pillow is missing; run {installation.python} -m pip install --upgrade pillow" in told[0]
-    assert "Traceback" not in log
+    assert f'File "{pack}' not in log  # no traceback of ours; a ComfyUI without torchaudio may have its own
