@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class SenseNovaCoreExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register_model_folder()
-        folders.offer_examples()
         for words in host.look_around(__file__, Loader.GET_SCHEMA().node_id):
             log.warning(words)
+        folders.offer_examples()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -187,7 +187,7 @@ def _problem(prefix: str, file: str) -> str | None:
     below = Path(root, f"{os.path.normpath(prefix)}_00001", file)
     try:
         prefix.encode()
-        if "\0" not in prefix and not folder_paths.is_within_directory(root, str(below)):
+        if "\0" not in prefix and not Path(os.path.realpath(below)).is_relative_to(os.path.realpath(root)):
             return None
         check_writable(below)
     except UnicodeEncodeError:

@@ -82,6 +82,6 @@ class Loader(io.ComfyNode):
     ) -> io.NodeOutput:
         name, path = folders.chosen(checkpoint, repo if download else "")
         model = LoadedEngine.load(path, **settings)
-        copies = "".join(f"\nWarning: {words}" for words in host.warnings())
+        copies = "".join(f"\nWarning: {words}" for words in host.warnings(__file__))
         tell(f"Model: {name}\n{model.engine.checkpoint.found()}{copies}")
         return io.NodeOutput(model)

@@ -122,7 +122,8 @@ def missing_package(error: ImportError) -> str:
 def install_line(package: str) -> str:
     """The command that installs a package for the Python that runs this, ComfyUI's own where that does."""
     python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
-    return f"{python} -m pip install --upgrade {package}"
+    alone = " -s" if sys.flags.no_user_site else ""  # as the portable ComfyUI is started: else pip counts a user's own
+    return f"{python}{alone} -m pip install --upgrade {package}"
 
 
 def check_number(

@@ -1,6 +1,9 @@
 """What callers hand in that is nearly right, or nothing of the kind: it works, or one sentence says what to give."""
 
 import math
+import os
+import subprocess
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -211,3 +214,14 @@ def test_a_missing_package_is_told_with_its_install_line(name, package):
     assert missing_package(missing).endswith(f" -m pip install --upgrade {package}")
     inner = ImportError("cannot import name 'x'", name=f"{name}.inner")
     assert f"the package {package} is too old or damaged" in missing_package(inner)
+
+
+@pytest.mark.parametrize("option, words", [([], " -m pip"), (["-s"], " -s -m pip")])
+def test_a_python_without_the_user_s_packages_installs_for_itself(option, words):
+    """So the portable ComfyUI is started."""
+    script = "from sensenova_core.errors import install_line; print(install_line('pillow'))"
+    root = Path(sensenova_core.__file__).parents[1]
+    environment = os.environ | {"PYTHONNOUSERSITE": ""}
+    command = [sys.executable, *option, "-c", script]
+    ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip().endswith(f"{words} install --upgrade pillow")

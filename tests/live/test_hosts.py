@@ -1,14 +1,20 @@
 """A ComfyUI in which something around the pack is wrong: the log and the Loader say what, in a line."""
 
+import json
 import shutil
+import subprocess
 
 import pytest
 
 from tests.live import comfyui
 from tests.live.client import Client
 from tests.live.odd_values import graph
+from tests.live.workflows import SAVE, read
+from tests.support.archive import files
+from tools.node_list import FILE
 
 SECOND = "sensenova-u1-second"
+EXAMPLES = ("sensenova_scene_1.png", "sensenova_scene_2.png")
 ABSENT = """raise ModuleNotFoundError("No module named 'PIL'", name="PIL")\n"""  # as Python says it
 
 
@@ -18,16 +24,59 @@ def fresh(installation, tmp_path):
     return tmp_path
 
 
-def test_a_second_copy_is_named(installation, fresh):
+def copied(packs, name: str) -> None:
+    """A copy of the pack, of the files that the registry's archive holds."""
+    for path in files():
+        (packs / name / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(comfyui.REPOSITORY / path, packs / name / path)
+
+
+def test_a_second_copy_is_named_and_the_first_goes_on(installation, fresh):
     packs = fresh / "custom_nodes"
-    for name in ("nodes", "sensenova_core"):
-        shutil.copytree(comfyui.REPOSITORY / name, packs / SECOND / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(comfyui.REPOSITORY / "__init__.py", packs / SECOND)
+    copied(packs, SECOND)
     with comfyui.Server(installation, fresh, packs=(comfyui.PACK, SECOND)) as server, Client(server.url) as client:
         said = [line for line in server.log_text().splitlines() if "this pack is there twice" in line]
-        assert len(said) == 1 and SECOND in said[0] and "remove one of them" in said[0]
-        shown = client.run(graph("Loader")).texts("tried")
-    assert any("Warning: this pack is there twice" in text for text in shown)
+        owners = {node["python_module"].removeprefix("custom_nodes.") for node in ours(client)}
+        [used] = owners  # whichever ComfyUI came to first
+        [other] = {comfyui.PACK, SECOND} - owners
+        words = (
+            f"this pack is there twice: in {packs / used}, which is used, and in {packs / other}; remove one of them"
+        )
+        assert len(said) == 1 and said[0].endswith(f"SenseNova U1 has no nodes here: {words}")
+        assert client.run(graph("Loader")).texts("tried")[-1].endswith(f"Warning: {words}")
+        run = client.run(read("api/text_to_image.json"))
+        assert run.outcome == "execution_success" and client.images(run, SAVE)
+
+
+def ours(client: Client) -> list[dict]:
+    return [node for id, node in client.get("/object_info").items() if id.startswith("SenseNovaCore")]
+
+
+def test_the_archive_alone_draws_and_leaves_nothing_behind(installation, fresh):
+    """In the server's folders stay ComfyUI's own files and what was asked for; the examples go with uninstall.py."""
+    pack = fresh / "custom_nodes" / comfyui.PACK
+    pack.unlink()
+    copied(fresh / "custom_nodes", comfyui.PACK)
+    before = outside(fresh)
+    with comfyui.Server(installation, fresh) as server, Client(server.url) as client:
+        assert {node["name"]: node["description"] for node in ours(client)} == json.loads(FILE.read_text("utf-8"))
+        for name in ("edit_one_image", "interleave", "understand"):
+            assert client.run(read(f"api/{name}.json")).outcome == "execution_success"
+    new = outside(fresh) - before
+    assert {path for path in new if path.startswith("input/")} == {"input/" + name for name in EXAMPLES}
+    subprocess.run([installation.python, "uninstall.py"], cwd=pack, check=True)
+    shutil.rmtree(pack)
+    new = outside(fresh) - before
+    assert {path.split("/")[0] for path in new} <= {"output", "temp", "user", "server.log"}
+    made = [path for path in new if path.startswith("output/")]
+    assert made and all(path.endswith((".png", "/document.md")) for path in made)
+    assert not [path for path in new if path.startswith("user/") and "sensenova" in path.lower()]
+
+
+def outside(base) -> set[str]:
+    """What lies in a base directory, without the packs."""
+    paths = {path.relative_to(base) for path in base.rglob("*") if path.is_file()}
+    return {path.as_posix() for path in paths if path.parts[0] != "custom_nodes"}
 
 
 def test_a_missing_requirement_at_the_door(installation, fresh):
@@ -44,4 +93,4 @@ def test_a_missing_requirement_at_the_door(installation, fresh):
     told = [line for line in log.splitlines() if "SenseNova U1 has no nodes now" in line]
     assert len(told) == 1
     assert f"the package pillow is missing; run {installation.python} -m pip install --upgrade pillow" in told[0]
-    assert "Traceback" not in log
+    assert f'File "{pack}' not in log  # no traceback of ours; a ComfyUI without torchaudio may have its own
