@@ -87,7 +87,7 @@ class Pool:
             try:
                 while not self.stopped.is_set():
                     if (run := self._next(server)) is not None:
-                        self._active[server] = run
+                        self._active[server], run.since = run, time.monotonic()
                         return run
                     if self._all_over():
                         return None

@@ -45,10 +45,10 @@ class Shown:
         """A node works: at `value` of `most` steps, 0 for one that has none."""
         with self._lock:
             bar, job = self._bars.get(server), self._jobs.get(server)
-            if bar is None or job is None:
+            if bar is None or job is None or not self._drawn:
                 return
             name = f"line {job.line}, {title[:_TITLE]}"
-            if bar.desc.rstrip(": ") != name or bar.total != most:
+            if bar.desc != f"{name}: " or bar.total != most:
                 bar.reset(total=most)
                 bar.set_description(name, refresh=False)
             bar.n = value
