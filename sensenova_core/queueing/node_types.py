@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import SettingsError, quoted
 
 _TRUE, _FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
+_TYPED = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
 _SHOWN = 8  # options of a list that a message holds
 
 
@@ -38,6 +39,11 @@ class NodeTypes:
 
     def knows(self, kind: str, name: str) -> bool:
         return self.declared(kind, name) is not None
+
+    def takes(self, kind: str, name: str) -> bool:
+        """Whether it is an input that is typed, not linked."""
+        declared = self.declared(kind, name)
+        return declared is not None and declared.kind in _TYPED
 
 
 def _declared(kind: Any, more: dict[str, Any]) -> Declared | None:

@@ -46,7 +46,6 @@ class Pool:
     def here(self, server: str, waiting: set[str]) -> set[str]:
         """A server is there, with these prompts in its queue; returns those that others do by now."""
         with self._changed:
-            self._unknown.discard(server)
             self._alive.add(server)
             for run in self._runs:
                 if run.prompt_id in waiting and run.prompt_id not in self._sent:
@@ -82,6 +81,7 @@ class Pool:
         """A job for a free server, the least busy one first; None when there will be no more. busy: see `_idle`."""
         jobs_of_others = busy()
         with self._changed:
+            self._unknown.discard(server)
             self._idle[server] = jobs_of_others
             self._changed.notify_all()
             try:

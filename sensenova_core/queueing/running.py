@@ -93,5 +93,6 @@ def _work(workers: Sequence[Worker], pool: Pool, interrupted: Callable[[], None]
 
 def _join(workers: Sequence[Worker]) -> None:
     for worker in workers:
-        while worker.is_alive():
-            worker.join(0.2)  # which Ctrl-C interrupts on every system
+        # Not by join: one that Ctrl-C interrupts leaves a thread that is taken for ended (Python 3.11).
+        while not worker.ended.wait(0.2):
+            pass

@@ -62,6 +62,7 @@ class Worker(threading.Thread):
         self.client = client_id(shared.folder, server.url)
         self.gone = ""
         self.error: BaseException | None = None
+        self.ended = threading.Event()
         self._listener: Listener | None = None
         self._uploaded: dict[str, str] = {}
 
@@ -82,6 +83,7 @@ class Worker(threading.Thread):
             self.shared.pool.give_back(self.server.url)
             self.shared.shown.end(self.server.url)
             self._close()
+            self.ended.set()
 
     def _busy(self) -> int:
         try:

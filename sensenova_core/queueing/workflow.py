@@ -94,7 +94,7 @@ class Workflow:
         """
         having = [id for id, node in self.nodes.items() if column in node["inputs"]]
         values = [id for id in having if not is_link(self.nodes[id]["inputs"][column])]
-        found = values or having
+        found = values or having or [id for id, node in self.nodes.items() if types.takes(node["class_type"], column)]
         if len(found) == 1:
             return Target(found[0], column, f"{self.title(found[0])}.{column}")
         if found:

@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 
 from sensenova_core.cli import main
-from sensenova_core.queueing import worker
+from sensenova_core.queueing import following, worker
 from tests.support.stand_in import WORKFLOW, StandIn
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def asked_often(monkeypatch):
+    monkeypatch.setattr(following, "_HEAR_SECONDS", 0.01)
+    monkeypatch.setattr(following, "_DEAF_ASK_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -63,16 +69,14 @@ class Batch:
         record = self.record()
         done = {line["line"]: line for line in record if not line["error"]}
         assert len(done) == len(self.jobs) == sum(not line["error"] for line in record)
-        files = {"jobs.jsonl", ".sensenova-queue.jsonl", ".sensenova-queue.lock"}
+        files = {"jobs.jsonl", ".sensenova-queue.lock"}
         for number, (prompt, seed) in enumerate(self.jobs, 2):
             picture, text = (self.output / name for name in done[number]["files"])
             nodes = json.loads(picture.read_bytes())
             assert (nodes["1"]["inputs"]["prompt"], nodes["2"]["inputs"]["seed"]) == (prompt, seed)
             assert picture.name.startswith(f"{number:04d}_") and text.read_text() == f"drew {prompt}"
             files |= {picture.name, text.name}
-        assert {path.name for path in self.output.iterdir()} - {".sensenova-queue.jsonl"} == files - {
-            ".sensenova-queue.jsonl"
-        }
+        assert {path.name for path in self.output.iterdir()} - {".sensenova-queue.jsonl"} == files
 
 
 def until(condition) -> None:
@@ -251,18 +255,18 @@ def test_two_servers_share_the_jobs_and_a_dead_one_s_go_to_the_other(tmp_path, m
 def test_a_server_that_comes_back_is_relieved_of_a_job_that_another_has(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.1)
     batch = Batch(tmp_path, 2)
-    with StandIn(2) as first, StandIn(0.1) as second:
+    with StandIn(60) as first, StandIn(0.1) as second:
         done = threading.Thread(target=lambda: batch.run(first, second))
         done.start()
-        until(lambda: len(second.drawn) == 1 and first.queue)
-        held = [*first.queue]
+        until(lambda: second.drawn and first.queue)
+        [(id, _)] = first.queue
         second.seconds = 3
-        first.answers["/queue"] = [502] * 4  # away without having lost anything
-        first.answers[f"/history/{held[0][0]}"] = [502] * 2
+        # Away without having lost anything.
+        first.answers |= {"/queue": [502] * 3, f"/history/{id}": [502]}
+        until(lambda: first.cancelled == [id])
         done.join(60)
-        assert not done.is_alive()
+        assert not done.is_alive() and not first.drawn
         batch.check()
-        assert len(first.drawn) + len(second.drawn) == 2
 
 
 def test_a_single_job_goes_to_the_less_busy_server(tmp_path):
@@ -309,14 +313,29 @@ def test_ctrl_c_cancels_its_own_job_and_nobody_else_s(tmp_path):
         until(lambda: len(server.queue) == 2)
         time.sleep(0.5)  # that it has an answer
         client.send_signal(signal.SIGINT)
-        said, errors = client.communicate(timeout=30)
+        _, errors = client.communicate(timeout=30)
         assert client.returncode == 130 and "2 are left; run the same command to go on" in errors
-        assert server.cancelled == [server.queue[1][0]]
-        server.queue.clear()
+        assert len(server.cancelled) == 1 and [id for id, _ in server.queue] == ["of somebody else"]
+        server.cancelled.clear()
         server.seconds = 0
-        server.history[server.cancelled[0]] = server._drawn(server.cancelled[0], WORKFLOW)
         assert batch.run(server) == 0
         batch.check()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to all processes of a console")
+def test_a_job_that_ctrl_c_has_interrupted_is_done_the_next_time(tmp_path):
+    batch = Batch(tmp_path, 2)
+    with StandIn(60) as server:
+        client = batch.started(server)
+        until(lambda: server.queue)
+        time.sleep(0.5)
+        client.send_signal(signal.SIGINT)
+        client.communicate(timeout=30)
+        until(lambda: server.history)
+        server.seconds = 0
+        assert batch.run(server) == 0
+        batch.check()
+        assert [line["prompt_id"] == line["job"] for line in batch.record()] == [False, True]
 
 
 def test_pictures_are_sent_once_under_a_name_by_content(tmp_path, server):

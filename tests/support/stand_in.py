@@ -161,7 +161,9 @@ def handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
                     server.uploaded[name] = body.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
                     self.answer({"name": name, "subfolder": "", "type": "input"})
                 elif path.endswith("/cancel"):
-                    server.cancelled.append(Path(path).parent.name)
+                    id = Path(path).parent.name
+                    server.cancelled.append(id)
+                    server.queue[1:] = [item for item in server.queue[1:] if item[0] != id]
                     self.answer({"cancelled": True})
                 else:
                     self.answer({}, 404)
