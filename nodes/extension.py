@@ -12,7 +12,9 @@ from .load import Loader
 from .lora import Lora
 from .plan import MemoryPlan
 from .sample import FlowMatchSampler
+from .self_correct import SelfCorrect
 from .size import EditSize, Resolution
+from .to_comfyui import ToComfyUI
 from .understand import Understand
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ class SenseNovaCoreExtension(ComfyExtension):
             Resolution,
             EditSize,
             FlowMatchSampler,
+            SelfCorrect,
+            ToComfyUI,
             Understand,
             Interleave,
             SaveDocument,

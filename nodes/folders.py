@@ -13,10 +13,18 @@ import folder_paths
 
 from ..sensenova_core import DEMO, CheckpointError
 from ..sensenova_core.checkpoint import locate
-from ..sensenova_core.checkpoint.files import GGUF, SAFETENSORS, is_hub_repository, is_of_family, is_shard, snapshot_of
+from ..sensenova_core.checkpoint.files import (
+    GGUF,
+    SAFETENSORS,
+    holds_several,
+    is_hub_repository,
+    is_of_family,
+    is_shard,
+    snapshot_of,
+)
 from ..sensenova_core.checkpoint.weights import State, file_state
 from ..sensenova_core.errors import quoted
-from ..sensenova_core.hub.download import check_name, downloading
+from ..sensenova_core.hub.download import check_name, downloading, split_name
 from ..sensenova_core.hub.download_record import Record, is_whole
 from ..sensenova_core.hub.repository import CONFIG_JSON, MAX_JSON
 from ..sensenova_core.lora import lora_states
@@ -93,7 +101,10 @@ def checkpoint_path(name: str) -> Path:
 
 
 def chosen(choice: str, repo: str) -> tuple[str, Path]:
-    """A choice's name, and its folder or file. What is not there is downloaded from `repo`, if that is not empty."""
+    """A choice's name, and its folder or file. What is not there is downloaded from `repo`, if that is not empty.
+
+    repo: OWNER/NAME, or OWNER/NAME/FILE for one file of a repository that holds several checkpoints.
+    """
     if repo and not is_there(choice):
         path = downloaded(choice, repo)
         return (path.name if choice == AUTOMATIC else choice), path
@@ -112,28 +123,31 @@ def downloaded(choice: str, repo: str) -> Path:
 
     Raises CheckpointError where the repository is not what was chosen: nothing else is loaded in its place.
     """
-    repo = repo.strip()
+    repo, file = split_name(repo)
     name = check_name(repo)
     if choice not in (AUTOMATIC, repo) and choice.split("/")[0] != name:
         raise CheckpointError(
             f"checkpoint {quoted(choice)} is not there, and {repo[:100]}, which download would fetch, is another one; "
             f"set checkpoint to {AUTOMATIC}, or repo to where {quoted(choice)} comes from"
         )
-    folder = download(repo)
+    folder = download(repo, file)
+    if file is not None and choice in (AUTOMATIC, repo, name, f"{name}/{file}"):
+        return folder / file
     return folder if choice in (AUTOMATIC, repo, name) else checkpoint_path(choice)
 
 
-def download(repo: str) -> Path:
-    """Fetch a repository into models/sensenova, with the node's progress bar; cancelling the node stops it.
+def download(repo: str, file: str | None = None) -> Path:
+    """Fetch a repository, or this file of it, into models/sensenova, with the node's progress bar. Cancelling the node
+    stops it.
 
     What was fetched whole before is not asked for again. Raises CheckpointError, also where the folder of its name
     holds another repository.
     """
     folder = _folder_of(repo)
-    if is_whole(folder, repo):
+    if is_whole(folder, repo, file):
         return folder
     bar = None
-    with closing(downloading(repo, folder)) as steps:
+    with closing(downloading(repo, folder, file=file)) as steps:
         for done, total in steps:
             progress.stop_if_interrupted()
             bar = bar or comfy.utils.ProgressBar(total)
@@ -145,7 +159,7 @@ def download(repo: str) -> Path:
 
 def _folder_of(repo: str) -> Path:
     """Where a repository is downloaded to."""
-    return Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo.strip())
+    return Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo)
 
 
 def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
@@ -159,11 +173,12 @@ def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
             return tuple(map(_states, checkpoints().values()))
         if not repo or is_there(choice):
             return _states(checkpoint_path(checkpoint_meant(choice)))
+        repo, file = split_name(repo)
         folder = _folder_of(repo)
     except CheckpointError:
         return None
-    if is_whole(folder, repo.strip()):
-        return _states(folder)
+    if is_whole(folder, repo, file):
+        return _states(folder if file is None else folder / file)
     record = Record.of(folder) or Record(repo)
     return str(folder), AS_IT_CAME, record.times  # as it will be, so that fetching it changes nothing
 
@@ -204,6 +219,7 @@ def _below(root: Path, *, any_folder: bool) -> Iterator[tuple[str, Path]]:
             if (snapshot := _snapshot_of_family(folder / name)) is not None:
                 yield "/".join(name.split("--")[1:]), snapshot
         whole = depth > 0 and CONFIG_JSON in files and (any_folder or _names_family(folder / CONFIG_JSON))
+        whole = whole and not holds_several(folder)  # each of which is offered by itself
         packed = [name for name in files if name.lower().endswith(GGUF)]
         if whole and (not packed or any(name.lower().endswith(SAFETENSORS) for name in files)):
             yield folder.relative_to(root).as_posix(), folder

@@ -2,13 +2,16 @@
 
 from comfy_api.latest import io
 
-from ..sensenova_core.hub.download import DEFAULT_MODEL
+from ..sensenova_core.hub.family import DEFAULT_MODEL
 from ..sensenova_core.settings import LoadSettings
 from . import folders, host, widgets
 from .door import checked
 from .loaded import LoadedEngine
 from .progress import tell
 from .sockets import CATEGORY, Model
+
+# In the order that saved workflows have their values in; settings that are new follow the inputs after them.
+LOADING = ("dtype", "vram_mode", "max_memory", "attention")
 
 
 def checkpoint_input() -> io.Combo.Input:
@@ -17,10 +20,10 @@ def checkpoint_input() -> io.Combo.Input:
         "checkpoint",
         options=folders.checkpoint_choices(),
         default=folders.AUTOMATIC,
-        tooltip="A SenseNova-U1 or U1.5 checkpoint inside models/sensenova, diffusion_models, unet or checkpoints: a "
-        "folder (config.json, *.safetensors, tokenizer files), or a single .safetensors or .gguf file with a folder of "
-        "tokenizer files beside it. Press R to refresh the list. automatic: the first that is there, or else the "
-        "built-in demo, a tiny model that knows simple shapes and colours.",
+        tooltip="A SenseNova-U1, U1.5 or U1.6 checkpoint inside models/sensenova, diffusion_models, unet or "
+        "checkpoints: a folder (config.json, *.safetensors, tokenizer files), or a single .safetensors or .gguf file "
+        "with a folder of tokenizer files beside it. Press R to refresh the list. automatic: the first that is there, "
+        "or else the built-in demo, a tiny model that knows simple shapes and colours.",
     )
 
 
@@ -31,12 +34,12 @@ class Loader(io.ComfyNode):
             node_id="SenseNovaCoreLoader",
             display_name="SenseNova U1 Loader",
             category=CATEGORY,
-            description="Loads one SenseNova-U1 or U1.5 checkpoint for every task. Files are checked in full before "
-            "any weight is read, and weights go straight from the files to where they run.",
-            search_aliases=["sensenova", "u1", "u1.5", "neo"],
+            description="Loads one SenseNova-U1, U1.5 or U1.6 checkpoint for every task. Files are checked in full "
+            "before any weight is read, and weights go straight from the files to where they run.",
+            search_aliases=["sensenova", "u1", "u1.5", "u1.6", "neo"],
             inputs=[
                 checkpoint_input(),
-                *widgets.inputs(LoadSettings, ("dtype", "vram_mode", "max_memory", "attention")),
+                *widgets.inputs(LoadSettings, LOADING),
                 io.Boolean.Input(
                     "download",
                     default=False,
@@ -52,8 +55,10 @@ class Loader(io.ComfyNode):
                     default=DEFAULT_MODEL,
                     optional=True,
                     advanced=True,
-                    tooltip="What to download, as OWNER/NAME. Nothing is ever fetched while download is off.",
+                    tooltip="What to download, as OWNER/NAME, or as OWNER/NAME/FILE where a repository holds one model "
+                    "in several files, such as a .gguf of each size. Nothing is ever fetched while download is off.",
                 ),
+                *widgets.further_inputs(LoadSettings, LOADING),
             ],
             outputs=[Model.Output(display_name="model")],
         )

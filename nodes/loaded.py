@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import comfy.model_management as mm
-import comfy.model_patcher
 import torch
 from PIL import Image
 
@@ -17,10 +16,13 @@ from ..sensenova_core.engine import Engine
 from ..sensenova_core.memory import Task
 from ..sensenova_core.reading.prompt import Conditioning, TokenSequence
 from ..sensenova_core.report.profile import Profile, Watched
-from ..sensenova_core.settings import DecodingSettings, DocumentSettings, SamplingSettings
+from ..sensenova_core.settings import CorrectionSettings, DecodingSettings, DocumentSettings, SamplingSettings
 from ..sensenova_core.writing.conversation import Answer
 from ..sensenova_core.writing.document import Event
 from ..sensenova_core.writing.thinking import Thought
+from .core_conditioning import KEY
+from .core_model import EngineModel, Wire
+from .patcher import EnginePatcher
 from .progress import warn
 
 Result = TypeVar("Result")
@@ -41,7 +43,8 @@ class LoadedEngine:
         self.loras: tuple[tuple[Path, float], ...] = ()
         self.engine = engine
         self.loading = loading or Profile(engine.device)
-        self.patcher = EnginePatcher(engine, mm.unet_offload_device())
+        size = engine.memory.wanted_bytes
+        self.patcher = EnginePatcher(EngineModel(engine), engine.device, mm.unet_offload_device(), size=size)
         engine.memory.tell = warn
         if not mm.is_device_cpu(engine.device):
             engine.memory.free = partial(mm.get_free_memory, engine.device)
@@ -64,6 +67,15 @@ class LoadedEngine:
         other.loras = (*self.loras, (file, strength))
         return other
 
+    def as_core_model(self, settings: SamplingSettings) -> EnginePatcher:
+        """A MODEL for ComfyUI's own samplers, with this wire's LoRAs. settings: its shift, t_eps, and the size that its
+        noise is for unless a sampler draws at another."""
+        patcher = self.patcher.clone()
+        patcher.model_options["transformer_options"][KEY] = Wire(self.loras, settings.t_eps)
+        sampling = patcher.model.sampling(settings.shift, settings.width, settings.height)
+        patcher.add_object_patch("model_sampling", sampling)
+        return patcher
+
     def think(self, conditioning: Conditioning, settings: DecodingSettings) -> "Run[Thought]":
         thoughts = self.engine.think(conditioning, settings)
         return Run(self, lambda: self.engine.writing_task(conditioning.tokens, settings.max_tokens), thoughts)
@@ -82,6 +94,18 @@ class LoadedEngine:
     ) -> "Run[Event]":
         events = self.engine.interleave(prompt, images, settings=settings, max_pixels=max_pixels)
         return Run(self, lambda: self.engine.document_task(settings, len(images)), events)
+
+    def self_correct(
+        self,
+        prompt: str,
+        *,
+        images: Sequence[Image.Image],
+        settings: CorrectionSettings,
+        first: torch.Tensor | None,
+        max_pixels: int | None,
+    ) -> "Run[Event]":
+        events = self.engine.self_correct(prompt, images, settings=settings, first=first, max_pixels=max_pixels)
+        return Run(self, lambda: self.engine.correction_task(settings, len(images)), events)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
         """What a task would take, in words. asked: as Engine.forecast takes it."""
@@ -120,39 +144,3 @@ class Run(Watched[Result]):
     def summary(self) -> str:
         """What the run took, in words."""
         return self.profile.summary(self._model.engine)
-
-
-class EnginePatcher(comfy.model_patcher.ModelPatcher):
-    """Tells ComfyUI's memory management what an engine has on the device, layer by layer, and gives back what it asks.
-
-    Layers come to the device when a run needs them; loading only says how many may stay.
-    """
-
-    EVERYTHING = 1e30  # what ComfyUI offers where it sets no limit
-
-    def __init__(self, engine: Engine, offload_device: torch.device):
-        super().__init__(engine, engine.device, offload_device, size=engine.memory.wanted_bytes)
-
-    def model_size(self) -> int:
-        return max(self.size, self.loaded_size())
-
-    def loaded_size(self) -> int:
-        return self.model.memory.residency.nbytes
-
-    def current_loaded_device(self) -> torch.device:
-        return self.load_device if self.loaded_size() else self.offload_device
-
-    # The signatures of the next three are ComfyUI's.
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:  # noqa: FBT002
-        before = self.loaded_size()
-        self.model.allow(None if extra_memory >= self.EVERYTHING else int(before + extra_memory))
-        self.model.place()
-        return self.loaded_size() - before
-
-    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:  # noqa: FBT002
-        return self.model.give_back(memory_to_free)
-
-    def detach(self, unpatch_all=True):  # noqa: FBT002
-        if unpatch_all:  # False is bookkeeping only: ComfyUI asks for it at every repeated load
-            self.model.release()
-        return self.model

@@ -17,7 +17,8 @@ class Lora(io.ComfyNode):
             display_name="SenseNova U1 LoRA",
             category=CATEGORY,
             description="Adds a LoRA to a model, as many after one another as you like. Weights are changed as they "
-            "run and never where they lie: another strength loads nothing, and off is exactly the model as it was.",
+            "run and never where they lie: another strength loads nothing, and off is exactly the model as it was. In "
+            "place of ComfyUI's own Load LoRA, which cannot change this model, also before To ComfyUI.",
             search_aliases=["lora", "8-step", "adapter"],
             inputs=[
                 Model.Input("model", tooltip="From the Loader or another LoRA."),

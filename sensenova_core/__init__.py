@@ -1,4 +1,4 @@
-"""A small inference engine for the SenseNova-U1 and U1.5 models.
+"""A small inference engine for the SenseNova-U1, U1.5 and U1.6 models.
 
     engine = sensenova_core.load("path/to/SenseNova-U1-8B-MoT", device="cuda")
     conditioning = engine.encode("A cute cat")
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from .errors import CheckpointError, PromptError, SenseNovaError, SettingsError
     from .model.config import ModelConfig
     from .reading.prompt import Conditioning, Message
-    from .settings import DecodingSettings, DocumentSettings, Guidance, SamplingSettings
+    from .settings import CorrectionSettings, DecodingSettings, DocumentSettings, Guidance, SamplingSettings
     from .writing.conversation import Answer
     from .writing.document import Drawing, End, Text
     from .writing.thinking import Thought
@@ -33,7 +33,7 @@ _HOMES = {
     "errors": ("CheckpointError", "PromptError", "SenseNovaError", "SettingsError"),
     "model.config": ("ModelConfig",),
     "reading.prompt": ("Conditioning", "Message"),
-    "settings": ("DecodingSettings", "DocumentSettings", "Guidance", "SamplingSettings"),
+    "settings": ("CorrectionSettings", "DecodingSettings", "DocumentSettings", "Guidance", "SamplingSettings"),
     "writing.conversation": ("Answer",),
     "writing.document": ("Drawing", "End", "Text"),
     "writing.thinking": ("Thought",),
@@ -43,6 +43,7 @@ __all__ = [
     "Answer",
     "CheckpointError",
     "Conditioning",
+    "CorrectionSettings",
     "DecodingSettings",
     "DocumentSettings",
     "Drawing",

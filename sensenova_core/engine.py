@@ -4,18 +4,28 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from .checkpoint import Checkpoint, StoredWeights, check_tensors, checkpoint_name, open_checkpoint
+from .checkpoint import (
+    OUTPUT_HEAD,
+    Checkpoint,
+    StoredWeights,
+    check_tensors,
+    checkpoint_name,
+    open_checkpoint,
+)
+from .checkpoint.int8 import multiplied
 from .drawing import flow
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
-from .errors import SenseNovaError, SettingsError, check_count, memory_in_words, quoted
+from .errors import PromptError, SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, forecast, limits_of
@@ -29,6 +39,7 @@ from .reading.reader import Reader
 from .reading.remembered import PREFIX_CACHE_BYTES, Remembered
 from .reading.tokenizer import Tokenizer
 from .settings import (
+    CorrectionSettings,
     DecodingSettings,
     DocumentSettings,
     ForecastSettings,
@@ -44,10 +55,12 @@ from .writing import thinking
 from .writing.conversation import Answer, answer
 from .writing.decode import Choose, chooser
 from .writing.document import Event, Writer, growing
+from .writing.opening import Opening, drawn_pixels
 from .writing.thinking import Thought
 
 Result = TypeVar("Result")
 Made = TypeVar("Made", bound=Settings)
+SELF_CORRECTION = "a self-correction"
 Messages = str | Message | list[Message] | tuple[Message, ...]  # a question alone, one message, or a conversation
 log = logging.getLogger(__name__)
 
@@ -57,6 +70,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = LoadSettings.dtype,
+    compute: str = LoadSettings.compute,
     vram_mode: str = LoadSettings.vram_mode,
     max_memory: str | None = LoadSettings.max_memory,
     attention: str = LoadSettings.attention,
@@ -66,7 +80,8 @@ def load(
     """Load a checkpoint of the SenseNova-U1 family: a Hugging Face folder, a repository in the hub's cache, or a single
     .safetensors or .gguf file.
 
-    dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS.
+    dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS. compute: "auto"
+    multiplies as INT8 what is stored so, where the device is quick at it; "bf16" nothing; "int8" all linear layers.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -75,7 +90,14 @@ def load(
     nothing. place=False leaves weights on disk until they are first needed; layers come when they are used.
     """
     dtype = str(dtype).removeprefix("torch.")
-    settings = LoadSettings(device=device, dtype=dtype, vram_mode=vram_mode, max_memory=max_memory, attention=attention)
+    settings = LoadSettings(
+        device=device,
+        dtype=dtype,
+        vram_mode=vram_mode,
+        max_memory=max_memory,
+        attention=attention,
+        compute=compute,
+    )
     engine = Engine(path, settings)
     engine.use_loras(loras)
     if place:
@@ -102,9 +124,11 @@ class Engine:
         self.checkpoint.check_readable()
         check_tensors(shapes, self.checkpoint.headers, str(self.checkpoint.files.path))
         self.model = SenseNovaU1.on_meta(self.config)
-        self.stored = StoredWeights(self.model, self.checkpoint.headers, TORCH_DTYPES.get(settings.dtype))
+        int8 = multiplied(self.model, self.checkpoint.headers, compute=settings.compute, device=self.device)
+        dtype = TORCH_DTYPES.get(settings.dtype)
+        self.stored = StoredWeights(self.model, self.checkpoint.headers, dtype, int8=int8)
         self.remembered = Remembered()
-        self.activations = Activations(self.config, self.stored.compute_dtype.itemsize)
+        self.activations = Activations(self.config, self.stored.compute_dtype.itemsize, int8=bool(int8))
         self.memory = Placement(
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
         )
@@ -113,8 +137,14 @@ class Engine:
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, run=self.memory.run, remembered=self.remembered)
-        self._loras = LorasInUse(shapes)
+        decoder = self.config.decoder
+        # A LoRA of the whole model may change the output head too.
+        head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}
+        self._loras = LorasInUse(shapes | head, absent=frozenset(head))
         self._turn = Turn(self.memory.forked)
+        self._guessing: tuple[object, Denoiser] | None = (
+            None  # what `guess` was asked for last, and what it made for that
+        )
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
 
     def __reduce__(self):
@@ -147,11 +177,17 @@ class Engine:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
         return self._document_task(settings, self.activations.usual_tokens(images))
 
-    def _document_task(self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0) -> Task:
+    def correction_task(self, settings: CorrectionSettings, images: int = 0) -> Task:
+        """`document_task` of `self_correct`."""
+        return self._document_task(settings.document, self.activations.usual_tokens(images), name=SELF_CORRECTION)
+
+    def _document_task(
+        self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0, *, name: str = "a document"
+    ) -> Task:
         """As far as the picture of that index. tokens: written so far, by growing branch, or of each."""
         written = dict.fromkeys(growing(settings), tokens) if isinstance(tokens, int) else tokens
         unconditional = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
-        return self.activations.document(settings, written, index, unconditional=unconditional)
+        return self.activations.document(settings, written, index, unconditional=unconditional, name=name)
 
     def plan(self, task: Task, card: int | None = None, system_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, system_free: bytes to plan for in place of what
@@ -161,9 +197,11 @@ class Engine:
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
         """`plan` in words, before there is a prompt. asked: see ForecastSettings.
 
-        Raises SettingsError where it cannot fit.
+        Raises SettingsError where it cannot fit, and CheckpointError for text of a model that only draws.
         """
         run = ForecastSettings.of(**asked)
+        if run.task in ("understand", "interleave") or run.think_tokens:
+            self.checkpoint.check_writes()
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, least=1, most=self.prompts.max_tokens)
         return forecast.explain(
@@ -223,6 +261,7 @@ class Engine:
         What was read goes first: reading it again costs less than bringing layers back.
         """
         with self._turn:
+            self.end_guessing()
             read = self.remembered.nbytes
             self.remembered.forget()
             return read + (self.memory.residency.shrink(size - read) if size > read else 0)
@@ -233,6 +272,7 @@ class Engine:
         A run in progress ends with a SenseNovaError at its next step.
         """
         with self._turn:
+            self.end_guessing()
             self.remembered.forget()
             self.memory.residency.drop()
 
@@ -265,9 +305,10 @@ class Engine:
         `conditioning` is the same with the reasoning inside.
 
         settings: greedy and 1024 tokens at most, unless given. choose: a way to choose tokens in place of the settings'
-        own. Raises SettingsError at the call, before any work.
+        own. Raises SettingsError at the call, before any work, and CheckpointError for a model that only draws.
         """
         settings = _expected(settings, DecodingSettings) or ReasoningSettings()
+        self.checkpoint.check_writes()
         self._check_vocabulary(conditioning)
         choose = choose or chooser(settings)
         return self._running(
@@ -329,6 +370,51 @@ class Engine:
             needed=lambda: [*map(self.reader.key, used.values())],
         )
 
+    @torch.inference_mode()
+    def guess(
+        self, noisy: Tensor, sigma: Tensor, *, sequences: Sequence[TokenSequence], settings: SamplingSettings
+    ) -> Tensor:
+        """What the model makes of noisy pictures, in one pass: for a program that takes the steps by itself.
+
+        noisy: float32 (branches * images, 3, height, width), branch by branch. sigma: 1 minus the time, of each.
+        sequences: what each branch reads. settings: the pictures' size, t_eps, and how many images and steps there will
+        be. Returns clean pictures, likewise. What it makes for this stays on the device until `end_guessing`.
+        """
+        if len(noisy) != len(sequences) * settings.batch_size:
+            wanted = f"{len(sequences)} branches of {settings.batch_size} images"
+            raise SettingsError(f"{len(noisy)} noisy pictures for {wanted}", "give as many for each branch as images")
+        with self._working():
+            keys = [*map(self.reader.key, sequences)]
+            asked: tuple = (keys, settings, self.loras, self.memory.residency.times_dropped)
+            if self._guessing is None or self._guessing[0] != asked:
+                denoiser = self._guesser(sequences, keys, settings)
+                self._guessing = (*asked[:3], self.memory.residency.times_dropped), denoiser
+            return self._guessing[1].clean(noisy.to(self.device), sigma.to(self.device))
+
+    def _guesser(self, sequences: Sequence[TokenSequence], keys: Sequence[str], settings: SamplingSettings) -> Denoiser:
+        self.end_guessing()
+        settings.check_size(self.config.token_pixels)
+        self._start(self.guessing_task(sequences, settings), keys)
+        prefixes = self.reader.prefixes_of({str(index): each for index, each in enumerate(sequences)})
+        edit = any(each.images for each in sequences)
+        return self.memory.run(
+            "drawing",
+            lambda weights: Denoiser(
+                self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=self.memory.run
+            ),
+        )
+
+    def guessing_task(self, sequences: Sequence[TokenSequence], settings: SamplingSettings) -> Task:
+        """What the passes of `guess` are to do, for `plan`."""
+        unread = any(self.reader.key(each) not in self.remembered.prefixes for each in sequences)
+        tokens = {str(index): len(each.ids) for index, each in enumerate(sequences)}
+        images = max(len(each.images) for each in sequences)
+        return self.activations.drawing(settings, tokens, unread=unread, images=images)
+
+    def end_guessing(self) -> None:
+        """Give back what `guess` keeps for its next pass."""
+        self._guessing = None
+
     def conversation(
         self, messages: Messages, images: Sequence[Image.Image] = (), max_pixels: MaxPixels = None
     ) -> TokenSequence:
@@ -354,8 +440,10 @@ class Engine:
         """Answer a question about images, or a conversation. Yields Answers as they grow; the last one is whole.
 
         messages, images: as for `conversation`, or what it made of them. What was read for earlier turns is not read
-        again. settings: greedy and 512 tokens at most, unless given.
+        again. settings: greedy and 512 tokens at most, unless given. Raises CheckpointError at the call for a model
+        that only draws.
         """
+        self.checkpoint.check_writes()
         conversation = messages if isinstance(messages, TokenSequence) else self.conversation(messages, images)
         settings = _expected(settings, DecodingSettings) or DecodingSettings()
         choose = choose or chooser(settings)
@@ -376,8 +464,10 @@ class Engine:
     ) -> Iterator[Event]:
         """Write a document of text and pictures. Yields Text, Drawing and at last End events as they come.
 
-        Raises PromptError or SettingsError at the call, before any work.
+        Raises PromptError or SettingsError at the call, before any work, and CheckpointError for a model that only
+        draws.
         """
+        self.checkpoint.check_writes()
         images, settings = listed(images), _expected(settings, DocumentSettings)
         if settings is None:
             size = self.best_size(images[0].size if images else None, document=True)
@@ -386,17 +476,70 @@ class Engine:
             settings.of_image(index).check_size(self.config.token_pixels)
         shown = self._references(images, max_pixels)
         sequences = self.prompts.document(prompt, shown, system=settings.system, think=settings.think)
+        return self._writing(sequences, settings, choose=choose)
+
+    def self_correct(
+        self,
+        prompt: str,
+        images: Sequence[Image.Image] = (),
+        *,
+        settings: CorrectionSettings | None = None,
+        first: torch.Tensor | None = None,
+        max_pixels: int | None = None,
+        choose: Choose | None = None,
+    ) -> Iterator[Event]:
+        """Draw a picture, and let the model judge it by its prompt and draw revisions, all in one context. Yields
+        Drawing events for the picture and its revisions, Text for the critiques between them, and at last End.
+
+        first: a picture drawn before, as `Step.image` gives it, which is gone on from: it counts as the picture of
+        index 0, is not drawn again, and revisions have its size. Raises PromptError or SettingsError at the call,
+        before any work, and CheckpointError for a model that only draws.
+        """
+        self.checkpoint.check_writes()
+        images, settings = listed(images), _expected(settings, CorrectionSettings)
+        settings = settings or CorrectionSettings(SamplingSettings(*self.best_size(images[0].size if images else None)))
+        drawn = None if first is None else drawn_pixels(first, self.config.token_pixels)
+        if drawn is not None:
+            settings = replace(
+                settings, sampling=replace(settings.sampling, width=drawn.shape[-1], height=drawn.shape[-2])
+            )
+        settings.sampling.check_size(self.config.token_pixels)
+        full, images_only, after = self.prompts.self_correction(prompt, self._references(images, max_pixels))
+        self._check_room(full, settings.sampling)
+        opening = Opening(drawn, tuple(after))
+        return self._writing((full, images_only), settings.document, choose=choose, opening=opening)
+
+    def _check_room(self, sequence: TokenSequence, sampling: SamplingSettings) -> None:
+        """Raise PromptError unless the context holds a picture, <img> and </img> after a sequence."""
+        picture = self.config.grid(width=sampling.width, height=sampling.height).tokens + 2
+        tokens, most = len(sequence.ids) + picture, self.prompts.max_tokens
+        if tokens > most:
+            raise PromptError(
+                f"the prompt and its picture of {sampling.width} x {sampling.height} come to {tokens:,} tokens, "
+                f"{tokens - most:,} over the model's {most:,}; shorten the prompt, or draw a smaller picture"
+            )
+
+    def _writing(
+        self,
+        sequences: tuple[TokenSequence, TokenSequence],
+        settings: DocumentSettings,
+        *,
+        choose: Choose | None,
+        opening: Opening | None = None,
+    ) -> Iterator[Event]:
+        """A document that goes on from these sequences, as `Writer` takes them."""
         unconditional = self.prompts.unconditional()
         begun = len(sequences[0].ids)
+        name = "a document" if opening is None else SELF_CORRECTION
 
         def prepare(index: int, contexts: dict[str, Context]) -> None:
             """Plan anew before a picture: all that was written has grown."""
-            written = {name: context.tokens for name, context in contexts.items()}
+            written = {branch: context.tokens for branch, context in contexts.items()}
             grown = sum(context.nbytes for context in contexts.values())
-            self._start(self._document_task(settings, written, index), growing=grown)
+            self._start(self._document_task(settings, written, index, name=name), growing=grown)
 
         return self._running(
-            lambda: self._document_task(settings, begun),
+            lambda: self._document_task(settings, begun, name=name),
             lambda: Writer(
                 self.reader,
                 self.prompts,
@@ -404,6 +547,7 @@ class Engine:
                 unconditional=unconditional,
                 settings=settings,
                 choose=choose,
+                opening=opening,
                 prepare=prepare,
             ).events(),
         )
@@ -434,6 +578,7 @@ class Engine:
     ) -> Generator[Result, None, None]:
         """`_running`, within the engine's turn."""
         self.use_loras(self.loras)  # as their files are now
+        self.end_guessing()
         self._start(task(), needed(), conversation=conversation)
         dropped, loras = self.memory.residency.times_dropped, self.loras
         for result in start():

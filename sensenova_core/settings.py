@@ -29,6 +29,7 @@ DOCUMENT_AREA = 1536 * 1536
 CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
 DTYPES = ("float32", "bfloat16", "float16")
 VRAM_MODES = ("auto", "full", "balanced", "low")
+COMPUTES = ("auto", "bf16", "int8")
 BACKENDS = ("auto", "sdpa", "flash")
 TASKS = ("draw", "understand", "interleave")
 PAGE_FORMATS = ("markdown", "html")  # that a document is saved in; the first unless told otherwise
@@ -36,6 +37,7 @@ SIZE_UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
 
 MAX_THINK_TOKENS = 1024  # of reasoning, unless told otherwise
 MAX_DOCUMENT_TOKENS = 8192
+MAX_CRITIQUE_TOKENS = 2048  # of all critiques of one picture and its revisions
 USUAL_PROMPT = 400  # tokens, with the system message
 
 # The branches of guidance. All denoise the same image and differ in what they have read before it.
@@ -382,20 +384,10 @@ class DocumentSettings(Settings):
                 problem=f"are {quoted(self.sizes)}",
                 remedy="give (width, height) of each image",
             )
-        if self.sampling.batch_size != 1:
-            raise SettingsError(
-                setting="batch_size", value=self.sampling.batch_size, remedy="a document's images are drawn one by one"
-            )
+        _check_drawn_in_turn(self.sampling, "a document's images are drawn one by one")
         if 1 < len(self.sizes) < self.max_images:
             raise SettingsError(
                 f"{len(self.sizes)} sizes for up to {self.max_images} images", "give one for all, or one for each"
-            )
-        if self.sampling.guidance.norm == "cfg_zero_star":
-            raise SettingsError(
-                setting="cfg_norm",
-                value="cfg_zero_star",
-                problem="cfg_zero_star is for text to image only",
-                remedy="choose none, global or channel",
             )
 
     def of_image(self, index: int) -> SamplingSettings:
@@ -403,6 +395,59 @@ class DocumentSettings(Settings):
         sizes = self.sizes or ((self.sampling.width, self.sampling.height),)
         width, height = sizes[0] if len(sizes) == 1 else sizes[index]
         return replace(self.sampling, width=width, height=height)
+
+
+def _check_drawn_in_turn(sampling: SamplingSettings, why: str) -> None:
+    """Raise SettingsError for what pictures cannot have that follow each other in one context."""
+    if sampling.batch_size != 1:
+        raise SettingsError(setting="batch_size", value=sampling.batch_size, remedy=why)
+    if sampling.guidance.norm == "cfg_zero_star":
+        raise SettingsError(
+            setting="cfg_norm",
+            value="cfg_zero_star",
+            problem="cfg_zero_star is for text to image only",
+            remedy="choose none, global or channel",
+        )
+
+
+@dataclass(frozen=True)
+class CritiqueSettings(DecodingSettings):
+    """How the critiques of a picture and its revisions are written. max_tokens: of all of them together."""
+
+    max_tokens: int = _setting(
+        MAX_CRITIQUE_TOKENS,
+        "Where critiques are cut, in tokens: of all rounds together.",
+        name="max_critique_tokens",
+        low=1,
+        usual=(1, 32_768),
+    )
+
+
+@dataclass(frozen=True)
+class CorrectionSettings(Settings):
+    """How the model corrects its own picture. Checked when made; raises SettingsError.
+
+    sampling: of the picture and its revisions, which are as large. rounds: 1 or more; how many revisions there may be.
+    """
+
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    decoding: DecodingSettings = field(default_factory=CritiqueSettings)
+    rounds: int = _setting(
+        1,
+        "How often the model may revise its picture: it does so as long as it finds something wrong.",
+        option="self_correct",
+        low=1,
+        usual=(1, 10),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_drawn_in_turn(self.sampling, "a picture that is corrected is drawn alone; give 1")
+
+    @property
+    def document(self) -> DocumentSettings:
+        """The same, as a document of the picture and its revisions."""
+        return DocumentSettings(sampling=self.sampling, decoding=self.decoding, max_images=self.rounds + 1)
 
 
 @dataclass(frozen=True)
@@ -413,8 +458,8 @@ class LoadSettings(Settings):
     dtype: str = _setting(
         "auto",
         "What the weights run in. auto: as stored (bfloat16 in the published checkpoints), or bfloat16 where they are "
-        "packed, as in GGUF and FP8 files; float32 on a device without bfloat16. float32 is exact and takes twice the "
-        "memory.",
+        "packed, as in GGUF, FP8 and INT8 files; float32 on a device without bfloat16. float32 is exact and takes "
+        "twice the memory.",
         choices=("auto", *DTYPES),
     )
     vram_mode: str = _setting(
@@ -435,6 +480,14 @@ class LoadSettings(Settings):
         "bfloat16 on NVIDIA cards only.",
         option="attn_backend",
         choices=BACKENDS,
+        advanced=True,
+    )
+    compute: str = _setting(
+        "auto",
+        "How linear layers multiply. auto: INT8 where weights are stored as INT8 and the device is quick at it, else "
+        "in {dtype}. bf16: always in {dtype}, packed weights unpacked first. int8: INT8 whatever the weights are "
+        "stored as; quicker on most cards, a little less exact.",
+        choices=COMPUTES,
         advanced=True,
     )
 
@@ -470,7 +523,16 @@ class ForecastSettings(Settings):
     ram: str = _setting("", "Plan for so much free system memory, such as 24GiB. Empty: what is free here.")
 
 
-ALL_KINDS = (SamplingSettings, DecodingSettings, ReasoningSettings, DocumentSettings, LoadSettings, ForecastSettings)
+ALL_KINDS = (
+    SamplingSettings,
+    DecodingSettings,
+    ReasoningSettings,
+    DocumentSettings,
+    CritiqueSettings,
+    CorrectionSettings,
+    LoadSettings,
+    ForecastSettings,
+)
 
 
 def edit_pixel_limits(images: int, best_area: int = BEST_AREA) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.golden_set import checkpoint
 
-# Draws, edits, thinks, asks and writes a document; prints what came out of each as a hash.
+# Draws, edits, thinks, asks, writes a document and corrects a picture; prints what came out of each as a hash.
 TASKS = """
 import hashlib, itertools, sys
 import torch
@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 {before}
 import sensenova_core
 from sensenova_core import Guidance, SamplingSettings
-from sensenova_core.settings import DecodingSettings, DocumentSettings
+from sensenova_core.settings import CorrectionSettings, DecodingSettings, DocumentSettings
 from sensenova_core.writing.document import Drawing
 from tests.support.pictures import picture
 from tests.support.watch import saying
@@ -45,6 +45,11 @@ document = DocumentSettings(sampling=sampling, sizes=((64, 32),), decoding=Decod
 choose = saying(engine, "one <img> two <img> end<|im_end|>")
 events = list(engine.interleave("a story", images[:1], settings=document, max_pixels=16384, choose=choose))
 shown("written", *[e.step.image() if isinstance(e, Drawing) else getattr(e, "text", "") for e in events])
+first = torch.rand((1, 32, 64, 3), generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float32, device="cpu")
+choose = saying(engine, "too dark <img> well<|im_end|>")
+corrected = CorrectionSettings(SamplingSettings(steps=2, guidance=Guidance(3.0, 2.0), seed=5))
+events = list(engine.self_correct("a star", settings=corrected, first=first, choose=choose))
+shown("corrected", *[e.step.image() if isinstance(e, Drawing) else getattr(e, "text", "") for e in events])
 """
 DEFAULTS = [
     "torch.set_default_dtype(torch.float64)",
@@ -61,7 +66,7 @@ def results(name: str, before: str = "", after: str = "") -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env={"PYTHONPATH": str(root)})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     return lines
 
 

@@ -131,7 +131,7 @@ def test_a_prompt_that_was_not_encoded(engine, given):
 
 
 def test_settings_of_another_kind(engine):
-    for call in engine.understand, engine.interleave:
+    for call in engine.understand, engine.interleave, engine.self_correct:
         with pytest.raises(SettingsError, match=r"the settings are .*; give \w+Settings\(...\)"):
             call("What?", settings={"max_tokens": 3})
     with pytest.raises(SettingsError, match=r"width is 10+; give at most 16384 pixels"):

@@ -12,6 +12,7 @@ import pytest
 from sensenova_core import SettingsError
 from sensenova_core.settings import (
     ALL_KINDS,
+    CorrectionSettings,
     DocumentSettings,
     Guidance,
     LoadSettings,
@@ -81,6 +82,7 @@ def test_a_name_has_one_option():
 def test_every_field_of_what_is_typed_is_told():
     apart = {(LoadSettings, "device"), (DocumentSettings, "sampling"), (DocumentSettings, "sizes")}
     apart |= {(DocumentSettings, "decoding"), (SamplingSettings, "guidance")}
+    apart |= {(CorrectionSettings, "sampling"), (CorrectionSettings, "decoding")}
     for kind in (*ALL_KINDS, Guidance):
         untold = {(kind, each.name) for each in fields(kind) if "setting" not in each.metadata}
         assert untold <= apart
@@ -122,6 +124,7 @@ def test_nothing_heavy_is_imported():
 
 def test_the_command_line_says_no_default_or_choice_of_a_setting_again():
     own = {("inspect", "--dtype"), ("chat", "--system-message"), ("generate", "--think")}  # which mean something else
+    own |= {("self_correction", "--self-correct")}  # which is off unless given, with or without its number
     flags, again = {"--" + setting.option.replace("_", "-") for setting in EVERY}, set()
     for path in (ROOT / "sensenova_core/cli").glob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -12,6 +12,7 @@ from sensenova_core.cli.jobs import KEYS
 from sensenova_core.cli.options import flag, help_of, shown
 from sensenova_core.settings import (
     MAX_DOCUMENT_TOKENS,
+    CritiqueSettings,
     DecodingSettings,
     DocumentSettings,
     ForecastSettings,
@@ -43,9 +44,10 @@ def of(kind: type) -> list[Setting]:
 
 
 LIMIT = settings_of(DecodingSettings)["max_tokens"]
+LIMITS = [settings_of(ReasoningSettings)["max_think_tokens"], settings_of(CritiqueSettings)["max_critique_tokens"]]
 TABLES = {
     "drawing": table(of(SamplingSettings)),
-    "writing": table([settings_of(ReasoningSettings)["max_think_tokens"], *of(DecodingSettings)]),
+    "writing": table([*LIMITS, *of(DecodingSettings)]),
     "running": table(of(LoadSettings)),
     "document": table([*of(DocumentSettings), replace(LIMIT, default=MAX_DOCUMENT_TOKENS)]),
     "plan": table(of(ForecastSettings)),

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..hub.family import DEFAULT_MODEL, PIXEL_HEADS, REPOSITORIES, version_in
 from ..hub.repository import CONFIG_JSON, read_json
 from ..model.config import FAMILY, ModelConfig
+from .comfy_quant import as_kept, kept_layers
 from .config_from_shapes import LAYERS, config_from_shapes, counts, head_width
 from .files import Files, locate
 from .headers import Stored, read_files, stored_types
+from .names import OUTPUT_HEAD
 from .prefixes import published_names
 from .quantised import quantised_as, refused
 from .scales import MARK, check_all_scaled, check_scales, with_scales
@@ -42,19 +45,37 @@ class Checkpoint:
         if self.quantised is not None:
             raise refused(str(self.files.path), self.quantised)
 
+    def check_writes(self) -> None:
+        """Raise CheckpointError for a model that can draw and edit, and write no text."""
+        if not self.config.writes:
+            raise CheckpointError(
+                f"{self.files.path}: this file is for drawing only: it lacks {OUTPUT_HEAD}, with which a model writes. "
+                "It draws and edits; for reasoning, answers, chat, documents and self-correction take a file that has "
+                f"it, such as those of {self._published}"
+            )
+
     @property
     def name(self) -> str:
         return self.files.name
+
+    @property
+    def version(self) -> str | None:
+        """Which of the family it is, by its name: None where that says nothing, or what its head speaks against."""
+        version = version_in(self.name)
+        return (
+            version if version and PIXEL_HEADS.get(version, self.config.pixel_head) == self.config.pixel_head else None
+        )
 
     def found(self) -> str:
         """What it is, in three lines: for the user to see that it is what was meant."""
         decoder = self.config.decoder
         kinds = list(self.stored)
-        family = "U1.5" if self.config.pixel_head else "U1"
+        family = self.version or ("U1.5 or later (pixel head)" if self.config.pixel_head else "U1")
         experts = " with experts" if any(decoder.generation_experts) else ""
         types = " + ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more" if len(kinds) > _KINDS else "")
         files = "1 file" if len(self.files.weights) == 1 else f"{len(self.files.weights)} files"
         assumed = f" (assumed, as published: {self.assumptions})" if self.assumed else ""
+        experts += "" if self.config.writes else " for drawing only (no output head)"
         place = self.files.tokenizer
         tokenizer = "in the same folder" if place == self.files.folder else place or "none"
         return (
@@ -87,7 +108,9 @@ class Checkpoint:
         """A published model with the same tokenizer."""
         if any(self.config.decoder.generation_experts):
             return "SenseNova/SenseNova-U1-A3B-MoT"
-        return f"SenseNova/SenseNova-U1{'.5' if self.config.pixel_head else ''}-8B-MoT"
+        version = self.version or ("U1.5" if self.config.pixel_head else "U1")
+        named = (repo for repo in REPOSITORIES if repo.endswith(f"-{version}-8B-MoT"))
+        return next(named, DEFAULT_MODEL)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -97,9 +120,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     files = locate(path)
     tensors, metadata = read_files(files)
-    quantised = quantised_as(tensors, metadata, next(_configs_beside(files), None))
+    kept = kept_layers(tensors, metadata)
+    weights = as_kept(tensors, kept)
+    quantised = quantised_as(weights, metadata, next(_configs_beside(files), None), kept=kept)
     try:
-        scaled = with_scales(tensors)
+        scaled = with_scales(weights)
         names, ignored = published_names(scaled, str(files.path))
         headers = {published: scaled[name] for name, published in names.items()}
         config, config_from, assumed = _config(files, headers, metadata)
@@ -131,7 +156,7 @@ def _config(
     width = head_width(shapes)
 
     def parsed(raw: Mapping[str, Any]) -> ModelConfig:
-        config = ModelConfig.from_dict(raw)
+        config = replace(ModelConfig.from_dict(raw), writes=OUTPUT_HEAD in headers)
         return config if width is None else config.with_head_width(width)
 
     if not files.is_single and (files.folder / CONFIG_JSON).is_file():

@@ -13,6 +13,7 @@ from ..hub.repository import (
     MAX_JSON,
     PEFT_CONFIG,
     PEFT_FILE,
+    SHARD,
     TOKENIZER_FILES,
     read_json,
 )
@@ -29,8 +30,8 @@ from .prefixes import LORA_BYTES
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MARK = b"fm_modules."  # in the names of a model's tensors
+_BEGINS = b"language_model.model.embed_tokens.weight"  # in that of a whole one, beside MARK
 LOOK = 2**23  # bytes of a GGUF file that hold all names, after a vocabulary if there is one
-_SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})$")  # the stem of a part of a checkpoint: which it is, and of how many
 _SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}$")  # ends the stem of a part of a GGUF file
 _SPLIT_GGUF = "a part of a GGUF file in several; join them (llama-gguf-split --merge), or fetch it in one file"
 _HUB = "models--"  # begins the folder of a repository in the hub's cache
@@ -131,13 +132,32 @@ def locate(path: str | Path) -> Files:
 
 def is_shard(file: Path) -> bool:
     """Whether a file is a part of a checkpoint in several, by its name."""
-    return file.suffix.lower() == SAFETENSORS and _SHARD.match(file.stem) is not None
+    return file.suffix.lower() == SAFETENSORS and SHARD.match(file.stem) is not None
 
 
 def is_of_family(file: Path) -> bool:
     """Whether a single file looks like a checkpoint of this family, by the beginning of its header alone."""
     names = _beginning(file)
     return MARK in names and not LORA_BYTES.search(names)
+
+
+def holds_several(folder: Path) -> bool:
+    """Whether a folder's .safetensors files are checkpoints of their own, as where one model lies in several types."""
+    try:
+        return not _visible(folder, INDEX) and len(_whole_ones(_visible(folder, SAFETENSORS))) > 1
+    except CheckpointError:
+        return False
+
+
+def _whole_ones(files: list[Path]) -> list[Path]:
+    """Those of several files that hold a whole model, by the beginnings of their headers alone."""
+    singles = [file for file in files if not is_shard(file)]
+    return [file for file in singles if len(singles) > 1 and all(name in _beginning(file) for name in (MARK, _BEGINS))]
+
+
+def _several(folder: Path, files: list[Path]) -> str:
+    names = ", ".join(file.name for file in files)
+    return f"{folder}: {len(files)} checkpoints in it; give one of the files: {names}"
 
 
 def is_lora(file: Path) -> bool:
@@ -219,6 +239,8 @@ def _in_folder(folder: Path) -> Files:
         raise CheckpointError(f"{folder}: {len(indexes)} checkpoints in it; give one of their indexes: {names}")
     if files := _without_loras(folder, _visible(folder, SAFETENSORS)):
         _check_parts(folder, files)
+        if len(alone := _whole_ones(files)) > 1:
+            raise CheckpointError(_several(folder, alone))
         return Files(folder, tuple(files))
     packed = _visible(folder, GGUF)
     if len(packed) == 1:
@@ -251,7 +273,7 @@ def _check_parts(folder: Path, files: list[Path]) -> None:
     """Raise CheckpointError where names say that there are more parts than lie here: no index tells so."""
     sets: dict[tuple[str, int], set[int]] = {}
     for file in files:
-        if (found := _SHARD.match(file.stem)) and len(found[2]) <= 9 and len(found[3]) <= 9:
+        if (found := SHARD.match(file.stem)) and len(found[2]) <= 9 and len(found[3]) <= 9:
             sets.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
     if len(sets) > 1:
         names = ", ".join(f"{stem[:60]}-*-of-{count:05}" for stem, count in sorted(sets))
@@ -289,7 +311,7 @@ def _nothing_in(folder: Path, packed: list[str]) -> str:
     if packed and all(_SPLIT.search(Path(name).stem) for name in packed):
         return f"{folder}: {packed[0]} is {_SPLIT_GGUF}"
     if packed:
-        return f"{folder}: {len(packed)} checkpoints in it; give one of the files: {', '.join(packed)}"
+        return _several(folder, [Path(name) for name in packed])
     unfinished = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(UNFINISHED))
     if unfinished:
         return f"{folder}: no .safetensors or .gguf file in it; {unfinished[0][:100]} is {NOT_ENDED}"

@@ -14,6 +14,7 @@ from torch import Tensor
 PIECE = 2**23  # numbers unpacked at a time on a card: enough to keep it busy, and 48 MiB at most beside them
 PIECE_CPU = 2**18  # what a processor's cache holds: several times as fast as the above
 SCRATCH = 6  # bytes a number that unpacking a piece takes beside its source and target
+SCRATCH_ROTATED = 12  # where it was rotated: float32, before and after, and in the type that it was stored in
 
 # The types of GGUF, by ggml's numbers of them: name, numbers in a block, and its bytes.
 GGUF_TYPES = {
@@ -194,6 +195,7 @@ FORMATS = {
     "F64": _one_by_one(torch.float64, runs=False),
     "F8_E4M3": _one_by_one(torch.float8_e4m3fn, runs=False),
     "F8_E5M2": _one_by_one(torch.float8_e5m2, runs=False),
+    "I8": _one_by_one(torch.int8, runs=False),  # with scales, see quantised.py
     "Q8_0": _grouped("Q8_0", _q8_0),
     "Q4_0": _grouped("Q4_0", _q4_0),
     "Q4_1": _grouped("Q4_1", _q4_1),

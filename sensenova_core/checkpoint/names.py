@@ -15,6 +15,7 @@ _PREFIXES = {
     "generation.noise_scale_embedder.": "fm_modules.noise_scale_embedder.",
     "generation.head.": "fm_modules.fm_head.",
 }
+OUTPUT_HEAD = "language_model.lm_head.weight"  # which writes text; files made for drawing alone lack it
 _DECODERS = {"understanding.decoder.": "", "generation.decoder.": _SUFFIX}
 
 

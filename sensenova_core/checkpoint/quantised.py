@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
+from .comfy_quant import Kept, unread_format
 from .formats import FORMATS
+from .scales import SCALES
 from .tensors import TensorHeader
 
-INSTEAD = "take its BF16 version, one in FP8 (E4M3 or E5M2, scaled or not), or a GGUF file such as Q8_0 or Q4_K_M"
+INSTEAD = (
+    "take its BF16 version, one in INT8 (ComfyUI's, ConvRot or plain) or FP8 (E4M3 or E5M2, scaled or not), or a GGUF "
+    "file such as Q8_0 or Q4_K_M"
+)
 _GGUF = re.compile(r"(I?Q\d|TQ\d|MXFP4$|NVFP4$)")  # types of blocks, which only GGUF files have
 # What configs call a method -> what people call it.
 _METHODS = {
@@ -33,6 +38,10 @@ class _Found:
 
     def any(self, *leaves: str) -> bool:
         return any(leaf in self.leaves for leaf in leaves)
+
+    @property
+    def has_int8(self) -> bool:
+        return "I8" in self.leaves.get("weight", ())
 
     def said(self, pattern: str) -> bool:
         tells = re.compile(pattern)
@@ -63,18 +72,27 @@ _TELLS: tuple[tuple[str, Callable[[_Found], bool]], ...] = (
     ("4-bit floating point (NVFP4 or MXFP4)", lambda f: any("F4" in types for types in f.leaves.values())),
     ("6-bit floating point", lambda f: any({"F6_E2M3", "F6_E3M2"} & types for types in f.leaves.values())),
     ("FP8 of AMD's kind (FNUZ)", lambda f: any(kind.endswith("FNUZ") for kind in f.leaves.get("weight", ()))),
-    ("INT8", lambda f: "I8" in f.leaves.get("weight", ())),
+    ("W4A8", lambda f: f.any("weight_s_rel", "weight_s_channel", "weight_codebook")),
+    ("INT8 with zero points", lambda f: f.has_int8 and f.any("weight_zero_point", "zero_point", "zeros", "qzeros")),
+    ("INT8 without scales", lambda f: f.has_int8 and not f.any(*SCALES)),
     ("int4", lambda f: bool({"U8", "I32", "U32"} & f.leaves.get("weight", set()))),
 )
 
 
 def quantised_as(
-    headers: Mapping[str, TensorHeader], metadata: Mapping[str, Any], config: Mapping[str, Any] | None
+    headers: Mapping[str, TensorHeader],
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    *,
+    kept: Mapping[str, Kept],
 ) -> str | None:
     """The format that a checkpoint is in, by name, if it is one that is not read.
 
-    config: a config.json's content, which may name the method. Tensors alone decide whether it is any.
+    config: a config.json's content, which may name the method. kept: what ComfyUI says of layers. Tensors and this
+    alone decide whether it is any.
     """
+    if (unread := unread_format(kept)) is not None:
+        return unread
     blocks = sorted({each.dtype for each in headers.values() if each.dtype not in FORMATS and _GGUF.match(each.dtype)})
     if blocks:
         return f"GGUF's {' and '.join(blocks)}"
@@ -88,7 +106,7 @@ def quantised_as(
     said = _said(metadata, config)
     if kind is not None:
         return _both(kind, said)
-    packed = [each for each in headers.values() if each.dtype in _WHOLE and each.numel > 2**12]
+    packed = [each for each in headers.values() if each.dtype in _WHOLE - {"I8"} and each.numel > 2**12]
     return said if packed else None
 
 

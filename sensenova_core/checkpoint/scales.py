@@ -1,4 +1,4 @@
-"""Scales that FP8 checkpoints keep beside their weights, found by name and put in their weights' headers."""
+"""Scales that FP8 and INT8 checkpoints keep beside their weights, found by name and put in their weights' headers."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,9 @@ from .tensors import TensorHeader
 # What a layer's scale is called beside "weight": by ComfyUI, by most others, and where a scale is of 128 x 128 numbers.
 # All of them are factors, also the one that is called an inverse.
 SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
-IGNORED = ("scale_input", "input_scale", "comfy_quant")  # of inputs, which are not rounded here; what types say too
+IGNORED = ("scale_input", "input_scale")  # of inputs, whose scales are computed here
 MARK = "scaled_fp8"  # ComfyUI's, of a file whose layers all have scales
+QUANTISED = ("F8", "I8")  # types that may have scales begin so
 _NUMBER = re.compile(r"\.\d+\.")
 _TABLE = ".embed_tokens."
 _SHOWN = 3
@@ -36,16 +37,17 @@ def with_scales(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
                 raise CheckpointError(f"{header.file}: {layer} has two scales, {leaf} is one of them; fetch it again")
             weights[f"{layer}.weight"] = replace(weight, scale=header)
             del weights[name]
-        elif weight is not None and leaf in IGNORED and weight.dtype.startswith("F8"):
+        elif weight is not None and leaf in IGNORED and weight.dtype.startswith(QUANTISED):
             del weights[name]
     return weights
 
 
 def check_all_scaled(headers: Mapping[str, TensorHeader], *, marked: bool) -> None:
-    """Raise CheckpointError for FP8 matrices without the scale that they are to be multiplied with.
+    """Raise CheckpointError for INT8 and FP8 matrices without the scale that they are to be multiplied with.
 
-    marked: whether the file says that its layers have scales. Then all of them must have one; the embedding table is no
-    layer. In other files, layers of one kind must all have one, or none of them. headers: by published names.
+    Where one of INT8 has it, all must. marked: whether the file says that its layers have scales. Then all of FP8 must
+    have one; the embedding table is no layer. In other files, FP8 layers of one kind must all have one, or none of
+    them. headers: by published names.
     """
     fp8 = {name: header for name, header in headers.items() if header.dtype.startswith("F8") and len(header.shape) == 2}
     scaled = {
@@ -56,10 +58,13 @@ def check_all_scaled(headers: Mapping[str, TensorHeader], *, marked: bool) -> No
         for name, header in fp8.items()
         if header.scale is None and (_NUMBER.sub(".*.", name) in scaled or (marked and _TABLE not in name))
     ]
+    int8 = {name: header for name, header in headers.items() if header.dtype == "I8"}
+    if any(header.scale is not None for header in int8.values()):
+        missing += [name for name, header in int8.items() if header.scale is None]
     if missing:
-        file = headers[missing[0]].file
+        file, kind = headers[missing[0]].file, "FP8" if missing[0] in fp8 else "INT8"
         raise CheckpointError(
-            f"{file}: {len(missing)} FP8 weights without the scale that they are to be multiplied with: "
+            f"{file}: {len(missing)} {kind} weights without the scale that they are to be multiplied with: "
             f"{', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}; fetch it or another anew"
         )
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .formats import BLOCKS, FORMATS, Format, piece_on
+from ..model.int8 import rotated
+from .formats import BLOCKS, FORMATS, SCRATCH, SCRATCH_ROTATED, Format, piece_on
 
 SCALED = 128  # rows and columns that a number of a block-wise scale is for
+_FEWEST = 16  # rows that are rotated at once
 _ALIGN = 16  # bytes, between a tensor's own and its scale's
 
 
@@ -17,7 +20,10 @@ _ALIGN = 16  # bytes, between a tensor's own and its scale's
 class TensorHeader:
     """A stored tensor: its file, its type as safetensors or GGUF spells it ("BF16"), its shape, where its bytes begin.
 
-    scale: what it is multiplied with, mostly where it is FP8: one number, one for each row, or for each 128 x 128.
+    scale: what it is multiplied with, where it is FP8 or INT8: one number, one for each row, or for each 128 x 128.
+    group: columns that were rotated together before it was stored, see model/int8.py; 0 for none. in_floats: whether
+    its file asks for products in floating point. runs: whether it runs as it is stored though its type is one that does
+    not by itself, as INT8 without its scale.
     """
 
     file: Path
@@ -25,6 +31,9 @@ class TensorHeader:
     shape: tuple[int, ...]
     start: int
     scale: "TensorHeader | None" = None
+    group: int = 0
+    in_floats: bool = False
+    runs: bool = False
 
     @property
     def format(self) -> Format:
@@ -33,7 +42,7 @@ class TensorHeader:
     @property
     def packed(self) -> bool:
         """Whether it has to be unpacked before it runs."""
-        return not self.format.runs or self.scale is not None
+        return not (self.runs or self.format.runs) or self.scale is not None
 
     @property
     def numel(self) -> int:
@@ -91,7 +100,12 @@ class TensorHeader:
         if self.scale is None:
             return Packed(self.format, shape, raw)
         scale = buffer[self._scale_start(rows) :].view(torch.float32).view(self.scale.table)
-        return Packed(self.format, shape, raw, scale=scale, tile=self.tile, first_row=first_row)
+        return Packed(self.format, shape, raw, scale=scale, tile=self.tile, first_row=first_row, group=self.group)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes a number that unpacking a piece of it takes beside its source and target."""
+        return SCRATCH_ROTATED if self.group else SCRATCH
 
     def _scale_start(self, rows: int) -> int:
         size = self.format.nbytes(rows * self.width)
@@ -103,7 +117,7 @@ class Packed:
     """A packed tensor, or rows of one. shape: as it runs. bytes: uint8 (rows, bytes of a row).
 
     scale: float32, of the whole tensor; each of its numbers is for a tile of so many rows and columns. first_row: the
-    place of these rows in the whole tensor.
+    place of these rows in the whole tensor. group: columns that were rotated together, 0 for none.
     """
 
     format: Format
@@ -112,6 +126,7 @@ class Packed:
     scale: Tensor | None = None
     tile: tuple[int, int] = (1, 1)
     first_row: int = 0
+    group: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -133,6 +148,9 @@ class Packed:
 
     def unpack(self, into: Tensor) -> None:
         """Write the numbers to a contiguous tensor of this shape, of any floating type, on the same device."""
+        if self.group:
+            self._unpack_rotated(into.view(len(self.bytes), -1))
+            return
         self.format.unpack(self.bytes.reshape(-1), into.view(-1))
         if self.scale is not None:
             self._multiply(into.view(len(self.bytes), -1), self.scale)
@@ -142,8 +160,19 @@ class Packed:
         self.unpack(into)
         return into
 
+    def _unpack_rotated(self, into: Tensor) -> None:
+        """into: (rows, width). Some rows at a time, in float32, and rounded once."""
+        height = max(1, piece_on(into.device) // into.shape[1])
+        plain = replace(self, group=0)
+        for first in range(0, len(into), height):
+            count = min(height, len(into) - first)
+            turned = plain.rows(first, count).unpacked(torch.float32).view(count, -1)
+            few = max(0, _FEWEST - count)  # a product of fewer rows may sum in another order
+            into[first : first + count].copy_(rotated(F.pad(turned, (0, 0, 0, few)), self.group)[:count])
+
     def _multiply(self, numbers: Tensor, scale: Tensor) -> None:
-        """numbers: (rows, width). FP8 fits in every type it is unpacked to, so that they are rounded once, here."""
+        """numbers: (rows, width). FP8 and INT8 fit in every type they are unpacked to, so that they are rounded once,
+        here."""
         rows, columns = self.tile
         height = max(1, piece_on(numbers.device) // numbers.shape[1])
         whole = numbers.shape[1] // columns * columns

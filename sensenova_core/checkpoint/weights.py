@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .int8 import SCALE, as_multiplied, is_stored, make_int8
 from .mapped_file import MappedFile, State, changed, file_state, state_of
 from .names import checkpoint_name
 from .tensors import Packed, TensorHeader
@@ -24,13 +25,24 @@ _THREADS = min(8, os.cpu_count() or 1)
 class StoredWeights:
     """The stored tensors of one model, by the published names. Holds no weight itself."""
 
-    def __init__(self, model: nn.Module, headers: Mapping[str, TensorHeader], dtype: torch.dtype | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        headers: Mapping[str, TensorHeader],
+        dtype: torch.dtype | None,
+        *,
+        int8: Collection[str] = (),
+    ):
         """Give a model on the meta device the types that it will run in. Reads no weight.
 
         dtype None runs in the prevailing stored type, or in bfloat16 where some are packed, and keeps norms as they are
-        stored. The stored tensors must be exactly the model's, see `check_tensors`.
+        stored. int8: names of weights that are multiplied as INT8, see `int8.multiplied`; those that are not stored so
+        are made so when they are made ready. The stored tensors must be exactly the model's, see `check_tensors`.
         """
-        self.headers = headers
+        self.int8 = frozenset(int8)
+        self.made_int8 = frozenset(name for name in int8 if not is_stored(headers[name]))
+        make_int8(model, headers, self.int8)
+        self.headers = as_multiplied(headers, self.int8)
         self._borrowed: dict[str, TensorHeader] = {}
         self.compute_dtype = dtype or _prevailing_dtype(headers)
         self.keep_norms = dtype is None
@@ -63,12 +75,16 @@ class StoredWeights:
     def nbytes(self) -> int:
         """What all of them take in the types that they run in, or as they are stored where that is packed."""
         return sum(
-            header.nbytes if header.packed else header.numel * self.dtype(name).itemsize
+            header.nbytes if header.packed or name in self.made_int8 else header.numel * self.dtype(name).itemsize
             for name, header in self.headers.items()
         )
 
     def dtype(self, name: str) -> torch.dtype:
         """What a tensor runs in."""
+        if name in self.int8:
+            return torch.int8
+        if name.endswith(SCALE):
+            return torch.float32
         header = self.headers[name]
         as_stored = self.keep_norms and "norm" in name and not header.packed
         return header.format.numbers if as_stored else self.compute_dtype
@@ -96,7 +112,7 @@ class StoredWeights:
             value = self._as_stored(name, stored(header).view(header.rows, -1), header.shape)
             if isinstance(value, Packed) and header.scale is not None:
                 scale = stored(header.scale).view(header.scale.format.numbers).float()
-                value = replace(value, scale=scale.view(header.scale.table), tile=header.tile)
+                value = replace(value, scale=scale.view(header.scale.table), tile=header.tile, group=header.group)
             yield name, value
 
     def whole(self, name: str) -> Tensor | Packed:
@@ -119,7 +135,8 @@ class StoredWeights:
         if isinstance(value, Packed) and header.scale is not None:
             tall, wide = header.tile
             scale = self._raw_rows(header.scale, header.scale.table[1], indexes // tall)
-            value = replace(value, scale=scale.view(header.scale.format.numbers).float(), tile=(1, wide))
+            scale = scale.view(header.scale.format.numbers).float()
+            value = replace(value, scale=scale, tile=(1, wide), group=header.group)
         return value
 
     def _as_stored(self, name: str, raw: Tensor, shape: tuple[int, ...]) -> Tensor | Packed:

@@ -65,7 +65,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(
-        prog="sensenova", description="SenseNova-U1 and U1.5: draw, edit, ask, write illustrated documents."
+        prog="sensenova", description="SenseNova-U1, U1.5 and U1.6: draw, edit, ask, write illustrated documents."
     )
     parser.add_argument("--version", action="version", version=f"sensenova {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -84,6 +84,7 @@ class Conversation:
         self.settings = decoding_settings(options)
         shown = open_images(options.image)
         self.engine, self.profile = open_engine(options)
+        self.engine.checkpoint.check_writes()
         self.profiled = options.profile
         system = getattr(options, "system_message", "")  # `generate` has none
         self.messages = [Message("system", system)] if system else []

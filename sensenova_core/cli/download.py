@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..hub.download import DEFAULT_MODEL
+from ..hub.family import DEFAULT_MODEL, REPOSITORIES
 from .models import COMFYUI_MODELS
 
 
@@ -14,16 +14,21 @@ def add_parser(commands) -> None:
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="where its files go (default: models/sensenova/NAME of the ComfyUI that COMFYUI_PATH names, else the "
-        "hub's cache)",
+        help="where its files go (default: models/sensenova/NAME of the ComfyUI that COMFYUI_PATH names, of LoRAs "
+        "models/sensenova/loras/NAME, else the hub's cache)",
     )
     parser.add_argument("--revision", help="branch, tag or commit (default: the newest)")
     parser.add_argument("--tokenizer-only", action="store_true", help="the few MB that a single-file checkpoint needs")
+    parser.add_argument("--list", action="store_true", help="only say which repositories there are; asks nobody")
     parser.add_argument("--file", metavar="NAME", help="of several .gguf or .safetensors files, this one")
     parser.set_defaults(run=run)
 
 
 def run(options) -> int:
+    if options.list:
+        width = max(map(len, REPOSITORIES))
+        print(*(f"{repo:<{width}}  {holds}" for repo, holds in REPOSITORIES.items()), sep="\n")
+        return 0
     from ..hub.download import download
 
     folder = download(
@@ -46,4 +51,5 @@ def _target(options) -> Path | None:
     if not os.environ.get("COMFYUI_PATH"):
         return None
     name = "tokenizer" if options.tokenizer_only else check_name(options.repo)
-    return Path(os.environ["COMFYUI_PATH"]).expanduser() / COMFYUI_MODELS / name
+    loras = "loras" if "lora" in name.lower() else ""
+    return Path(os.environ["COMFYUI_PATH"]).expanduser() / COMFYUI_MODELS / loras / name

@@ -3,14 +3,14 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingsError
 from ..report.outputs import check_writable
-from ..settings import DecodingSettings, ReasoningSettings, SamplingSettings
-from . import chat
+from ..settings import CritiqueSettings, DecodingSettings, ReasoningSettings, SamplingSettings
+from . import chat, self_correction
 from .jobs import DEFAULT_PROMPT, Job, read_jobs
 from .models import add_running_options, open_engine
 from .options import (
@@ -29,7 +29,6 @@ from .record import Record, with_keys
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..drawing.sampling import Step
     from ..engine import Engine
     from ..reading.prompt import Conditioning
     from ..report.profile import Profile, Watched
@@ -40,7 +39,8 @@ MODALITIES = ("auto", "text2img", "img2img", *TEXT_MODALITIES)
 THINKING = options_of(ReasoningSettings, "seed")
 EDITING = ("img_cfg_scale", "max_pixels", "same_size")
 # Options that a text modality has no use for; its answers have a seed too.
-DRAWING = (*options_of(SamplingSettings, "seed"), "same_size", "think", "max_think_tokens", "output")
+CORRECTING = ("self_correct", "max_critique_tokens")
+DRAWING = (*options_of(SamplingSettings, "seed"), "same_size", "think", "max_think_tokens", *CORRECTING, "output")
 BYTES = 4  # of a pixel of a PNG that compresses badly, at most
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--think", action="store_true", help="let the model reason before it draws")
     parser.add_argument("--print-think", action="store_true", help="print the reasoning")
     add_settings(parser, ReasoningSettings, "max_think_tokens")
+    self_correction.add_options(parser)
     add_settings(parser, DecodingSettings, but=("seed",))
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one prompt a line as JSON; its keys override the options above"
@@ -82,8 +83,14 @@ def run(options) -> int:
     record = Record(output, jobs) if options.resume else None
     if record and not (jobs := record.missing(jobs)):
         return 0
-    reasoning = decoding_settings(options, ReasoningSettings) if options.think else None
+    texts = _texts(options)
+    for job in jobs:
+        if job.rounds:
+            with job.source.named():
+                self_correction.settings_for(job, texts["critiques"])
     engine, profile = open_engine(options)
+    if texts:
+        engine.checkpoint.check_writes()
     for job in jobs:
         with job.source.named():
             job.check(engine)
@@ -91,15 +98,23 @@ def run(options) -> int:
         engine.place()
     for job in record.claimed(jobs) if record else jobs:
         with job.source.named():
-            _draw_and_save(engine, profile, job, reasoning=reasoning, record=record)
+            _draw_and_save(engine, profile, job, texts=texts, record=record)
     if options.profile:
         print(profile.summary(engine))
     return 0
 
 
+def _texts(options) -> dict[str, DecodingSettings]:
+    """How the texts are written that belong to each picture: its "reasoning", or its "critiques"."""
+    if options.think:
+        return {"reasoning": decoding_settings(options, ReasoningSettings)}
+    return {} if options.self_correct is None else {"critiques": decoding_settings(options, CritiqueSettings)}
+
+
 def _check_options(options) -> None:
     """Raise SettingsError for options that contradict each other."""
     check_reference_options(options)
+    self_correction.check_options(options)
     if options.jsonl is not None and options.modality in TEXT_MODALITIES:
         raise SettingsError(f"--jsonl is for pictures; --modality {options.modality} answers one --prompt at a time")
     if options.jsonl is not None and options.prompt is not None:
@@ -112,11 +127,16 @@ def _check_options(options) -> None:
 
 
 def _warn_of_the_useless(options, *, editing: bool) -> None:
-    warn_without_effect(options, ["max_tokens"], "on pictures; reasoning has --max-think-tokens")
+    limits = "reasoning has --max-think-tokens, and critiques have --max-critique-tokens"
+    warn_without_effect(options, ["max_tokens"], f"on pictures; {limits}")
+    corrects = options.self_correct is not None
     if not options.think:
-        warn_without_effect(options, THINKING, "without --think")
+        warn_without_effect(options, THINKING[:1] if corrects else THINKING, "without --think")
+    if not corrects:
+        warn_without_effect(options, ["max_critique_tokens"], "without --self-correct")
     if not editing:
-        warn_without_effect(options, EDITING, "without an image")
+        useless = [name for name in EDITING if not (corrects and name == "img_cfg_scale")]
+        warn_without_effect(options, useless, "without an image")
 
 
 def check_output(output: Path, jobs: list[Job]) -> None:
@@ -126,10 +146,10 @@ def check_output(output: Path, jobs: list[Job]) -> None:
         raise SettingsError(f"--output {output} is one file for {len(jobs)} prompts; give a folder")
     if not one_file and (output.suffix.lower() in OTHER_PICTURES or os.path.isfile(output)):
         raise SettingsError(f"--output {output}: pictures are written as PNG; give a folder or the name of a .png")
-    if one_file and (folder := next(filter(os.path.isdir, numbered(output, jobs[0].settings.batch_size)), None)):
+    if one_file and (folder := next(filter(os.path.isdir, numbered(output, jobs[0].pictures)), None)):
         raise SettingsError(f"--output {output}: {folder} is a folder; give another name")
-    last = numbered(output, jobs[0].settings.batch_size)[-1] if one_file else output / "sensenova_00001.png"
-    check_writable(last, max(BYTES * job.size[0] * job.size[1] * job.settings.batch_size for job in jobs))
+    last = numbered(output, jobs[0].pictures)[-1] if one_file else output / "sensenova_00001.png"
+    check_writable(last, max(BYTES * job.size[0] * job.size[1] * job.pictures for job in jobs))
     check_folder(output.parent if one_file else output)
 
 
@@ -139,23 +159,20 @@ def numbered(output: Path, images: int) -> list[Path]:
 
 
 def _draw_and_save(
-    engine: "Engine", profile: "Profile", job: Job, *, reasoning: DecodingSettings | None, record: Record | None
+    engine: "Engine", profile: "Profile", job: Job, *, texts: Mapping[str, DecodingSettings], record: Record | None
 ) -> None:
     """Nothing of one job's images is left when the next begins.
 
-    reasoning: how to reason first, None for not at all. record: of the lines that are drawn, if there is one.
+    texts: see `_texts`. record: of the lines that are drawn, if there is one.
     """
-    from ..report.profile import Watched
-
     with profile.generating(engine):
-        conditioning = job.encode(engine)
-        if reasoning is not None:
-            thoughts = Watched(engine.think(conditioning, reasoning), profile)
-            conditioning = _thought(thoughts, shown=job.source.options.print_think)
-        if warning := conditioning.repeated_noise(job.settings.seed, job.size):
-            log.warning(warning)
-        image = _drawn(Watched(engine.denoise(conditioning, job.settings), profile), job.settings.steps)
-    paths = save(image, job, conditioning.think_text, there=record.there(job) if record else {})
+        if "critiques" in texts:
+            correction = self_correction.corrected(engine, profile, job, decoding=texts["critiques"])
+            images, about = correction.pictures, self_correction.told_of_each(correction)
+        else:
+            images, think_text = _drawn(engine, profile, job, reasoning=texts.get("reasoning"))
+            about = [{} if think_text is None else {"think_text": think_text}] * len(images)
+    paths = save(images, job, about, there=record.there(job) if record else {})
     if record:
         record.finished(job, paths)
     for path in paths:
@@ -175,19 +192,33 @@ def _thought(thoughts: "Watched[Thought]", *, shown: bool) -> "Conditioning":
     return thoughts.last.conditioning
 
 
-def _drawn(steps: "Watched[Step]", total: int) -> "Tensor":
-    """The finished batch (images, height, width, 3)."""
+def _drawn(
+    engine: "Engine", profile: "Profile", job: Job, *, reasoning: DecodingSettings | None
+) -> "tuple[list[Tensor], str | None]":
+    """The finished batch, (1, height, width, 3) each, and the reasoning. reasoning: how, None for not at all."""
     from tqdm import tqdm
 
-    for _ in tqdm(steps, total=total, unit="step"):
+    from ..report.profile import Watched
+
+    conditioning = job.encode(engine)
+    if reasoning is not None:
+        thoughts = Watched(engine.think(conditioning, reasoning), profile)
+        conditioning = _thought(thoughts, shown=job.source.options.print_think)
+    if warning := conditioning.repeated_noise(job.settings.seed, job.size):
+        log.warning(warning)
+    steps = Watched(engine.denoise(conditioning, job.settings), profile)
+    for _ in tqdm(steps, total=job.settings.steps, unit="step"):
         pass
-    return steps.last.image()
+    return [*steps.last.image().split(1)], conditioning.think_text
 
 
-def save(images: "Tensor", job: Job, think_text: str | None, *, there: Mapping[int, Path]) -> list[Path]:
-    """Write a batch (images, height, width, 3) below a folder, or to a .png (numbered from the second image on).
+def save(
+    images: "Sequence[Tensor]", job: Job, told: Sequence[Mapping[str, Any]], *, there: Mapping[int, Path]
+) -> list[Path]:
+    """Write pictures, (1, height, width, 3) each, below a folder, or to a .png (numbered from the second image on).
 
-    there: index in the batch -> the file of what was written before, and is not again.
+    told: what the metadata of each says beside its settings. there: index -> the file of what was written before, and
+    is not again.
     """
     from ..report.png import save_numbered, save_png
 
@@ -196,11 +227,11 @@ def save(images: "Tensor", job: Job, think_text: str | None, *, there: Mapping[i
     line = {"line": job.key} if job.key else {}
     about = {"model": Path(options.model).name}
     about |= {"loras": [re.split(r"[/\\]", each)[-1] for each in options.lora]} if options.lora else {}
-    about |= {} if think_text is None else {"think_text": think_text}
     names = numbered(output, len(images))
     paths = []
-    for index, picture in enumerate(images):
-        settings = {**line, "prompt": job.prompt, **job.settings.as_dict(), "batch_index": index, **about}
+    for index, ([picture], more) in enumerate(zip(images, told, strict=True)):
+        in_batch = 0 if job.rounds else index
+        settings = {**line, "prompt": job.prompt, **job.settings.as_dict(), "batch_index": in_batch, **about, **more}
         if index in there:
             paths.append(there[index])
         elif output.suffix.lower() == ".png":

@@ -62,9 +62,21 @@ class Job:
     def size(self) -> tuple[int, int]:
         return self.settings.width, self.settings.height
 
+    @property
+    def rounds(self) -> int:
+        """How often the model may revise its picture; 0 where it is not asked to."""
+        return self.source.options.self_correct or 0
+
+    @property
+    def pictures(self) -> int:
+        """How many there will be, revisions included; of these fewer, where the model is content sooner."""
+        return self.settings.batch_size + self.rounds
+
     def check(self, engine: "Engine") -> None:
         """Raise what reading and drawing would, as far as it can be known without weights and pixels."""
         images = tuple(self._stand_in(size, engine) for size in self.sizes)
+        if self.rounds:
+            engine.prompts.self_correction(self.prompt, images)
         engine.denoise(engine.prompts.picture(self.prompt, images), self.settings)
 
     def _stand_in(self, size: tuple[int, int], engine: "Engine") -> "ReferenceImage":

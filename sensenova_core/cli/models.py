@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from .. import DEMO
 from ..errors import CheckpointError, SettingsError
-from ..hub.download import DEFAULT_MODEL
 from ..hub.download_record import Record
+from ..hub.family import DEFAULT_MODEL
 from ..settings import BEST_AREA, LoadSettings
 from ..system.paths import is_there, path_of
 from .options import add_settings, given

@@ -11,11 +11,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..settings import ReasoningSettings
+from ..settings import CritiqueSettings, ReasoningSettings
 from ..system.locks import locked
 from ..system.paths import path_of
 from .jobs import Job
@@ -45,6 +45,8 @@ def with_keys(jobs: Sequence[Job], options) -> list[Job]:
 def _content(job: Job, options, sums: dict[str, str]) -> dict[str, Any]:
     """sums: of picture files that were read before."""
     thinking = options_of(ReasoningSettings, "seed")
+    correcting = ("self_correct", *options_of(CritiqueSettings, "seed"))
+    more = {} if options.self_correct is None else {name: getattr(options, name) for name in correcting}
     return {
         "prompt": job.prompt,
         "images": [_sum(image, sums) for image in job.paths],
@@ -53,6 +55,7 @@ def _content(job: Job, options, sums: dict[str, str]) -> dict[str, Any]:
         "think": {name: getattr(options, name) for name in thinking} if options.think else None,
         "model": str(resolve_model(options.model).resolve()),
         "loras": options.lora,
+        **({"self_correct": more} if more else {}),  # without it, lines have the keys that they had before
     }
 
 
@@ -74,12 +77,13 @@ class Record:
         self._keys = {job.key for job in jobs}
         self._read = 0  # bytes of the record
         self._seen: set[str] = set()  # names of pictures that were looked at
-        self._files: dict[tuple[str, int], set[Path]] = {}  # (key, index in the batch) -> where it is or was
+        self._files: dict[tuple[str, int], set[Path]] = {}  # (key, index of the picture) -> where it is or was
+        self._last: dict[str, int] = {}  # key -> index of the last picture, of a line that is corrected
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Those that are not all there, said in the log."""
         self._look()
-        missing = [job for job in jobs if len(self._whole(job)) < job.settings.batch_size]
+        missing = [job for job in jobs if not self._complete(job, self._whole(job))]
         log.info("%d of %d lines are drawn already", len(jobs) - len(missing), len(jobs))
         return missing
 
@@ -101,7 +105,7 @@ class Record:
                         yield job
 
     def there(self, job: Job) -> dict[int, Path]:
-        """Pictures of a line: index in the batch -> file."""
+        """Pictures of a line: index -> file."""
         self._look()
         return self._whole(job)
 
@@ -121,7 +125,11 @@ class Record:
             os.fsync(stream.fileno())
 
     def _done(self, job: Job) -> bool:
-        return len(self.there(job)) == job.settings.batch_size
+        return self._complete(job, self.there(job))
+
+    def _complete(self, job: Job, there: dict[int, Path]) -> bool:
+        """Whether a line is done: all of its batch is there, or of its picture's revisions the last one."""
+        return self._last.get(job.key) in there if job.rounds else len(there) == job.settings.batch_size
 
     def _lock(self, job: Job) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,10 +138,12 @@ class Record:
     def _whole(self, job: Job) -> dict[int, Path]:
         """A name of the record may be another picture's by now, whose own key says so."""
         found = {}
-        for index in range(job.settings.batch_size):
+        for index in range(job.pictures):
             for path in self._files.get((job.key, index), ()):
-                if path.is_file() and path.stat().st_size and _line_of(path) in (None, (job.key, index)):
-                    found[index] = path
+                if path.is_file() and path.stat().st_size:
+                    made = _made_for(path)
+                    if made is None or (made.line, made.index) == (job.key, index):
+                        found[index] = path
         return found
 
     def _look(self) -> None:
@@ -149,8 +159,10 @@ class Record:
             for entry in os.scandir(self.folder):
                 if entry.name.lower().endswith(".png") and entry.name not in self._seen and entry.stat().st_size:
                     self._seen.add(entry.name)
-                    if line := _line_of(Path(entry.path)):
-                        self._files.setdefault(line, set()).add(Path(entry.path))
+                    if made := _made_for(Path(entry.path)):
+                        self._files.setdefault((made.line, made.index), set()).add(Path(entry.path))
+                        if made.last:
+                            self._last[made.line] = made.index
 
     def _note(self, line: bytes) -> None:
         try:
@@ -158,12 +170,23 @@ class Record:
             if noted["line"] in self._keys:
                 for index, name in enumerate(noted["files"]):
                     self._files.setdefault((noted["line"], index), set()).add(self.folder / Path(name).name)
+                    self._last[noted["line"]] = index
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return  # broken off, or somebody's own
 
 
-def _line_of(path: Path) -> tuple[str, int] | None:
-    """Key of the line and index in the batch that a picture was made for; None if it does not say."""
+@dataclass(frozen=True)
+class _Made:
+    """What a picture was made for. line: key of its line. index: in its batch, or of the revision. last: whether it is
+    known to be the last revision."""
+
+    line: str
+    index: int
+    last: bool
+
+
+def _made_for(path: Path) -> _Made | None:
+    """None if the picture does not say."""
     from PIL import Image
 
     from ..reading.images import METADATA_KEY
@@ -171,6 +194,6 @@ def _line_of(path: Path) -> tuple[str, int] | None:
     try:
         with Image.open(path) as picture:
             made = json.loads(picture.info[METADATA_KEY])
-            return str(made["line"]), int(made["batch_index"])
+            return _Made(str(made["line"]), int(made.get("round", made["batch_index"])), "ended" in made)
     except Exception:  # whatever a file of somebody else's does to Pillow
         return None

@@ -94,10 +94,11 @@ class Denoiser:
         self.times = flow.schedule(settings.steps, settings.shift)
         self.device_times = self.times.to(device)
         self.noise_scale = flow.noise_scale(config.noise, self.grid.tokens)
-        self.time_embeddings = self._time_embeddings(config)  # (steps, hidden)
+        self.time_embeddings = self._embeddings(self.device_times[:-1], config)  # (steps, hidden)
 
-    def _time_embeddings(self, config: ModelConfig) -> Tensor:
-        embeddings = self.generation.timestep_embedder(self.device_times[:-1])
+    def _embeddings(self, times: Tensor, config: ModelConfig) -> Tensor:
+        """What tells the model the time and how strong the noise was: (times, hidden)."""
+        embeddings = self.generation.timestep_embedder(times)
         if config.noise.embedded:
             scale = self.noise_scale / config.noise.max_scale
             scale = torch.tensor([scale], dtype=torch.float32, device=embeddings.device)
@@ -159,6 +160,24 @@ class Denoiser:
         """The clean image as each of the first `branches` branches sees it, in one pass: float32 tokens."""
         x = self.generation.vision(self.grid.tokens_to_patches(z.to(self.model.dtype)), self.vision_rotary)
         x = (x + self.time_embeddings[index]).repeat(branches, 1, 1)  # (branches * images, tokens, hidden)
+        return self._seen(x, weights).chunk(branches)
+
+    def clean(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Where each noisy picture's velocity leads: the guess, but for the last steps, which t_eps holds back.
+
+        noisy: float32 (branches * images, 3, height, width), branch by branch. sigma: 1 - t, of each.
+        """
+        z, ahead = self.grid.image_to_tokens(noisy), sigma[:, None, None]
+
+        def work(weights: Weights) -> Tensor:
+            x = self.generation.vision(self.grid.tokens_to_patches(z.to(self.model.dtype)), self.vision_rotary)
+            x = x + self._embeddings(1 - sigma, self.model.config)[:, None]
+            return z.lerp(self._seen(x, weights), ahead / ahead.clamp(min=self.settings.t_eps))
+
+        return self.grid.tokens_to_image(self.run("drawing", work))
+
+    def _seen(self, x: Tensor, weights: Weights) -> Tensor:
+        """Embedded pictures (branches * images, tokens, hidden) -> clean ones, in one pass: float32 tokens."""
         rotation, layers = self.rotation.first(len(x)), weights.layers(GENERATION)
         x = self.generation.decoder(x, rotation, self.drawing.attend_at, layers=layers)
-        return self.generation.head(x, self.grid).float().chunk(branches)
+        return self.generation.head(x, self.grid).float()

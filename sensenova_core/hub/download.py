@@ -22,9 +22,8 @@ from pathlib import Path
 from ..errors import CheckpointError, quoted
 from ..system.locks import locked
 from .download_record import Record, check_origin, state_of
-from .repository import CONFIG_JSON, INDEX, TOKENIZER_FILES
+from .repository import CONFIG_JSON, INDEX, SHARD, TOKENIZER_FILES
 
-DEFAULT_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
 _PIECE = 2**20  # bytes hashed at a time
 _POLL_SECONDS = 0.2
 _SPARE = 2**28  # bytes of the disk that stay free
@@ -184,17 +183,20 @@ def _other_checksum(repo: str, name: str) -> CheckpointError:
     return CheckpointError(f"{repo}: {name} came with another checksum than the hub has, and was removed; run it again")
 
 
-def downloading(repo: str, to: Path, revision: str | None = None) -> Generator[tuple[int, int], None, None]:
+def downloading(
+    repo: str, to: Path, revision: str | None = None, *, file: str | None = None
+) -> Generator[tuple[int, int], None, None]:
     """`download` in a process of its own. Yields (bytes that are there, bytes in all) a few times a second.
 
     Stopping the loop stops the download at once; the next one goes on from there. Raises CheckpointError.
     """
     check_origin(to, repo)
-    wanted = files_of(repo, revision)
+    wanted = files_of(repo, revision, file=file)
     total = sum(each.size for each in wanted.values())
     command = [sys.executable, "-c", _RUN, str(Path(__file__).parents[2]), str(os.getpid())]
     command += ["download", repo, "--to", str(to)]
     command += ["--revision", revision] if revision else []
+    command += ["--file", file] if file else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         with subprocess.Popen(
             command,
@@ -224,6 +226,12 @@ def check_name(repo: str) -> str:
     return repo.split("/")[1]
 
 
+def split_name(named: str) -> tuple[str, str | None]:
+    """OWNER/NAME, or OWNER/NAME/FILE for one of its files -> (repository, file)."""
+    repo, slash, file = named.strip().rpartition("/")
+    return (repo, file) if slash and file and "/" in repo else (named.strip(), None)
+
+
 def files_of(
     repo: str, revision: str | None = None, *, tokenizer_only: bool = False, file: str | None = None
 ) -> dict[str, Wanted]:
@@ -239,7 +247,7 @@ def files_of(
         if not tokenizer:
             raise CheckpointError(f"{repo}: no tokenizer in it; name a repository of a published model")
         return {name: there[name] for name in tokenizer}
-    weights = _weights(repo, list(there)) if file is None else [file]
+    weights = _weights(repo, there) if file is None else [file]
     if file is not None and file not in there:
         raise CheckpointError(f"{repo}: no file {file} in it; there are {', '.join(there)}")
     # hidden ones are nobody's to load, and our record of the folder is one
@@ -269,15 +277,21 @@ def _wanted(sibling) -> Wanted:
     return Wanted(sibling.size or 0, sha256=lfs and lfs.sha256, git=None if lfs else sibling.blob_id)
 
 
-def _weights(repo: str, names: list[str]) -> list[str]:
-    whole = [name for name in names if name.endswith(".safetensors")]
-    packed = [name for name in names if name.endswith(".gguf")]
-    if whole or len(packed) == 1:
-        return whole or packed
-    if packed:
+def _weights(repo: str, there: dict[str, Wanted]) -> list[str]:
+    """Files of the one checkpoint that a repository holds: of several, the user has to choose."""
+    whole = [name for name in there if name.endswith(".safetensors")]
+    packed = [name for name in there if name.endswith(".gguf")]
+    parts = {found[1] if (found := SHARD.match(Path(name).stem)) else name for name in whole}
+    if whole and (len(parts) == 1 or any(name.endswith(INDEX) for name in there)):
+        return whole
+    if len(packed) == 1 and not whole:
+        return packed
+    if choice := whole or packed:
+        _check_plain(repo, choice)
+        listed = ", ".join(f"{name} ({there[name].size / 1e9:.1f} GB)" for name in choice)
         raise CheckpointError(
-            f"{repo}: {len(packed)} checkpoints in it, {', '.join(packed)}; fetch one of them on the command line: "
-            f"sensenova download {repo} --file {packed[0]}"
+            f"{repo}: {len(choice)} files to choose from, {listed}; fetch one of them: "
+            f"sensenova download {repo} --file {choice[0]}, or with {repo}/{choice[0]} as the Loader's repo"
         )
     raise CheckpointError(f"{repo}: no .safetensors or .gguf file in it; name a repository that has one")
 

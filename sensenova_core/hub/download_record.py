@@ -46,12 +46,15 @@ class Record:
         return self.files.get(file.name, [])[:2] == state_of(file)
 
 
-def is_whole(folder: Path, repo: str) -> bool:
-    """Whether a folder holds all of a repository that was downloaded to it. Asks nobody."""
+def is_whole(folder: Path, repo: str, file: str | None = None) -> bool:
+    """Whether a folder holds all of a repository that was downloaded to it, or this file of several. Asks nobody."""
     record = Record.of(folder)
     if record is None or not record.whole or not record.is_of(repo):
         return False
-    return all((folder / name).is_file() for name in record.files)
+    if file is not None and file not in record.files:
+        return False
+    others = () if file is None else (".safetensors", ".gguf")  # that may be gone by now
+    return all((folder / name).is_file() for name in record.files if name == file or not name.endswith(others))
 
 
 def check_origin(folder: Path, repo: str) -> None:

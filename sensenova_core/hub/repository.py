@@ -27,6 +27,8 @@ STAND_INS = {
     b"<html": "a web page; fetch the file itself",
     b"<?xml": "a web page or a server's answer; fetch the file itself",
 }
+# The stem of a part of a checkpoint: what all parts begin with, which it is, and of how many.
+SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})$")
 _COMMENT = re.compile(rb"^\s*(//|#|/\*)", re.MULTILINE)
 
 

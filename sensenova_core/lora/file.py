@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,13 +71,15 @@ class Factors:
 class Lora:
     """One file. states: of all that was read, see `lora_states`. factors: by the published names of the parameters.
 
-    metadata: what the file and a configuration beside it say of themselves.
+    metadata: what the file and a configuration beside it say of themselves. left_out: parameters that it would change,
+    and that the model lacks and can do without.
     """
 
     path: Path
     states: dict[Path, State | None]
     factors: dict[str, Factors]
     metadata: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -94,6 +96,11 @@ class Lora:
         """What a user should know of it before using it, in words."""
         untold = len([factors for factors in self.factors.values() if not factors.told])
         notes = []
+        if self.left_out:
+            notes.append(
+                f"what {self.path.name} changes of {', '.join(self.left_out)} is left out: the model lacks it, and "
+                "draws without it"
+            )
         if untold:
             notes.append(
                 f"{self.path.name} says no alpha for {untold} of its weights: taken as the rank (a factor of 1)"
@@ -158,10 +165,11 @@ def lora_states(file: Path) -> dict[Path, State | None]:
     return {each: file_state(each) for each in (file, settings_beside(file)) if each is not None}
 
 
-def read_lora(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> Lora:
+def read_lora(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]], absent: Collection[str] = ()) -> Lora:
     """Read which parameters a LoRA changes, and none of its factors. Raises one CheckpointError of all that is wrong.
 
-    shapes: of the model's parameters, by their published names.
+    shapes: of the model's parameters, by their published names. absent: of these, what the model at hand lacks and can
+    do without: changes of them are left out.
     """
     file = lora_file(path)
     states = lora_states(file)
@@ -177,9 +185,13 @@ def read_lora(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) ->
     factors = _factors(parts, shapes, settings=settings, problems=problems)
     if text := in_short(problems):
         raise CheckpointError(f"LoRA {file.name} does not fit: {text}. {REMEDY}")
+    left_out = tuple(name for name in factors if name in absent)
+    factors = {name: found for name, found in factors.items() if name not in absent}
+    if left_out and not factors:
+        raise CheckpointError(f"LoRA {file.name}: it changes {', '.join(left_out)} alone, which this model lacks")
     if not factors:
         raise CheckpointError(f"LoRA {file.name}: there is no LoRA in it. {REMEDY}")
-    return Lora(file, states, factors, metadata=settings.metadata)
+    return Lora(file, states, factors, metadata=settings.metadata, left_out=left_out)
 
 
 def _check_is_lora(file: Path, headers: Mapping[str, TensorHeader], parameters: Parameters) -> None:

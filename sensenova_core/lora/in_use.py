@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import SettingsError, check_number, plain, quoted
@@ -11,12 +11,14 @@ from . import Lora, lora_file, lora_states, read_lora
 
 @dataclass(frozen=True)
 class LorasInUse:
-    """shapes: of the model's parameters, by published name. used: (file, strength) of those that change the model.
+    """shapes: of the parameters that LoRAs may change, by published name. absent: of these, what this model lacks and
+    can do without, changes of which are left out. used: (file, strength) of those that change the model.
 
     carried: those used and those used last, which layers bring along so that two branches of a graph may take turns.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False, compare=False)
+    absent: frozenset[str] = field(default=frozenset(), compare=False)
     used: tuple[tuple[Path, float], ...] = ()
     carried: Mapping[Path, Lora] = field(default_factory=dict)
 
@@ -29,7 +31,7 @@ class LorasInUse:
         """What a file says. Raises CheckpointError where it does not fit the model. Reads none of its factors."""
         file = lora_file(path)
         known = self.carried.get(file)
-        return known if known is not None and _unchanged(known) else read_lora(file, self.shapes)
+        return known if known is not None and _unchanged(known) else read_lora(file, self.shapes, self.absent)
 
     def chosen(self, loras: Sequence[tuple[str | Path, float]]) -> "LorasInUse":
         """With these (file, strength) in use instead. Raises CheckpointError and SettingsError.
@@ -48,7 +50,7 @@ class LorasInUse:
         if any(carried.get(file) is not lora for file, lora in used.items()):
             last = {file: carried[file] for file, _ in self.used if file in carried}
             carried = dict(sorted((last | used).items()))
-        return LorasInUse(self.shapes, tuple((file, strengths[file]) for file in used), carried)
+        return replace(self, used=tuple((file, strengths[file]) for file in used), carried=carried)
 
     def strengths(self) -> list[tuple[Lora, float]]:
         """All that are carried; 0 for those that are not in use."""

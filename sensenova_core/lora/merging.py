@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..checkpoint.formats import PIECE, SCRATCH
+from ..checkpoint.formats import PIECE
 from ..checkpoint.tensors import Packed
 
 PARTS = 2  # of what is unpacked at a time: here float32 numbers lie beside it
@@ -62,9 +62,9 @@ def _copy_rows(value: Tensor | Packed, first: int, into: Tensor) -> None:
         into.copy_(value[first : first + len(into)].view(into.shape))
 
 
-def merge_scratch(shape: tuple[int, ...], ranks: Sequence[int], *, packed: bool) -> int:
-    """Most bytes that merging takes on a card beside its source and target. ranks: of the terms."""
+def merge_scratch(shape: tuple[int, ...], ranks: Sequence[int], *, unpacking: int) -> int:
+    """Most bytes that merging takes on a card beside its source and target. ranks: of the terms. unpacking: bytes a
+    number that this takes, 0 where nothing is packed."""
     rows, width = shape[0], torch.Size(shape[1:]).numel()
     height = min(rows, max(1, PIECE // PARTS // width))
-    for_each = 4 + SCRATCH if packed else 4
-    return height * width * for_each + 4 * (sum(ranks) * width + max(ranks) * height)
+    return height * width * (4 + unpacking) + 4 * (sum(ranks) * width + max(ranks) * height)

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..hub.family import PIXEL_HEADS, version_in
 from ..model.config import ModelConfig
 from . import Lora
 
-_EIGHT_STEPS = re.compile(r"(?<!\d)8[\s_-]?steps?(?![a-z])", re.IGNORECASE)
-_VERSION = re.compile(r"(?<![a-z0-9])u1(?P<half>[._-]?5)?(?!\d)", re.IGNORECASE)
+_EIGHT_STEPS = re.compile(r"(?<!\d)8[\s_-]?steps?(?:(?![a-z])|(?=v\d))", re.IGNORECASE)  # "8stepV2" too
 _INFOGRAPHIC = re.compile("infographic", re.IGNORECASE)
 # Metadata that name the model that a LoRA was made for, and those that name it itself.
 _BASES = (
@@ -56,18 +56,22 @@ def preset_of(loras: Iterable[tuple[Lora, float]]) -> Preset | None:
 def mismatch(lora: Lora, config: ModelConfig, model: str) -> str | None:
     """What speaks against this LoRA on this model, in words: None for nothing. model: its name.
 
-    U1.5 is told from U1 by its pixel head, the infographic models from the others by name alone.
+    Heads tell U1 (linear) from U1.5 and U1.6 (pixel). Those two, and infographic models, are told from others by names
+    alone: where the model's says nothing, there is nothing to warn of.
     """
     for known_by, text in _told(lora, _BASES):
-        if (said := _VERSION.search(text)) is None:
+        if (made := version_in(text)) is None:
             continue
-        made = "U1" if said["half"] is None else "U1.5"
-        here = "U1.5" if config.pixel_head else "U1"
+        named = version_in(model)
+        head, kind = PIXEL_HEADS.get(made, config.pixel_head), "pixel" if config.pixel_head else "linear"
         infographic = _INFOGRAPHIC.search(text) is not None
-        if made != here:
-            but = f"this model has a {'pixel' if config.pixel_head else 'linear'} head, as {here} does"
-        elif infographic != (_INFOGRAPHIC.search(model) is not None) and _VERSION.search(model):
-            made = "U1-Infographic" if infographic else f"{made}, not its infographic version"
+        if head != config.pixel_head:
+            alike = [version for version, pixel in PIXEL_HEADS.items() if pixel == config.pixel_head]
+            but = f"this model has a {kind} head, as {' and '.join(alike)} {'do' if len(alike) > 1 else 'does'}"
+        elif named and named != made and PIXEL_HEADS.get(named, config.pixel_head) == config.pixel_head:
+            but = f"this model is called {model}"
+        elif infographic != (_INFOGRAPHIC.search(model) is not None) and named:
+            made = f"{made}-Infographic" if infographic else f"{made}, not its infographic version"
             but = f"this model is called {model}"
         else:
             return None

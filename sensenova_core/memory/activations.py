@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..model.attention import BLOCK_TOKENS
 from ..model.config import ModelConfig
 from ..model.feed_forward import ROWS
+from ..model.int8 import ROWS as INT8_ROWS
 from ..settings import UNCONDITIONAL, USUAL_PROMPT, DocumentSettings, SamplingSettings, edit_pixel_limits
 from .plan import Task, Work
 
@@ -14,10 +15,11 @@ USUAL_TEXT = 1024  # tokens between two pictures of a document
 
 @dataclass(frozen=True)
 class Activations:
-    """Of one model. itemsize: bytes of a number that it computes with."""
+    """Of one model. itemsize: bytes of a number that it computes with. int8: whether its products are of INT8."""
 
     config: ModelConfig
     itemsize: int
+    int8: bool = False
 
     def drawing(
         self, settings: SamplingSettings, prefix_tokens: Mapping[str, int], *, unread: bool, images: int = 0
@@ -43,12 +45,18 @@ class Activations:
         return Task(f"{name} up to {more} tokens after {tokens}", Work(reading), writes=True)
 
     def document(
-        self, settings: DocumentSettings, written: Mapping[str, int], index: int, *, unconditional: bool
+        self,
+        settings: DocumentSettings,
+        written: Mapping[str, int],
+        index: int,
+        *,
+        unconditional: bool,
+        name: str = "a document",
     ) -> Task:
         """A document as far as its next picture, the one of that index: it is planned anew before each.
 
         written: tokens of each growing context so far, by guidance branch. unconditional: whether there is such a
-        branch too.
+        branch too. name: what the document is.
         """
         if settings.max_images == 0:
             return self.writing(max(written.values()), settings.decoding.max_tokens, "a document of")
@@ -58,9 +66,9 @@ class Activations:
         reading = self.kv_bytes(sum(grown.values())) + self._one_layer(max(grown.values()))
         reading += self.layer_bytes(max(*written.values(), drawn))
         prefixes = grown | ({UNCONDITIONAL: USUAL_PROMPT} if unconditional else {})
-        name = f"picture {index + 1} of a document, {sampling.width} x {sampling.height}"
+        drawn_as = f"picture {index + 1} of {name}, {sampling.width} x {sampling.height}"
         drawing = Work(self.drawing_bytes(sampling, prefixes), sampling.steps)
-        return Task(name, Work(reading), writes=True, drawing=drawing)
+        return Task(drawn_as, Work(reading), writes=True, drawing=drawing)
 
     def usual_tokens(self, images: int, prompt: int = USUAL_PROMPT) -> int:
         """Of a prompt with so many images, each of the largest size that is read."""
@@ -97,7 +105,12 @@ class Activations:
             values = hidden + experts.width + max(hidden, experts.width)  # gathered, and made of it
             places = 6 * 8  # where each row belongs
             feed_forward = min(rows, ROWS) * experts.per_token * (values * itemsize + places)
-        return rows * self.state_bytes + max(attention, feed_forward + rows * 2 * hidden * itemsize)
+        feed_forward += rows * 2 * hidden * itemsize
+        if self.int8:
+            inner, places = (decoder.intermediate_size, 1) if experts is None else (experts.width, experts.per_token)
+            attention += _quantising_bytes(rows, max(hidden, decoder.num_heads * decoder.head_dim))
+            feed_forward += _quantising_bytes(min(rows, ROWS) * places, max(hidden, inner))
+        return rows * self.state_bytes + max(attention, feed_forward)
 
     def _one_layer(self, tokens: int) -> int:
         return self.kv_bytes(tokens) // self.config.decoder.num_layers
@@ -106,6 +119,12 @@ class Activations:
 def _blocks(tokens: int) -> int:
     """Room for so many tokens, as a context takes it."""
     return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+
+
+def _quantising_bytes(rows: int, width: int) -> int:
+    """What products of INT8 take beside their inputs and results: the inputs as whole numbers, and, of a few rows at a
+    time, numbers while they are quantised, or sums while they are scaled."""
+    return rows * width + min(rows, INT8_ROWS) * 16 * width
 
 
 def _counted(number: int, noun: str) -> str:

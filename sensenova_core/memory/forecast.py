@@ -18,7 +18,7 @@ from .activations import USUAL_TEXT, Activations
 from .budget import Limits, in_words, parse_size
 from .placement import Placement
 from .plan import Task, make_plan
-from .plan_text import in_rows, rows_of
+from .plan_text import compute_row, in_rows, rows_of
 
 
 def explain(
@@ -88,6 +88,7 @@ def _in_place(memory: Placement, task: Task) -> dict[str, str]:
     return {
         "task": task.name,
         "mode": "weights run where they lie, mapped from their files",
+        **compute_row(sizes.int8),
         "system": f"{in_words(task.most_activations)} for the task itself{ready}; "
         f"{in_words(sizes.stored_bytes)} stay in their files",
     }

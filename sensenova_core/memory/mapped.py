@@ -14,7 +14,7 @@ from .fixed import Fixed
 from .plan import Plan, Sizes
 from .slots import Slots
 from .transfers import Transfers
-from .units import Part, Unit, Units
+from .units import Part, Unit, Units, plant, uproot
 
 CPU = torch.device("cpu")
 
@@ -51,6 +51,8 @@ class Mapped:
                     self._apart += [part.name for part in unit.all_parts]
                 else:
                     self._owners |= {part.name: (module, part.leaf) for part in unit.parts}
+                    if unit.int8:
+                        self._apart += [part.name for part in unit.all_parts[len(unit.parts) :]]
 
     @property
     def nbytes(self) -> int:
@@ -126,6 +128,8 @@ class Mapped:
         self.fixed.drop()
         for module, leaf in self._owners.values():
             assign(module, leaf, module.get_parameter(leaf).to("meta"))
+        for unit in (unit for expert in EXPERTS for unit in self.units[expert] if unit.int8):
+            uproot(unit.template)
         self._others.clear()
         self._files = {}
         self.slots.drop()
@@ -139,6 +143,8 @@ class Mapped:
     def layers(self, expert: str) -> Iterator[nn.Module]:
         """One pass over an expert's layers: each is ready to run until the next one is asked for."""
         for unit in self.units[expert][: self.sizes.layers]:
+            if not unit.apart and unit.int8:
+                plant(unit, unit.template, self._as_it_lies)
             yield self._made_ready(unit) if unit.apart else unit.template
 
     def head(self) -> Iterable[Tensor]:
@@ -146,7 +152,7 @@ class Mapped:
         pieces = self.units[UNDERSTANDING][self.sizes.layers :]
         if pieces[0].apart:  # then all are, for they are one tensor
             return (self._made_ready(unit).get_parameter("weight") for unit in pieces)
-        return self._model.understanding.head_pieces()
+        return self._model.understanding.lm_head.weight.split([unit.parts[0].shape[0] for unit in pieces])
 
     def _made_ready(self, unit: Unit) -> nn.Module:
         return self.slots.made_ready(unit, self._as_it_lies, max(self.sizes.working.values()))

@@ -25,7 +25,7 @@ class Sizes:
     """Bytes of a model. units: of each expert's, in order, as they lie and move; the understanding expert's last
     `head_pieces` are the output head's. fixed: small tensors that never move. stored_bytes: of the whole model.
     working: of the buffer that an expert's units are made ready in, if they do not run as they lie; scratch: what that
-    takes beside it.
+    takes beside it. int8: how many weights are multiplied as INT8.
     """
 
     units: dict[str, tuple[int, ...]]
@@ -34,6 +34,7 @@ class Sizes:
     stored_bytes: int
     working: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EXPERTS, 0))
     scratch: int = 0
+    int8: int = 0
 
     @classmethod
     def of(cls, units: Units, *, layers: int, fixed: int, stored_bytes: int) -> "Sizes":
@@ -48,6 +49,7 @@ class Sizes:
             stored_bytes=stored_bytes,
             working=working,
             scratch=scratch,
+            int8=sum(len(unit.int8) for found in units.values() for unit in found),
         )
 
     def unpacking(self, expert: str) -> int:
@@ -195,7 +197,8 @@ class Phase:
 class Plan:
     """Where weights will be during a run. phases: by expert. system_free: bytes of system memory there were to take.
 
-    staging: bytes of the page-locked buffers that files are read through. stored_bytes: of the whole model.
+    staging: bytes of the page-locked buffers that files are read through. stored_bytes: of the whole model. int8: how
+    many weights are multiplied as INT8.
     """
 
     task: str
@@ -204,6 +207,7 @@ class Plan:
     staging: int
     stored_bytes: int
     phases: dict[str, Phase]
+    int8: int = 0
 
     @property
     def device_bytes(self) -> int:
@@ -242,6 +246,7 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, *, system_free: int) -> 
         staging=sizes.staging,
         stored_bytes=sizes.stored_bytes,
         phases=phases,
+        int8=sizes.int8,
     )
 
 

@@ -20,7 +20,8 @@ def mode_of(plan: Plan) -> str:
 def in_one_line(plan: Plan) -> str:
     """What the mode comes to, and what it takes."""
     limit = "" if plan.limits.device is None else f" of {in_words(plan.limits.device)}"
-    return f"memory {mode_of(plan)}; {plan.task} takes up to {in_words(plan.device_bytes)}{limit}"
+    compute = "INT8; " if plan.int8 else ""
+    return f"memory {mode_of(plan)}; {compute}{plan.task} takes up to {in_words(plan.device_bytes)}{limit}"
 
 
 def explained(plan: Plan) -> str:
@@ -32,6 +33,7 @@ def rows_of(plan: Plan) -> dict[str, str]:
     """What `explained` says, by subject."""
     limit = plan.limits.device
     rows = {"task": plan.task, "mode": mode_of(plan) + ("" if limit is None else f", {in_words(limit)} to use")}
+    rows |= compute_row(plan.int8)
     rows |= {phase.name: _phase_in_words(phase, plan.limits) for phase in plan.phases.values()}
     rows["device"] = f"{in_words(plan.device_bytes)} at most"
     if unpacking := max(phase.unpacking_bytes for phase in plan.phases.values()):
@@ -41,6 +43,11 @@ def rows_of(plan: Plan) -> dict[str, str]:
         f"{in_words(plan.stored_bytes)} stay in their files"
     )
     return rows
+
+
+def compute_row(int8: int) -> dict[str, str]:
+    """int8: how many weights are multiplied as INT8; no row for none."""
+    return {"compute": f"{int8} matrices are multiplied as INT8"} if int8 else {}
 
 
 def in_rows(rows: dict[str, str]) -> str:

@@ -201,7 +201,7 @@ class Residency:
                 yield module
             else:
                 with self._using(slot):
-                    yield slot.module(unit)
+                    yield slot.module(unit, _parts_in(slot))
 
     @contextmanager
     def _using(self, slot: Slot) -> Iterator[None]:

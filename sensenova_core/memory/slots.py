@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Packed
 from .transfers import Mark, Transfers
-from .units import Key, Part, Unit, fill
+from .units import Key, Part, Unit, fill, plant, uproot
 
 
 class Slot:
@@ -28,15 +28,20 @@ class Slot:
         buffer = self.buffer  # which another thread may drop while this one counts
         return 0 if buffer is None else buffer.nbytes
 
-    def module(self, unit: Unit) -> nn.Module:
-        """The module that computes with what lies here; one serves all units of a kind."""
+    def module(self, unit: Unit, lying: Callable[[Part], Tensor | Packed]) -> nn.Module:
+        """The module that computes with what lies here; one serves all units of a kind. lying: gives a part as it lies
+        until then."""
         if unit.kind not in self._modules:
             self._modules[unit.kind] = unit.module_on(self.buffer)
-        return self._modules[unit.kind]
+        module = self._modules[unit.kind]
+        if unit.int8:
+            plant(unit, module, lying)
+        return module
 
     def drop(self) -> None:
         """Give the memory back now, whoever still has a module on it, as a pass does until it gets the next one."""
         for module in self._modules.values():
+            uproot(module)
             for value in module.parameters():
                 value.data = value.data.new_empty(0)
         self._modules.clear()
@@ -97,7 +102,7 @@ class Slots:
         if self.working is None:
             self.working = self.new(size)
         fill(unit, lying, self.working.buffer)
-        return self.working.module(unit)
+        return self.working.module(unit, lying)
 
     def drop_free(self, most: int = 0) -> None:
         """Give free buffers back until no more than so many bytes are left of all that units lie in."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ..errors import SettingsError, check_choice
 from ..settings import BACKENDS
 from .config import DecoderConfig
+from .int8 import projected
 from .rope import Rotation
 
 # (query, key, value) of the new tokens -> out; whoever calls a layer decides what the tokens see.
@@ -45,9 +46,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """x: (batch, tokens, hidden) -> the same."""
         heads = (*x.shape[:-1], -1, self.config.head_dim)
-        query = _position(self.q_proj(x).view(heads), (self.q_norm, self.q_norm_hw), rotation)
-        key = _position(self.k_proj(x).view(heads), (self.k_norm, self.k_norm_hw), rotation)
-        out = attend(query, key, self.v_proj(x).view(heads))
+        made = projected(x, self.q_proj, self.k_proj, self.v_proj)  # one at a time
+        query = _position(next(made).view(heads), (self.q_norm, self.q_norm_hw), rotation)
+        key = _position(next(made).view(heads), (self.k_norm, self.k_norm_hw), rotation)
+        out = attend(query, key, next(made).view(heads))
         return self.o_proj(out.flatten(-2))
 
 

@@ -1,33 +1,15 @@
 """The content of `config.json` -> frozen dataclasses: the geometry of one model of the SenseNova-U1 family."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import CheckpointError
 from ..settings import BEST_AREA
+from .config_keys import DECODER_KEYS, DECODER_SWITCHES, TOP_KEYS, TOP_SWITCHES, VISION_KEYS, VISION_SWITCHES
+from .config_section import Section, in_brief, refuse_unknown
 from .grid import Grid
 
-# Switches of the family that change the computation, with the only value this engine implements.
-# A config that sets another value is refused by the switch's name.
-_TOP_SWITCHES: dict[str, Any] = {
-    "downsample_ratio": 0.5,
-    "template": "neo1_0",
-    "tie_word_embeddings": False,
-    "use_backbone_lora": 0,
-    "use_llm_lora": 0,
-    "extra_num_layers_post": 0,
-    "concat_time_token_num": 0,
-    "use_adaLN": False,
-    "fm_head_layers": 2,
-}
-_DECODER_SWITCHES: dict[str, Any] = {
-    "attention_bias": False,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "use_sliding_window": False,
-}
 NOISE_MODES = ("static", "resolution", "dynamic", "dynamic_sqrt")
 SMALLEST_AREA = 32 * 32  # of one token
 MAX_LAYERS, MAX_EXPERTS = 2**10, 2**16  # experts of all layers together, on one path
@@ -95,6 +77,7 @@ class ModelConfig:
     pixel_head: bool
     head_width: int  # inner width of the flow head; not in config.json, read from the weights where there are any
     best_area: int = BEST_AREA  # pixels of the pictures that it draws best
+    writes: bool = True  # whether it has the output head, without which it only draws; read from the weights too
 
     @property
     def token_pixels(self) -> int:
@@ -116,19 +99,22 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "ModelConfig":
         """Parse the content of a `config.json` (same keys as the published checkpoints)."""
-        top = _Section("config.json: ", raw)
+        top = Section("config.json: ", raw)
         architectures = raw.get("architectures")
         if not isinstance(architectures, list) or FAMILY not in architectures:
             raise CheckpointError(
-                f"config.json: architectures is {_quoted(architectures)}, expected [{FAMILY!r}]; "
-                "this is not a SenseNova-U1 or U1.5 checkpoint"
+                f"config.json: architectures is {in_brief(architectures)}, expected [{FAMILY!r}]; "
+                "this is not a checkpoint of the SenseNova-U1 family (U1, U1.5, U1.6)"
             )
         llm, vision = top.section("llm_config"), top.section("vision_config")
         backbone = llm.raw.get("model_type", "qwen3")
         if backbone not in _BACKBONES:
-            raise CheckpointError(f"{llm.where}model_type is {_quoted(backbone)}, expected one of {list(_BACKBONES)}")
-        top.refuse_other(_TOP_SWITCHES)
-        llm.refuse_other(_DECODER_SWITCHES)
+            raise CheckpointError(f"{llm.where}model_type is {in_brief(backbone)}, expected one of {list(_BACKBONES)}")
+        top.refuse_other(TOP_SWITCHES)
+        llm.refuse_other(DECODER_SWITCHES)
+        vision.refuse_other(VISION_SWITCHES)
+        refuse_unknown({top: TOP_KEYS, llm: DECODER_KEYS, vision: VISION_KEYS})
+        pixel_head = top.flag("use_pixel_head")
         config = cls(
             decoder=_decoder(llm),
             vision=VisionConfig(
@@ -142,10 +128,10 @@ class ModelConfig:
                 scale=top.number("noise_scale", 1.0),
                 base_tokens=top.count("noise_scale_base_image_seq_len", 64, most=2**31),
                 max_scale=top.number("noise_scale_max_value", 8.0),
-                embedded=bool(raw.get("add_noise_scale_embedding", False)),
+                embedded=top.flag("add_noise_scale_embedding"),
             ),
-            pixel_head=bool(raw.get("use_pixel_head", False)),
-            head_width=1024 if raw.get("use_pixel_head") else 4096,
+            pixel_head=pixel_head,
+            head_width=1024 if pixel_head else 4096,
             best_area=_best_area(raw.get("max_pixels")),
         )
         if config.pixel_head and config.vision.patch_size != 16:
@@ -163,72 +149,7 @@ def _best_area(max_pixels: object) -> int:
     return min(BEST_AREA, max_pixels)
 
 
-@dataclass(frozen=True)
-class _Section:
-    """Part of a config.json, read key by key; a value of the wrong kind is a CheckpointError that names it."""
-
-    where: str
-    raw: Mapping[str, Any]
-
-    def section(self, key: str) -> "_Section":
-        if not isinstance(self.raw.get(key), Mapping):
-            raise CheckpointError(f"{self.where}{key} is missing; the file is not a SenseNova-U1 config")
-        return _Section(f"{self.where}{key}.", self.raw[key])
-
-    def count(self, key: str, default: int | None = None, most: int = 2**20) -> int:
-        """A whole number over 0, and not so large that a model of it could not be."""
-        value = self._value(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise CheckpointError(
-                f"{self.where}{key} is {_quoted(value)}, expected a whole number over 0 and up to {most}; "
-                "fetch the file again"
-            )
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number over 0."""
-        value = self._value(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
-            raise CheckpointError(
-                f"{self.where}{key} is {_quoted(value)}, expected a number over 0; fetch the file again"
-            )
-        return float(value)
-
-    def one_of(self, key: str, known: tuple[str, ...], default: str) -> str:
-        value = self._value(key, default)
-        if value not in known:
-            raise CheckpointError(f"{self.where}{key} is {_quoted(value)}, known are {', '.join(known)}")
-        return value
-
-    def several(self, key: str) -> list:
-        """A list, empty where there is none."""
-        value = self._value(key, [])
-        if not isinstance(value, list):
-            raise CheckpointError(f"{self.where}{key} is {_quoted(value)}, expected a list; fetch the file again")
-        return value
-
-    def refuse_other(self, switches: Mapping[str, Any]) -> None:
-        """Raise unless every switch has the one value that is implemented; absent, null, 0 and false all mean off."""
-        for key, implemented in switches.items():
-            value = self.raw.get(key, implemented)
-            if (value or None) != (implemented or None):
-                raise CheckpointError(
-                    f"{self.where}{key} is {_quoted(value)}; this engine implements {implemented!r} only, "
-                    "and other values would draw wrong pictures silently"
-                )
-
-    def _value(self, key: str, default: Any) -> Any:
-        value = self.raw.get(key)
-        if value is None and default is None:
-            raise CheckpointError(f"{self.where}{key} is missing; fetch the file again")
-        return default if value is None else value
-
-
-def _quoted(value: object) -> str:
-    return repr(value)[:100]
-
-
-def _decoder(llm: _Section) -> DecoderConfig:
+def _decoder(llm: Section) -> DecoderConfig:
     rope = _rope(llm)
     hidden_size, num_layers = llm.count("hidden_size"), llm.count("num_hidden_layers", most=MAX_LAYERS)
     num_heads = llm.count("num_attention_heads", most=2**12)
@@ -259,7 +180,7 @@ def _decoder(llm: _Section) -> DecoderConfig:
     )
 
 
-def _rope(llm: _Section) -> _Section:
+def _rope(llm: Section) -> Section:
     """Where rope_theta stands: transformers 5 writes it into rope_parameters. Raises for any scaled kind of rope."""
     for key in ("rope_scaling", "rope_parameters"):
         if llm.raw.get(key) is not None:
@@ -267,13 +188,13 @@ def _rope(llm: _Section) -> _Section:
             kind = rope.raw.get("rope_type", rope.raw.get("type", "default"))
             if kind != "default":
                 raise CheckpointError(
-                    f"{rope.where}rope_type is {_quoted(kind)}; this engine implements 'default' only"
+                    f"{rope.where}rope_type is {in_brief(kind)}; this engine implements 'default' only"
                 )
     parameters = llm.raw.get("rope_parameters") or {}
     return llm.section("rope_parameters") if "rope_theta" in parameters else llm
 
 
-def _experts(llm: _Section, num_layers: int) -> tuple[tuple[ExpertsConfig | None, ...], ...]:
+def _experts(llm: Section, num_layers: int) -> tuple[tuple[ExpertsConfig | None, ...], ...]:
     """Experts of each layer on both paths. Only the understanding path can have dense layers in between."""
     if not llm.raw.get("num_experts"):
         return (None,) * num_layers, (None,) * num_layers
@@ -284,7 +205,7 @@ def _experts(llm: _Section, num_layers: int) -> tuple[tuple[ExpertsConfig | None
         num_experts=num_experts,
         per_token=llm.count("num_experts_per_tok", most=num_experts),
         width=llm.count("moe_intermediate_size"),
-        renormalise=bool(llm.raw.get("norm_topk_prob", False)),
+        renormalise=llm.flag("norm_topk_prob"),
     )
     generation = ExpertsConfig(
         num_experts=gen_num_experts,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ExpertsConfig
+from .int8 import feeds_forward, projected
 
 ROWS = 4096  # of tokens at once: enough to keep a card busy, and no more memory than one 2048 x 2048 image needs
 
@@ -28,7 +29,11 @@ class FeedForward(nn.Module):
 
     def at_once(self, x: Tensor) -> Tensor:
         """The same for no more than `ROWS` tokens: (tokens, hidden)."""
-        return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
+        at_once = feeds_forward(x, gate=self.gate_proj, up=self.up_proj, down=self.down_proj)
+        if at_once is not None:
+            return at_once
+        made = projected(x, self.gate_proj, self.up_proj)
+        return self.down_proj(F.silu(next(made)).mul_(next(made)))
 
 
 class MixtureOfExperts(nn.Module):
@@ -47,7 +52,10 @@ class MixtureOfExperts(nn.Module):
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
     def stack_up(self) -> None:
-        """Take the experts' weights for three tensors, where they lie evenly in one buffer. Nothing is copied."""
+        """Take the experts' weights for three tensors, where they lie evenly in one buffer. Nothing is copied.
+
+        Not of INT8, whose products are one by one.
+        """
         kinds = ([getattr(expert, name).weight for expert in self.experts] for name in Stack.NAMES)
         views = [view for weights in kinds if (view := _stacked(weights)) is not None]
         self.stack = Stack(views) if len(views) == len(Stack.NAMES) else None
@@ -118,6 +126,8 @@ def _multiplies_groups(rows: Tensor) -> bool:
 def _stacked(weights: list[Tensor]) -> Tensor | None:
     """Equal tensors that lie at equal distances in one buffer, as one view of it: (tensors, ...)."""
     first = weights[0]
+    if not first.is_floating_point():
+        return None
     starts = [weight.storage_offset() for weight in weights]
     step = starts[1] - starts[0] if len(starts) > 1 else first.numel()
     even = starts == [starts[0] + index * step for index in range(len(starts))]

@@ -12,22 +12,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and signed sines of some tokens: `x * cos + x[..., partner] * sin` turns x.
+    """Cosines and signed sines of some tokens: `x * cos + partners(x) * sin` turns x.
 
-    cos, sin: float32 (..., tokens, 1, head_dim), the 1 standing for all heads. partner: int64 (head_dim,).
+    cos, sin: float32 (..., tokens, 1, head_dim), the 1 standing for all heads.
     """
 
     cos: Tensor
     sin: Tensor
-    partner: Tensor
 
     def turn(self, x: Tensor) -> Tensor:
         """x: float32 (batch, tokens, heads, head_dim)."""
-        return x * self.cos + x.index_select(-1, self.partner) * self.sin
+        return x * self.cos + partners(x) * self.sin
 
     def first(self, rows: int) -> "Rotation":
         """The first `rows` of the batch."""
-        return Rotation(self.cos[:rows], self.sin[:rows], self.partner)
+        return Rotation(self.cos[:rows], self.sin[:rows])
+
+
+def partners(x: Tensor) -> Tensor:
+    """(..., head_dim) -> the same, each channel in the place of the one that it turns with."""
+    half, quarter = x.shape[-1] // 2, x.shape[-1] // 4
+    parts = x.split((half, quarter, quarter), -1)
+    return torch.cat([swapped for part in parts for swapped in reversed(part.chunk(2, -1))], -1)
 
 
 def frequencies(width: int, theta: float, device: torch.device | None = None) -> Tensor:
@@ -39,12 +45,9 @@ def frequencies(width: int, theta: float, device: torch.device | None = None) ->
 def rotation(positions: Tensor, *, head_dim: int, theta: float, theta_hw: float) -> Rotation:
     """Tables for integer positions (..., 3, tokens), rows of which are time, row, column."""
     device = positions.device
-    cos, sin, partner, start = [], [], [], 0
+    cos, sin = [], []
     for axis, width, base in ((0, head_dim // 2, theta), (1, head_dim // 4, theta_hw), (2, head_dim // 4, theta_hw)):
         angles = positions[..., axis, :, None].float() * frequencies(width, base, device)  # (..., tokens, width / 2)
         cos += [angles.cos(), angles.cos()]
         sin += [-angles.sin(), angles.sin()]
-        channels = torch.arange(start, start + width, dtype=torch.int64, device=device)
-        partner.append(channels.roll(width // 2))
-        start += width
-    return Rotation(torch.cat(cos, -1).unsqueeze(-2), torch.cat(sin, -1).unsqueeze(-2), torch.cat(partner))
+    return Rotation(torch.cat(cos, -1).unsqueeze(-2), torch.cat(sin, -1).unsqueeze(-2))

@@ -29,8 +29,9 @@ class Understanding(nn.Module):
         self.vision = PatchEmbedder(config.vision, decoder.hidden_size)
         self.embed_tokens = nn.Embedding(decoder.vocab_size, decoder.hidden_size)
         self.decoder = Decoder(decoder, decoder.understanding_experts)
-        self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
-        self.head_rows = self._head_rows()
+        if config.writes:
+            self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=False)
+            self.head_rows = self._head_rows()
 
     def logits(self, hidden: Tensor, head: Iterable[Tensor]) -> Tensor:
         """(rows, hidden) -> (rows, vocabulary). head: its pieces, see `Weights.head`."""
@@ -121,8 +122,8 @@ class SenseNovaU1(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of matmuls. Norms may be stored in another."""
-        return self.generation.decoder.layers[0].get_parameter("self_attn.o_proj.weight").dtype
+        """What it computes in, products of INT8 apart. Norms may be stored in another type."""
+        return self.generation.timestep_embedder.dtype
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Tables for positions (..., 3, tokens) on this model's axes."""

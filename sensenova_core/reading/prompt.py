@@ -23,6 +23,7 @@ THINKING = "<think>\n"
 # it can fit, piece by piece, for to tokenise megabytes takes minutes. So `FEW` are read in no time.
 MOST_LETTERS, MAY_FIT, PIECE, FEW = 16, 4, 2**15, 2**17
 AFTER_THINKING = "\n\n"  # between the reasoning and <img>, tokenised on its own
+PROMPT_PLACE = "{prompt}"  # in a template of the protocol
 
 # A piece of a sequence: plain text, a special token, or an image.
 Piece = str | ReferenceImage
@@ -35,7 +36,12 @@ def system_message(name: str) -> str:
 
 @cache
 def _protocol() -> dict[str, str]:
-    return json.loads(Path(__file__).with_name("protocol.json").read_text(encoding="utf-8"))
+    """Name -> text. Of what has several parts, as SELF_CORRECT has, each is NAME.part."""
+    texts: dict[str, str] = {}
+    told = json.loads(Path(__file__).with_name("protocol.json").read_text(encoding="utf-8"))
+    for name, text in told.items():
+        texts |= {f"{name}.{part}": words for part, words in text.items()} if isinstance(text, dict) else {name: text}
+    return texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +176,21 @@ class PromptBuilder:
         system = system_message("INTERLEAVE") if system is None else clean(system, "the system message")
         opening = [] if think else markup(NO_THINKING)
         return self.sequence([*_system(system), *asked, *opening]), self.sequence(_turn(images))
+
+    def self_correction(
+        self, prompt: str, images: tuple[ReferenceImage, ...]
+    ) -> tuple[TokenSequence, TokenSequence, list[int]]:
+        """The branches of a self-correction, as `document` makes them, up to where its first picture begins; and the
+        tokens that follow every picture. Raises PromptError for a prompt without words."""
+        prompt = clean(prompt)
+        if not prompt.strip():
+            raise PromptError("the prompt is empty, and pictures are compared with it; say what they should show")
+        words = _protocol()
+        before, _, after = words["SELF_CORRECT.prompt"].partition(PROMPT_PLACE)
+        asked = [*markup(before), *_placed(_numbered(prompt, len(images)), iter(images)), *markup(after)]
+        full = [*_system(words["SELF_CORRECT.system"]), *_turn(asked), *markup(NO_THINKING)]
+        after_picture = self.tokenizer.encode(markup(words["SELF_CORRECT.after_picture"]))
+        return self.sequence(full), self.sequence(_turn(images)), after_picture
 
     def conversation(self, messages: Iterable[Message], images: tuple[ReferenceImage, ...]) -> TokenSequence:
         """A conversation up to where the model answers.

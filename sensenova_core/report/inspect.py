@@ -166,6 +166,8 @@ def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
         notes.append(f"Assumed, as in the published models: {checkpoint.assumptions}")
     if checkpoint.ignored:
         notes.append(f"Left out: {', '.join(checkpoint.ignored)}")
+    if not checkpoint.config.writes:
+        notes.append("For drawing only: without the output head it draws and edits, and writes no text")
     where = files.tokenizer
     notes.append(f"Tokenizer: {where or 'none'}" + ("" if where else f"; {checkpoint.how_to_get_a_tokenizer}"))
     return tuple(notes)

@@ -1,4 +1,7 @@
-"""A document of text and pictures, written and drawn in one go (interleaved generation)."""
+"""A document of text and pictures, written and drawn in one go (interleaved generation).
+
+A self-correction is one too, which begins with a picture: critiques are its text, revisions its further pictures.
+"""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from ..reading.reader import Reader
 from ..reading.tokenizer import IMAGE_END, IMAGE_START, TURN_END
 from ..settings import DocumentSettings
 from .decode import Choose, TextStream, chooser
+from .opening import Opening
 
 
 def growing(settings: DocumentSettings) -> tuple[str, ...]:
@@ -40,7 +44,10 @@ class Drawing:
 
 @dataclass(frozen=True)
 class End:
-    """Why the document ended: "end" (the model's own), "max_tokens", "max_images", "context" (it is full)."""
+    """Why the document ended: "end" (the model's own), "max_tokens", "max_images", "context" (it is full).
+
+    A self-correction ends with "max_rounds" in place of "max_images".
+    """
 
     reason: str
 
@@ -60,13 +67,15 @@ class Writer:
         unconditional: TokenSequence,
         settings: DocumentSettings,
         choose: Choose | None = None,
+        opening: Opening | None = None,
         prepare: Callable[[int, dict[str, Context]], None] = lambda index, contexts: None,
     ):
         """sequences: full and images-only, as PromptBuilder.document makes them. choose: replaces the settings' own.
 
-        prepare: called before each picture, with its index and what has grown so far, by branch.
+        opening: the picture that it begins with; None begins with text. prepare: called before each picture, with its
+        index and what has grown so far, by branch.
         """
-        self.prepare = prepare
+        self.prepare, self.opening = prepare, opening
         self.reader, self.settings = reader, settings
         self.tokenizer, self.max_context = prompts.tokenizer, prompts.max_tokens
         self.choose = choose or chooser(settings.decoding)
@@ -82,7 +91,7 @@ class Writer:
     def events(self) -> Iterator[Event]:
         """Text, drawing steps, and the end, as they come."""
         ids, stream = self.tokenizer.ids, TextStream(self.tokenizer.decode)
-        images = 0
+        images = yield from self._opened()
         chosen: list[int] = []
         told = 0  # of the chosen tokens
 
@@ -101,7 +110,7 @@ class Writer:
             if token == ids[IMAGE_START]:
                 yield from piece(stream.rest())
                 if images == self.settings.max_images:
-                    yield End("max_images")
+                    yield End("max_images" if self.opening is None else "max_rounds")
                     return
                 if not self._has_room(self._grid(images).tokens + 2):  # with <img> and </img>
                     yield End("context")
@@ -116,6 +125,20 @@ class Writer:
         yield from piece(stream.rest())
         yield End("max_tokens" if len(chosen) == self.settings.decoding.max_tokens else "context")
 
+    def _opened(self) -> Generator[Drawing, None, int]:
+        """Begin with the opening's picture, if there is one. Returns how many there are now."""
+        if self.opening is None:
+            return 0
+        if self.opening.drawn is None:
+            for step in self._draw(0):
+                yield Drawing(0, step)
+        else:
+            grid = self._grid(0)
+            flow.starting_noise(self.noise, batch=1, height=grid.height, width=grid.width)  # that it was drawn from
+            self._begin_image()
+            self._read_back(self.opening.drawn, 0)
+        return 1
+
     def _has_room(self, tokens: int) -> bool:
         return self.full.tokens + tokens <= self.max_context
 
@@ -127,11 +150,20 @@ class Writer:
     def _draw(self, index: int) -> Iterator[Step]:
         """Draw an image at this point, and read it back into both contexts."""
         self.prepare(index, self.contexts)
-        self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
+        self._begin_image()
         pixels = yield from self._steps(index)
+        self._read_back(pixels, index)
+
+    def _begin_image(self) -> None:
+        self.reader.feed([*self.contexts.values()], [self.tokenizer.ids[IMAGE_START]])
+
+    def _read_back(self, pixels: Tensor, index: int) -> None:
+        """Read the finished image of that index into both contexts, and what follows it into all of the document's."""
         grid, contexts = self._grid(index), [*self.contexts.values()]
         embedded = self.reader.embed_drawn(pixels, grid)[0]
         self.hidden = self.reader.feed_image(contexts, embedded, grid, ids=[self.tokenizer.ids[IMAGE_END]])[0]
+        if self.opening is not None and self.opening.after:
+            self.hidden = self.reader.feed([self.full], [*self.opening.after])[0]
 
     def _steps(self, index: int) -> Generator[Step, None, Tensor]:
         """Yields the steps, and returns the finished picture on its whole grid, as `Step.pixels` does.

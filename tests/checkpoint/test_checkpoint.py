@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import sensenova_core
 from sensenova_core import CheckpointError, ModelConfig
-from sensenova_core.checkpoint import checkpoint_name, weights
+from sensenova_core.checkpoint import checkpoint_name, open_checkpoint, weights
 from sensenova_core.model import SenseNovaU1
 from tests.conftest import REPOSITORY, edit_json
 from tests.support.golden_set import checkpoint, relative_error
@@ -187,6 +187,17 @@ def test_config_of_another_size(copy_of, no_weight_is_read):
         ({"llm_config": {"hidden_size": "64"}}, "llm_config.hidden_size is '64', expected a whole number"),
         ({"vision_config": {"patch_size": 8}}, "patch_size 8"),  # with a pixel head
         ({"vision_config": None}, "vision_config is missing"),
+        ({"model_type": "neo_chat_2"}, "model_type is 'neo_chat_2'"),
+        ({"vision_config": {"model_type": "neo_vision_2"}}, "vision_config.model_type is 'neo_vision_2'"),
+        ({"use_pixel_head": "v2"}, "use_pixel_head is 'v2'; this engine implements true and false only"),
+        ({"add_noise_scale_embedding": 2}, "add_noise_scale_embedding is 2"),
+        ({"noise_scale_mode": "learned"}, "noise_scale_mode is 'learned', known are static"),
+        ({"use_window_head": True}, "use_window_head is True: this engine does not know what that changes"),
+        ({"llm_config": {"qk_gate": 1}, "shift_head": [2]}, "shift_head is [2]; config.json: llm_config.qk_gate is 1:"),
+        (
+            {"vision_config": {"num_hidden_layers": 4}},
+            "vision_config.num_hidden_layers is 4: this engine does not know",
+        ),
     ],
     ids=str,
 )
@@ -197,7 +208,24 @@ def test_config_of_another_model(copy_of, no_weight_is_read, change, value):
 
     message = refusal(copy_of(config=edit))
     assert value in message and "config.json" in message
-    assert any(word in message for word in ("expected", "implements", "fetch", "needs", "not a SenseNova-U1"))
+    remedies = ("expected", "implements", "fetch", "needs", "known are", "newer version", "not a SenseNova-U1 config")
+    assert any(word in message for word in remedies)
+
+
+def test_what_is_off_or_known_to_change_nothing_is_no_reason_to_refuse(copy_of):
+    """As transformers of any version writes a config, and a newer member of the family without its news in use."""
+
+    def edit(config):
+        config |= {
+            "use_window_head": False,
+            "window_sizes": [],
+            "shift": None,
+            "_name_or_path": "SenseNova-U1.6-8B-MoT",
+        }
+        config |= {"dtype": "bfloat16", "transformers_version": "5.1", "time_schedule": "other", "P_mean": 1.0}
+        config["llm_config"] |= {"initializer_range": 0.02, "qk_gate": 0, "use_cache": True}
+
+    assert open_checkpoint(copy_of(config=edit)).config == open_checkpoint(checkpoint("tiny-u15")).config
 
 
 def test_an_unknown_noise_mode_is_refused(copy_of):

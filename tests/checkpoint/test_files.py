@@ -158,9 +158,40 @@ def test_what_was_found_is_said(single, aligned):
     stored = load_file(checkpoint("tiny-u15") / "model.safetensors")
     file = single("diffusion_model.", {f"diffusion_model.{name}": stored[name].bfloat16()})
     model, config, tokenizer = open_checkpoint(file).found().splitlines()
-    assert model == f"u: U1.5, 3 layers, F32 + BF16, 1 file in {file.parent}"
+    assert model == f"u: U1.5 or later (pixel head), 3 layers, F32 + BF16, 1 file in {file.parent}"
     assert config.startswith("Config: the tensors' shapes (assumed, as published: rms_norm_eps 1e-06, rope_theta")
     assert tokenizer == f"Tokenizer: {file.parent / 'tokenizer'}"
+
+
+@pytest.mark.parametrize(
+    "name, kind, repository",
+    [
+        ("sensenova_u1.6_8b_mot_int8_convrot", "U1.6", "sensenova/SenseNova-U1.6-8B-MoT"),
+        ("SenseNova-U1.6-8B-MoT-Q4_0", "U1.6", "sensenova/SenseNova-U1.6-8B-MoT"),
+        ("U15-mine", "U1.5", "SenseNova/SenseNova-U1.5-8B-MoT"),
+        ("SenseNova-U1.7-8B-MoT", "U1.7", "SenseNova/SenseNova-U1-8B-MoT"),
+        ("SenseNova-U1-8B-MoT", "U1.5 or later (pixel head)", "SenseNova/SenseNova-U1.5-8B-MoT"),
+        ("menu16", "U1.5 or later (pixel head)", "SenseNova/SenseNova-U1.5-8B-MoT"),
+    ],
+)
+def test_a_model_is_called_by_the_version_in_its_name(single, expected, name, kind, repository):
+    """Unless its head speaks against it; the number changes nothing of what is computed."""
+    opened = open_checkpoint(single(name=f"{name}.safetensors"))
+    assert opened.found().startswith(f"{name}: {kind}, 3 layers, ")
+    assert f"sensenova download {repository} --tokenizer-only" in opened.how_to_get_a_tokenizer
+    assert opened.config == open_checkpoint(checkpoint("tiny-u15")).config
+    assert torch.equal(picture(sensenova_core.load(opened.files.path)), expected)
+
+
+def test_several_checkpoints_in_one_folder(single):
+    """As one model in several types; the config of all of them lies beside."""
+    first, second = single(name="U1.6-bf16.safetensors"), single(name="U1.6-fp8.safetensors")
+    shutil.copyfile(checkpoint("tiny-u15") / "config.json", first.parent / "config.json")
+    message = f"{first.parent}: 2 checkpoints in it; give one of the files: {first.name}, {second.name}"
+    assert refusal(first.parent) == message
+    assert open_checkpoint(second).config_from == "config.json" and open_checkpoint(second).version == "U1.6"
+    second.unlink()
+    assert open_checkpoint(first.parent).files.weights == (first,)
 
 
 def test_a_folder_without_a_config(aligned, expected):

@@ -29,7 +29,9 @@ FORMATS = {
     "torchao": {"weight._data": I8, "weight:qdata": I8, "weight:scale": BF16},
     "W4A8": {"qweight": I8, "s1_scales": BF16, "s2_scales": I8},
     "HQQ": {"W_q": U8, "meta": U8},
-    "INT8": {"weight": I8, "weight_scale": BF16},
+    "INT8 without scales": {"weight": I8},
+    "INT8 with zero points": {"weight": I8, "weight_scale": BF16, "weight_zero_point": I8},
+    "W4A8,": {"weight": I8, "weight_s_rel": F8, "weight_s_channel": BF16},
     "int4": {"weight": U8, "weight_scale": BF16},
     "MXFP4": {"weight_blocks": U8, "weight_scales": U8},
     "MXFP8": {"weight": F8, "weight_scale": U8},
@@ -94,6 +96,31 @@ def test_compressed_tensors_by_their_bits(kept_as, weights, inputs, said):
     config = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
     layer = {"weight_packed": I32, "weight_scale": BF16, "weight_shape": torch.int64}
     assert said in refusal(kept_as(layer, config))
+
+
+@pytest.mark.parametrize(
+    "form, said",
+    [
+        ("nvfp4", "NVFP4"),
+        ("mxfp8", "MXFP8"),
+        ("asym_w4a8_int8", "W4A8"),
+        ("convrot_w4a4", "W4A4 (ConvRot)"),
+        ("nf4", "NF4"),
+        ("int3_of_tomorrow", "int3_of_tomorrow"),
+    ],
+)
+@pytest.mark.parametrize("place", ["beside", "metadata"])
+def test_formats_that_comfyui_names(kept_as, form, said, place):
+    """Whatever the tensors look like: W4A8 and W4A4 lie in int8 as well."""
+    layers = {"layers": {"language_model.model.layers.0.self_attn.q_proj": {"format": form}}}
+    metadata = {"_quantization_metadata": json.dumps(layers)} if place == "metadata" else None
+    folder = kept_as({"weight": I8, "weight_scale": BF16}, None, metadata)
+    if place == "beside":
+        stored = load_file(folder / "model.safetensors")
+        about = torch.tensor(list(json.dumps({"format": form}).encode()), dtype=U8)
+        stored["language_model.model.layers.0.self_attn.q_proj.comfy_quant"] = about
+        save_file(stored, folder / "model.safetensors")
+    assert f"quantised as {said}," in refusal(folder)
 
 
 def test_a_config_alone_refuses_nothing(kept_as):

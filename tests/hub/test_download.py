@@ -16,7 +16,7 @@ import pytest
 import sensenova_core
 from sensenova_core import CheckpointError
 from sensenova_core.cli.models import resolve_model
-from sensenova_core.hub.download import Wanted, download, files_of
+from sensenova_core.hub.download import Wanted, download, files_of, split_name
 from sensenova_core.hub.download_record import RECORD, Record, check_origin, is_whole
 from tests.conftest import REPOSITORY
 from tests.support.fake_hub import PIECE, FakeHub
@@ -111,11 +111,58 @@ def test_into_the_cache(run, tmp_path):
 
 def test_one_of_several_files(run, tmp_path):
     refused = run("download", "some/ggufs", "--to", tmp_path / "a")
-    assert refused.returncode == 1 and "2 checkpoints in it, a-Q4.gguf, a-Q8.gguf" in refused.stderr
+    assert (
+        refused.returncode == 1 and "2 files to choose from, a-Q4.gguf (0.0 GB), a-Q8.gguf (0.0 GB)" in refused.stderr
+    )
     assert "sensenova download some/ggufs --file a-Q4.gguf" in refused.stderr
     assert run("download", "some/ggufs", "--file", "a-Q8.gguf", "--to", tmp_path / "b").returncode == 0
     assert there(tmp_path / "b") == {"config.json", "a-Q8.gguf"}  # no index, which names other files
     assert "no file x.gguf in it" in run("download", "some/ggufs", "--file", "x.gguf").stderr
+
+
+def test_one_of_several_safetensors(run, hub, tmp_path):
+    """Of U1.6 three single files in one repository, and of LoRAs two."""
+    model = hub.repositories[REPO]
+    single = {f"U1.6-{kind}.safetensors": model["model.safetensors"] for kind in ("bf16", "fp8", "int8")}
+    native = {name: content for name, content in model.items() if name != "model.safetensors"} | single
+    loras = {"U1.6-LoRA-8step.safetensors": b"a", "U1.6-LoRA-8step-V2.safetensors": b"b"}
+    hub.repositories |= {"some/U1.6-Native": native, "some/U1.6-LoRAs": loras}
+    refused = run("download", "some/U1.6-Native", "--to", tmp_path / "a")
+    assert refused.returncode == 1 and "3 files to choose from, U1.6-bf16.safetensors (0.0 GB)" in refused.stderr
+    assert "--file U1.6-bf16.safetensors, or with some/U1.6-Native/U1.6-bf16.safetensors as" in refused.stderr
+    assert not hub.fetched() and not (tmp_path / "a").exists()
+    for name in ("U1.6-int8.safetensors", "U1.6-fp8.safetensors"):
+        hub.requests.clear()
+        done = run("download", "some/U1.6-Native", "--file", name, COMFYUI_PATH=str(tmp_path))
+        folder = tmp_path / "models/sensenova/U1.6-Native"
+        assert done.returncode == 0 and {each for each in hub.fetched() if "safetensors" in each} == {name}
+        assert is_whole(folder, "some/U1.6-Native", name) and sensenova_core.load(folder / name, place=False)
+    assert not is_whole(folder, "some/U1.6-Native", "U1.6-bf16.safetensors")
+    (folder / "U1.6-int8.safetensors").unlink()
+    assert is_whole(folder, "some/U1.6-Native", "U1.6-fp8.safetensors")
+    assert not is_whole(folder, "some/U1.6-Native", "U1.6-int8.safetensors")
+    run("download", "some/U1.6-LoRAs", "--file", "U1.6-LoRA-8step-V2.safetensors", COMFYUI_PATH=str(tmp_path))
+    assert there(tmp_path / "models/sensenova/loras/U1.6-LoRAs") == {"U1.6-LoRA-8step-V2.safetensors"}
+
+
+def test_what_there_is_to_fetch(run, hub):
+    listed = run("download", "--list").stdout
+    assert "sensenova/SenseNova-U1.6-8B-MoT-Native " in listed and "SenseNova/SenseNova-U1-8B-MoT " in listed
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "named, repo, file",
+    [
+        ("a/b", "a/b", None),
+        (" a/b/c.gguf ", "a/b", "c.gguf"),
+        ("a/b/", "a/b/", None),
+        ("a", "a", None),
+        ("a/b/../c", "a/b/..", "c"),  # which is no repository's name
+    ],
+)
+def test_a_file_within_a_name(named, repo, file):
+    assert split_name(named) == (repo, file)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +324,7 @@ def in_background(hub, tmp_path):
 
 def test_progress(in_background, hub, tmp_path):
     """Of files that end at different times: the hub's library writes the first 10 MiB of one at once."""
-    sizes = {f"model-{n}.safetensors": n * 8 * PIECE for n in range(1, 7)} | {"config.json": 2}
+    sizes = {f"model-{n:05}-of-00006.safetensors": n * 8 * PIECE for n in range(1, 7)} | {"config.json": 2}
     hub.repositories[REPO] = {name: b"x" * size for name, size in sizes.items()}
     hub.seconds = 0.05
     steps, total = json.loads(in_background(tmp_path / "model").stdout), sum(sizes.values())

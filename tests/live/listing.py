@@ -82,6 +82,11 @@ def fill() -> None:
     shutil.copy(checkpoint / "config.json", packed)
     for name in ("a.gguf", "b.gguf"):
         (packed / name).write_bytes(gguf(["fm_modules.fm_head.0.weight"]))
+    kinds = ours / "kinds"  # of one model, with its config beside them
+    kinds.mkdir()
+    shutil.copy(checkpoint / "config.json", kinds)
+    for name in ("bf16.safetensors", "fp8.safetensors"):
+        save_file(tensors, kinds / name)
     folder_paths.models_dir = str(models)
     folder_paths.folder_names_and_paths["diffusion_models"] = ([str(models / "unet"), str(others)], {".safetensors"})
     folder_paths.folder_names_and_paths["checkpoints"] = ([str(models / "checkpoints")], {".safetensors"})
@@ -168,6 +173,20 @@ if hub:
         folders.download("somebody/Fetched")
     except folders.CheckpointError as error:
         report["somebody's"] = str(error)
+    several = {**settings, "repo": "sensenova/U1.6-Native"}
+    one = {**several, "repo": "sensenova/U1.6-Native/U1.6-int8.safetensors", "checkpoint": "U1.6-Native"}
+    try:
+        load.Loader.execute(checkpoint="U1.6-Native", **several)
+    except folders.CheckpointError as error:
+        report["several"] = str(error)
+    with mock.patch.object(progress, "show_text", said.append):
+        before = load.Loader.fingerprint_inputs(**one)
+        load.Loader.execute(**one)
+    native = folder / "models/sensenova/U1.6-Native"
+    report["one"] = [path.relative_to(folder).as_posix() for path in native.glob("*.safetensors")]
+    report["one was said"] = said[-1]
     os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
     report["again"] = folders.download(repo).name
+    report["fingerprint expects one file"] = before == load.Loader.fingerprint_inputs(**one) is not None
+    report["one again"] = folders.chosen("U1.6-Native/U1.6-int8.safetensors", one["repo"])[1].name
 print(json.dumps(report))

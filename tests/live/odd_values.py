@@ -119,6 +119,9 @@ NODES: dict[str, dict[str, Any]] = {
     | {"conditioning": ["conditioning", 0], "width": 64, "height": 64, "batch_size": 1, "crop": False}
     | DRAWING
     | {"preset": ["lora", 1]},
+    "ToComfyUI": MODEL
+    | {"conditioning": ["conditioning", 0], "width": 64, "height": 64, "negative": "nothing", "batch_size": 1}
+    | {"shift": 3.0, "t_eps": 0.02},
     "Understand": MODEL
     | {"question": "What?", "images": ["images", 0], "history": ["history", 1], "max_tokens": 2}
     | {"system_message": "", "repetition_penalty": 1.0}
@@ -126,6 +129,11 @@ NODES: dict[str, dict[str, Any]] = {
     "Interleave": MODEL
     | {"prompt": STORY, "images": ["images", 0], "size": "custom", "size.width": 64, "size.height": 64}
     | {"think": False, "max_images": 0, "max_tokens": 2, "system_message": "", "preset": ["lora", 1]}
+    | SAMPLED
+    | DRAWING,
+    "SelfCorrect": MODEL
+    | {"prompt": STORY, "image": ["picture", 0], "images": ["images", 0], "rounds": 1, "max_tokens": 2}
+    | {"width": 64, "height": 64, "preset": ["lora", 1]}
     | SAMPLED
     | DRAWING,
     "SaveDocument": {"document": ["document", 2], "filename_prefix": "odd", "format": "markdown"},

@@ -177,7 +177,7 @@ class Card:
 
     @property
     def used(self) -> int:
-        engines = [patcher.model for patcher in self.patchers if isinstance(patcher, wire.EnginePatcher)]
+        engines = [patcher.model.engine for patcher in self.patchers if isinstance(patcher, wire.EnginePatcher)]
         read = sum(engine.remembered.nbytes for engine in engines)
         return read + sum(patcher.loaded_size() for patcher in self.patchers)
 

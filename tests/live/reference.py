@@ -19,9 +19,11 @@ from torch import Tensor
 
 import sensenova_core
 from sensenova_core.reading.prompt import Message
+from sensenova_core.report.correction import Correction
 from sensenova_core.settings import (
     INTERLEAVE_SIZES,
     TRAINED_SIZES,
+    CorrectionSettings,
     DecodingSettings,
     DocumentSettings,
     Guidance,
@@ -113,6 +115,22 @@ def interleave(
     return torch.cat(pictures), text, None
 
 
+def self_correct(
+    model, prompt, rounds, max_tokens, width, height, steps, cfg, img_cfg, cfg_norm, cfg_start, cfg_end,
+    shift, seed, t_eps, image=None, images=NO_IMAGES, **decoding,
+):  # fmt: skip
+    if (width, height) == (0, 0):
+        width, height = model.best_size(images[0][0].size if images[0] else None)
+    guidance = Guidance(cfg, img_cfg, cfg_norm, (cfg_start, cfg_end))
+    drawn = SamplingSettings(width, height, steps, guidance, shift, t_eps, seed)
+    settings = CorrectionSettings(drawn, written(max_tokens, **decoding), rounds)
+    correction = Correction(given=image is not None)
+    for event in model.self_correct(prompt, images[0], settings=settings, first=image, max_pixels=images[1]):
+        correction.add(event)
+    pictures = [*([] if image is None else [image]), *correction.pictures]
+    return pictures[-1], torch.cat(pictures), correction.text()
+
+
 def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> DecodingSettings:
     named = {name.removeprefix("decoding."): value for name, value in sampled.items()}
     if "text_seed" in named:
@@ -129,6 +147,10 @@ def primitive(value):
     return (value,)
 
 
+def formatted(f_string, **values):
+    return (f_string.format(**{name.removeprefix("values."): value for name, value in values.items()}),)
+
+
 NODES = {
     "SenseNovaCoreLoader": loader,
     "SenseNovaCoreImageCondition": image_condition,
@@ -139,9 +161,11 @@ NODES = {
     "SenseNovaCoreFlowMatchSampler": sampler,
     "SenseNovaCoreUnderstand": understand,
     "SenseNovaCoreInterleave": interleave,
+    "SenseNovaCoreSelfCorrect": self_correct,
     "SenseNovaCoreMemoryPlan": memory_plan,
     "LoadImage": load_image,
     "PrimitiveStringMultiline": primitive,
+    "StringFormat": formatted,
 }
 
 

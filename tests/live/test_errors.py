@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.live.client import Rejected
 from tests.live.workflows import REDRAW, SAVE, node_id, text_to_image, tiny
@@ -67,6 +68,18 @@ def damaged(models):
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def pruned(models):
+    """The model without its output head."""
+    folder = models / "pruned"
+    shutil.copytree(models / "demo", folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["language_model.lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    yield
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_before_the_run(client, case):
     kind, wrong, text = REFUSED[case]
@@ -92,6 +105,22 @@ def test_odd_size_is_reported_by_the_sampler(client):
 def test_reported_by_the_node_of_another_task(client, case):
     name, kind, wrong, text = FAILS_ELSEWHERE[case]
     _check_reported(client, tiny(name, **{kind: wrong}), kind, text)
+
+
+@pytest.mark.parametrize("name, kind", [("think", "Think"), ("understand", "Understand"), ("interleave", "Interleave")])
+def test_what_a_file_for_drawing_cannot_do(client, pruned, name, kind):
+    _check_reported(
+        client, tiny(name, Loader={"checkpoint": "pruned"}), kind, "this file is for drawing only: it lacks "
+    )
+
+
+def test_what_a_file_for_drawing_can_do(client, pruned, first_run):
+    run = client.run(text_to_image(Loader={"checkpoint": "pruned"}))
+    assert client.images(run, SAVE)[0].tobytes() == first_run[1]
+    prompt = tiny("memory_plan", Loader={"checkpoint": "pruned"}, MemoryPlan={"task": "understand"})
+    _check_reported(
+        client, prompt, "MemoryPlan", "for reasoning, answers, chat, documents and self-correction take a file"
+    )
 
 
 def test_a_hint_is_of_what_the_node_has(client):

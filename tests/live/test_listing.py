@@ -17,7 +17,10 @@ CHECKPOINT = COMPACT / "checkpoints/tiny-u15"
 def report(installation, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("models")
     files = {file.name: file.read_bytes() for file in CHECKPOINT.iterdir()}
-    with FakeHub({"SenseNova/Fetched": files}, seconds=0.02) as hub:
+    weights = files["model.safetensors"]
+    native = {name: content for name, content in files.items() if name != "model.safetensors"}
+    native |= {"U1.6-bf16.safetensors": weights, "U1.6-int8.safetensors": weights}
+    with FakeHub({"SenseNova/Fetched": files, "sensenova/U1.6-Native": native}, seconds=0.02) as hub:
         command = [installation.python, "tests/live/listing.py", installation.folder, CHECKPOINT, folder, hub.url]
         environment = os.environ | hub.environment(folder / "home") | {"PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
@@ -32,6 +35,8 @@ def test_the_list(report):
         "deep/er/y.safetensors",
         "extra.safetensors",
         "foreign/mine.safetensors",
+        "kinds/bf16.safetensors",
+        "kinds/fp8.safetensors",
         "packed/a.gguf",
         "packed/b.gguf",
     ]
@@ -68,5 +73,13 @@ def test_nothing_else_is_loaded_in_place_of_what_was_chosen(report):
 
 def test_downloading(report):
     assert report["cancelled"] and report["downloaded"] == "models/sensenova/Fetched" and report["loaded"]
-    assert report["said"].startswith("Model: Fetched\nFetched: U1.5, 3 layers, F32, 1 file in ")
+    assert report["said"].startswith("Model: Fetched\nFetched: U1.5 or later (pixel head), 3 layers, F32, 1 file in ")
     assert report["bar"][0] == report["bar"][1] > 1e6 and report["again"] == "Fetched"
+
+
+def test_one_file_of_a_repository_of_several(report):
+    assert "2 files to choose from, U1.6-bf16.safetensors" in report["several"]
+    assert "with sensenova/U1.6-Native/U1.6-bf16.safetensors as the Loader's repo" in report["several"]
+    one = "models/sensenova/U1.6-Native/U1.6-int8.safetensors"
+    assert report["one"] == [one] and report["one was said"].startswith("Model: U1.6-Native\nU1.6-int8: U1.6, ")
+    assert report["fingerprint expects one file"] and report["one again"] == "U1.6-int8.safetensors"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,13 +13,14 @@ import pytest
 from PIL import Image
 
 from tests.live import comfyui
+from tests.live.client import Client
 from tests.live.pictures import PHOTO
 from tests.live.workflows import node_id, tiny
 
 JOBS = 100
 COLOURS = ("red", "green", "blue", "yellow", "white")
 SECONDS = 120
-TINY = {"Loader": {"checkpoint": "built-in demo"}, "FlowMatchSampler": {"steps": 2}}
+BUILT_IN = {"checkpoint": "built-in demo"}
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def server(installation: comfyui.Installation, tmp_path: Path) -> comfyui.Server
 def drawing() -> dict:
     """A workflow that takes a few hundredths of a second."""
     size = {"size": "custom", "size.width": 64, "size.height": 64}
-    return tiny("text_to_image", Loader=TINY["Loader"], FlowMatchSampler=TINY["FlowMatchSampler"], Resolution=size)
+    return tiny("text_to_image", Loader=BUILT_IN, FlowMatchSampler={"steps": 2}, Resolution=size)
 
 
 class Queue:
@@ -102,39 +104,39 @@ def test_100_jobs_through_three_kills_of_the_server_and_one_of_the_client(server
         assert name.startswith(f"{number + 2:04d}_") and picture.size == (64, 64)
         assert sent[node_id(api, "TextEncode")]["inputs"]["prompt"] == prompt
         assert sent[node_id(api, "FlowMatchSampler")]["inputs"]["seed"] == 7 * number
-    assert {path.name for path in queue.output.iterdir() if path.suffix == ".png"} == {name for [name] in files.values()}
+    assert {path.name for path in queue.output.iterdir() if path.suffix == ".png"} == {
+        name for [name] in files.values()
+    }
     # A job that runs as its server is killed is drawn again, and no other.
     assert len(list((server.base / "output").glob("*.png"))) <= JOBS + 3
 
 
-def test_pictures_are_sent_and_texts_and_documents_come_back(server, tmp_path):
+def test_pictures_are_sent_and_texts_come_back(server, tmp_path):
     photo = Image.effect_noise(PHOTO, 80).convert("RGB")
     photo.save(tmp_path / "mine.png")
-    (tmp_path / "questions.jsonl").write_text('{"LoadImage.image": "mine.png", "question": "What is it?"}\n')
-    workflow = tiny("understand", Loader=TINY["Loader"])
-    loader = node_id(workflow, "LoadImage")
+    table = tmp_path / "questions.jsonl"
+    table.write_text('{"LoadImage.image": "mine.png", "question": "What is it?"}\n')
+    workflow = tiny("understand", Loader=BUILT_IN)
+    queue = Queue(tmp_path, workflow, str(table), "--server", server.url)
     with server:
-        target = f"{node_id(workflow, 'Understand')}.{'question' if 'question' in str(workflow) else 'prompt'}=question"
-        queue = Queue(tmp_path, workflow, str(tmp_path / "questions.jsonl"), "--set", target, "--server", server.url)
         queue.run()
         [line] = queue.record()
-        assert any(name.endswith(".txt") for name in line["files"])
-        history = json.loads(json.dumps(server_history(server)))[line["prompt_id"]]
-        sent = history["prompt"][2][loader]["inputs"]["image"]
-        assert Image.open(server.base / "input" / sent).tobytes() == photo.tobytes()
+        with Client(server.url) as client:
+            sent = client.get(f"/history/{line['prompt_id']}")[line["prompt_id"]]["prompt"][2]
+    assert sent[node_id(workflow, "Understand")]["inputs"]["question"] == "What is it?"
+    with Image.open(server.base / "input" / sent[node_id(workflow, "LoadImage")]["inputs"]["image"]) as received:
+        assert received.tobytes() == photo.tobytes()
+    assert any(name.endswith(".txt") and (queue.output / name).read_text() for name in line["files"])
 
-        story = tiny("interleave", Loader=TINY["Loader"], Interleave={"max_images": 1, "size.width": 128, "size.height": 128})
-        (tmp_path / "stories.csv").write_text("Interleave.prompt\nHow to draw a star\n".replace(
-            "Interleave", node_id(story, "Interleave")))
-        queue = Queue(tmp_path, story, str(tmp_path / "stories.csv"), "--server", server.url)
+
+def test_a_document_comes_with_its_pictures(server, tmp_path):
+    table = tmp_path / "stories.csv"
+    table.write_text("SenseNovaCoreInterleave.prompt\nTell a story about a red circle in three pictures.\n")
+    small = {"max_images": 2, "max_tokens": 300, "steps": 1, "size": "automatic"}
+    workflow = tiny("interleave", Loader=BUILT_IN, Interleave=small)
+    queue = Queue(tmp_path, workflow, str(table), "--server", server.url)
+    with server:
         queue.run()
-        files = queue.record()[-1]["files"]
-        [page] = [name for name in files if name.endswith(("document.html", "document.md"))]
-        assert (queue.output / page).read_bytes()
-
-
-def server_history(server: comfyui.Server) -> dict:
-    import urllib.request
-
-    with urllib.request.urlopen(server.url + "/history") as answer:
-        return json.load(answer)
+    [page] = [queue.output / name for name in queue.record()[0]["files"] if name.endswith("/document.md")]
+    named = re.findall(r"\((image_\d+\.png)\)", page.read_text())
+    assert named and all((page.parent / name).is_file() for name in named)

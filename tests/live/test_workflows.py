@@ -8,6 +8,7 @@ from PIL import Image, ImageChops
 from tests.live import comfyui
 from tests.live.workflows import AUTOMATIC, BUILT_IN, NAMES, sampled, tiny
 
+CORRECTION = {"Loader": {"checkpoint": "talkative"}, "SelfCorrect": sampled(seed=1)}
 DOCUMENT = {"Loader": {"checkpoint": "talkative"}, "Interleave": sampled(seed=1)}
 PIXEL_HEAD = {"Loader": {"checkpoint": "tiny-u15"}}
 GUIDED = {"cfg_norm": "channel", "img_cfg": 1.5, "cfg_end": 0.9}
@@ -16,8 +17,10 @@ DEMO, MODEST = {"Loader": {"checkpoint": BUILT_IN}}, {"Loader": {"checkpoint": "
 UNSIZED = {"width": 0, "height": 0, "crop": False}
 TWO_SIZES = tiny("edit_two_references")
 TWO_SIZES["3"]["inputs"]["image"] = "tall.png"
-CASES = {name: tiny(name) for name in NAMES} | {
+OTHERS = {"ksampler"}  # sum up in another order: test_ksampler.py
+CASES = {name: tiny(name) for name in NAMES if name not in OTHERS} | {
     "interleave": tiny("interleave", **DOCUMENT),
+    "self_correct, revised": tiny("self_correct", **CORRECTION),
     "text_to_image, pixel head": tiny("text_to_image", **PIXEL_HEAD, FlowMatchSampler={"cfg_norm": "cfg_zero_star"}),
     "edit_two_references, pixel head": tiny("edit_two_references", **PIXEL_HEAD, FlowMatchSampler=GUIDED),
     "edit_two_references, two sizes": TWO_SIZES,

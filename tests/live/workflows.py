@@ -20,15 +20,17 @@ TINY = {
     "LoadImage": {"image": "photo.png"},
     "Resolution": SMALL,
     "FlowMatchSampler": {"steps": STEPS},
+    "KSampler": {"steps": STEPS},
     "Think": {"max_tokens": 30},
     "Understand": {"max_tokens": 30},
+    "SelfCorrect": {"steps": 2, "max_tokens": 60},
     "Interleave": SMALL | {"prompt": STORY, "steps": 2, "max_images": 3, "max_tokens": 60},
 }
 EXACT = {"FlowMatchSampler": {"width": PHOTO[0], "height": PHOTO[1], "crop": True}}
 AUTOMATIC = "automatic"  # a size that suits the model, or the first checkpoint that is there
 BUILT_IN = "built-in demo"
 BUILT_IN_SIDE = 128  # of the square that it draws best
-PROFILES = {"FlowMatchSampler": 1, "Think": 2, "Understand": 2, "Interleave": 3}  # which output
+PROFILES = {"FlowMatchSampler": 1, "Think": 2, "Understand": 2, "Interleave": 3, "SelfCorrect": 3}  # which output
 PROFILE_OF = "profile of "  # begins the ids of nodes that show one
 # Means nothing to a picture from text alone; ComfyUI cannot know, and draws again instead of showing what it kept.
 REDRAW = {"img_cfg": 2.0}

@@ -125,7 +125,7 @@ def test_rows_are_added_piece_by_piece(monkeypatch, shape, piece):
             peak.leave_out([value, into, *(part for _, *parts in terms for part in parts)])
             merge(value, terms, into)
         assert (into.double().flatten(1) - expected).abs().max() <= bound * expected.abs().max()
-        assert peak.most <= merge_scratch(shape, [3, 9], packed=False)
+        assert peak.most <= merge_scratch(shape, [3, 9], unpacking=0)
 
 
 @pytest.mark.parametrize("vram_mode", ["auto", "balanced"])

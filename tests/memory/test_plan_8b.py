@@ -5,10 +5,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from sensenova_core import SamplingSettings, SettingsError
 from sensenova_core.checkpoint import StoredWeights, checkpoint_name
 from sensenova_core.checkpoint.headers import TensorHeader
+from sensenova_core.checkpoint.int8 import multiplied
 from sensenova_core.lora import Lora
 from sensenova_core.lora.file import Factors
 from sensenova_core.memory import Limits, Plan, Sizes, make_plan
@@ -55,6 +57,44 @@ def sizes_packed(kind: str) -> Sizes:
         fixed=Fixed(model, weights).nbytes,
         stored_bytes=weights.nbytes,
     )
+
+
+@cache
+def sizes_int8(compute: str) -> Sizes:
+    """Of the 8B models with the linear layers of their decoders in INT8, rotated, as ComfyUI's file has them."""
+    model = SenseNovaU1.on_meta(config())
+    shapes = {checkpoint_name(name): tuple(value.shape) for name, value in model.named_parameters()}
+    headers = {}
+    for name, shape in shapes.items():
+        scale = TensorHeader(Path("x"), "F32", (shape[0], 1), 0)
+        int8 = {"scale": scale, "group": 256} if "_proj" in name else {}
+        headers[name] = TensorHeader(Path("x"), "I8" if int8 else "BF16", shape, 0, **int8)
+    names = multiplied(model, headers, compute=compute, device=torch.device("cpu"))
+    weights = StoredWeights(model, headers, None, int8=names)
+    return Sizes.of(
+        units_of(model, weights),
+        layers=config().decoder.num_layers,
+        fixed=Fixed(model, weights).nbytes,
+        stored_bytes=weights.nbytes,
+    )
+
+
+@pytest.mark.parametrize("compute", ["int8", "bf16"])
+def test_int8_on_a_card_of_12_gb_keeps_every_layer_of_the_expert_in_use(compute):
+    """Of which 11 GiB are free, with a desktop on it; multiplied as INT8, or unpacked one layer at a time."""
+    sizes = sizes_int8(compute)
+    activations = Activations(config(), 2, int8=compute == "int8")
+    task = activations.drawing(SamplingSettings(), PREFIXES, unread=2)
+    plan = make_plan(sizes, task, Limits("auto", int(11 * GIB)), system_free=20 * GIB)
+    phase = plan.phases[GENERATION]
+    assert phase.streamed == () and len(phase.resident) == 42 and plan.device_bytes <= 11 * GIB
+    assert (plan.int8 == 0) == (compute == "bf16") and sizes.int8 in (0, 2 * 42 * 7)
+    assert sum(phase.unit_bytes) < 0.51 * sum(plan_8b("full").phases[GENERATION].unit_bytes)
+    writing = make_plan(
+        sizes, activations.writing(400, 1000, "text of"), Limits("auto", int(11 * GIB)), system_free=20 * GIB
+    )
+    assert not writing.streams
+    assert ("588 matrices are multiplied as INT8" in explained(plan)) == (compute == "int8")
 
 
 def plan_8b(mode: str = "auto", budget: float | None = None, system_free: int = 48 * GIB) -> Plan:

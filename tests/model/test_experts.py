@@ -131,7 +131,7 @@ def test_a_slot_holds_experts_as_one_and_copies_nothing():
     slot = Slot(unit.nbytes, torch.device("cpu"), Transfers())
     for part in unit.parts:
         part.of(slot.buffer).copy_(values[part.leaf])
-    module, buffer = slot.module(unit), slot.buffer.untyped_storage().data_ptr()
+    module, buffer = slot.module(unit, lambda part: part.of(slot.buffer)), slot.buffer.untyped_storage().data_ptr()
     for name in module.stack.NAMES:
         view = getattr(module.stack, name)
         assert view.untyped_storage().data_ptr() == buffer and view.stride(0) > view[0].numel()

@@ -191,7 +191,7 @@ def test_units_of_fp8_arrive_bit_for_bit(direct, kept):
         for index, unit in enumerate(units):
             buffer.buffer.fill_(0xAA)
             store.send((GENERATION, index), buffer.buffer, None)
-            module = buffer.module(unit)
+            module = buffer.module(unit, lambda part: part.of(buffer.buffer))
             for part in unit.parts:
                 value = getattr(module, part.leaf)
                 assert (value.dtype, value.shape) == (part.dtype, part.shape)
