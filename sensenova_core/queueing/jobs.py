@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,13 @@ class Job:
     def stem(self) -> str:
         """What names of its results begin with."""
         return f"{self.line:04d}_{self.id[:8]}"
+
+    def is_what_was_sent(self, nodes: Any) -> bool:
+        """Whether these nodes are this job's, but for what a server has called its uploads."""
+        if not isinstance(nodes, dict) or nodes.keys() != self.nodes.keys():
+            return False
+        uploads = {(target.node, target.input) for target in self.uploads}
+        return _content(nodes, uploads) == _content(self.nodes, uploads)
 
 
 def make_jobs(workflow: Workflow, table: Table, types: NodeTypes, *, columns: dict[str, list[Target]]) -> list[Job]:
@@ -96,9 +103,15 @@ def _sum(file: Path, sums: dict[Path, str]) -> str:
     return sums[file]
 
 
-def _content(nodes: dict[str, dict[str, Any]]) -> str:
-    """All that a result depends on. Titles are not; nor is it another job for 4.0 being written as 4."""
-    bare = {id: [node["class_type"], node["inputs"]] for id, node in nodes.items()}
+def _content(nodes: dict[str, Any], but: Collection[tuple[str, str]] = ()) -> str:
+    """All that a result depends on. Titles are not; nor is it another job for 4.0 being written as 4.
+
+    but: (node, input) of inputs to leave out.
+    """
+    bare = {
+        id: [node["class_type"], {name: value for name, value in node["inputs"].items() if (id, name) not in but}]
+        for id, node in nodes.items()
+    }
     return json.dumps(_plain(bare), sort_keys=True)
 
 

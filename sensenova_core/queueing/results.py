@@ -1,5 +1,6 @@
 """A job's results, from the server into the folder: under names that begin with the job's line."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -32,6 +33,29 @@ def save(server: Server, job: Job, outputs: Files, *, folder: Path) -> list[str]
             _write(folder / name, lambda part, text=text: part.write_text(text, encoding="utf-8", errors="replace"))
             names.append(name)
     return names
+
+
+def not_of(job: Job, folder: Path, files: list[str]) -> str | None:
+    """The first of these files that says it is of other settings than the job's.
+
+    ComfyUI's pictures carry what was sent. The names that a server gives to files are given again once its output
+    folder was emptied, so that what its history calls by a name may be another picture by now.
+    """
+    for name in files:
+        if (sent := _sent(folder / name)) is not None and not job.is_what_was_sent(sent):
+            return name
+    return None
+
+
+def _sent(path: Path) -> Any:
+    """The nodes that a picture was made by; None where it does not say."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return json.loads(picture.info["prompt"])
+    except Exception:  # no picture, of a kind without such text, or whatever else a file does to Pillow
+        return None
 
 
 def _files(shown: dict[str, Any]) -> list[dict[str, str]]:

@@ -11,9 +11,10 @@ from .jobs import Job
 from .node_types import NodeTypes
 from .pool import Pool, Run
 from .record import Record
+from .sending import Shared
 from .server import Away, Server
 from .shown import Shown
-from .worker import Shared, Worker
+from .worker import Worker
 from .workflow import Workflow
 
 _PAUSE = 1.0

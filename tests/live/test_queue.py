@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from tests.live import comfyui
-from tests.live.client import Client
 from tests.live.pictures import PHOTO
 from tests.live.workflows import node_id, tiny
 
@@ -24,7 +23,7 @@ BUILT_IN = {"checkpoint": "built-in demo"}
 
 
 @pytest.fixture
-def server(installation: comfyui.Installation, tmp_path: Path) -> comfyui.Server:
+def own_server(installation: comfyui.Installation, tmp_path: Path) -> comfyui.Server:
     """One of its own, to kill; not started."""
     comfyui.prepare_base(installation, tmp_path / "base")
     return comfyui.Server(installation, tmp_path / "base")
@@ -71,24 +70,24 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def test_100_jobs_through_three_kills_of_the_server_and_one_of_the_client(server, tmp_path):
+def test_100_jobs_through_three_kills_of_the_server_and_one_of_the_client(own_server, tmp_path):
     api = drawing()
     prompts = [f"a {COLOURS[number % 5]} circle, number {number}" for number in range(JOBS)]
     table = tmp_path / "table.csv"
     table.write_text("prompt,seed\n" + "".join(f'"{prompt}",{7 * n}\n' for n, prompt in enumerate(prompts)))
-    queue = Queue(tmp_path, api, str(table), "--server", server.url)
-    with server:
+    queue = Queue(tmp_path, api, str(table), "--server", own_server.url)
+    with own_server:
         client = queue.start()
         until(lambda: len(queue.record()) >= 15)
-    for jobs in (40, 70):
-        with server:
-            until(lambda jobs=jobs: len(queue.record()) >= jobs)
-            if jobs == 40:
-                client.kill()
-                client.communicate()
-                client = queue.start()
-                until(lambda: len(queue.record()) >= 55)
-    with server:
+    with own_server:
+        until(lambda: len(queue.record()) >= 40)
+        client.kill()
+        client.communicate()
+        client = queue.start()
+        until(lambda: len(queue.record()) >= 55)
+    with own_server:
+        until(lambda: len(queue.record()) >= 75)
+    with own_server:
         said, errors = client.communicate(timeout=SECONDS)
     assert client.returncode == 0, said + errors
 
@@ -108,25 +107,36 @@ def test_100_jobs_through_three_kills_of_the_server_and_one_of_the_client(server
         name for [name] in files.values()
     }
     # A job that runs as its server is killed is drawn again, and no other.
-    assert len(list((server.base / "output").glob("*.png"))) <= JOBS + 3
+    assert len(list((own_server.base / "output").glob("*.png"))) <= JOBS + 3
 
 
-def test_pictures_are_sent_and_texts_come_back(server, tmp_path):
+def test_pictures_are_sent_and_texts_come_back(server, client, tmp_path):
     photo = Image.effect_noise(PHOTO, 80).convert("RGB")
     photo.save(tmp_path / "mine.png")
     table = tmp_path / "questions.jsonl"
     table.write_text('{"LoadImage.image": "mine.png", "question": "What is it?"}\n')
     workflow = tiny("understand", Loader=BUILT_IN)
     queue = Queue(tmp_path, workflow, str(table), "--server", server.url)
-    with server:
-        queue.run()
-        [line] = queue.record()
-        with Client(server.url) as client:
-            sent = client.get(f"/history/{line['prompt_id']}")[line["prompt_id"]]["prompt"][2]
+    queue.run()
+    [line] = queue.record()
+    sent = client.get(f"/history/{line['prompt_id']}")[line["prompt_id"]]["prompt"][2]
     assert sent[node_id(workflow, "Understand")]["inputs"]["question"] == "What is it?"
     with Image.open(server.base / "input" / sent[node_id(workflow, "LoadImage")]["inputs"]["image"]) as received:
         assert received.tobytes() == photo.tobytes()
     assert any(name.endswith(".txt") and (queue.output / name).read_text() for name in line["files"])
+
+
+def test_the_example_draws_each_prompt_once(server, tmp_path):
+    (tmp_path / "workflow.json").write_text(json.dumps(drawing()))
+    script = comfyui.REPOSITORY / "docs/examples/queue_batch.py"
+    command = [sys.executable, script, tmp_path / "workflow.json", server.url, "a red ring", "a blue heart"]
+    for steps in (["step 2 of 2"] * 2, []):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+        assert done.returncode == 0, done.stderr
+        assert [line.strip() for line in done.stdout.splitlines() if "step 2" in line] == steps
+    for number, prompt in enumerate(["a red ring", "a blue heart"], 1):
+        with Image.open(tmp_path / f"{number:04d}_1.png") as picture:
+            assert json.loads(picture.info["prompt"])["2"]["inputs"]["prompt"] == prompt
 
 
 def test_a_document_comes_with_its_pictures(server, tmp_path):
@@ -135,8 +145,7 @@ def test_a_document_comes_with_its_pictures(server, tmp_path):
     small = {"max_images": 2, "max_tokens": 300, "steps": 1, "size": "automatic"}
     workflow = tiny("interleave", Loader=BUILT_IN, Interleave=small)
     queue = Queue(tmp_path, workflow, str(table), "--server", server.url)
-    with server:
-        queue.run()
+    queue.run()
     [page] = [queue.output / name for name in queue.record()[0]["files"] if name.endswith("/document.md")]
     named = re.findall(r"\((image_\d+\.png)\)", page.read_text())
     assert named and all((page.parent / name).is_file() for name in named)

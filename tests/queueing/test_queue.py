@@ -1,7 +1,9 @@
 """`sensenova queue` through faults of servers and of its own, with stand-ins for ComfyUI."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sensenova_core.cli import main
-from sensenova_core.queueing import following, worker
+from sensenova_core.queueing import following, sending, worker
 from tests.support.stand_in import WORKFLOW, StandIn
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +75,8 @@ class Batch:
         files = {"jobs.jsonl", ".sensenova-queue.lock"}
         for number, (prompt, seed) in enumerate(self.jobs, 2):
             picture, text = (self.output / name for name in done[number]["files"])
-            nodes = json.loads(picture.read_bytes())
+            with Image.open(picture) as made:
+                nodes = json.loads(made.info["prompt"])
             assert (nodes["1"]["inputs"]["prompt"], nodes["2"]["inputs"]["seed"]) == (prompt, seed)
             assert picture.name.startswith(f"{number:04d}_") and text.read_text() == f"drew {prompt}"
             files |= {picture.name, text.name}
@@ -215,6 +219,18 @@ def test_a_result_that_was_deleted_is_drawn_again(tmp_path, server):
     assert server.drawn == [batch.jobs[0], batch.jobs[1], batch.jobs[0]]
 
 
+def test_another_job_s_picture_under_the_same_name_is_not_taken(tmp_path, server):
+    """The server's output folder was emptied, and its names begin anew."""
+    batch = Batch(tmp_path, 2)
+    assert batch.run(server) == 0
+    shutil.rmtree(batch.output)
+    first, second = sorted(server.files)
+    server.files[first] = server.files[second]
+    assert batch.run(server) == 0
+    batch.check()
+    assert len(server.drawn) == 3
+
+
 def test_a_file_that_the_server_has_lost_is_drawn_again(tmp_path, server):
     batch = Batch(tmp_path, 2)
     server.answers["/view"] = [404]
@@ -224,7 +240,7 @@ def test_a_file_that_the_server_has_lost_is_drawn_again(tmp_path, server):
 
 
 def test_a_job_that_ends_the_server_every_time_is_given_up(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "LOSSES", 1)
+    monkeypatch.setattr(sending, "LOSSES", 1)
     batch = Batch(tmp_path, 1)
     with StandIn(60) as server:
         done = threading.Thread(target=lambda: statuses.append(batch.run(server)))
@@ -345,7 +361,8 @@ def test_pictures_are_sent_once_under_a_name_by_content(tmp_path, server):
     assert batch.run(server) == 0
     assert list(server.uploaded.values()) == [b"a cat"]
     [name] = server.uploaded
-    images = [json.loads(content)["2"]["inputs"]["image"] for content in server.files.values()]
+    made = [json.loads(Image.open(io.BytesIO(content)).info["prompt"]) for content in server.files.values()]
+    images = [nodes["2"]["inputs"]["image"] for nodes in made]
     assert images == [name, name, "example.png"]
 
 

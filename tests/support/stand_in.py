@@ -3,12 +3,16 @@
 It draws one prompt after the other, each in so many seconds, and has no websocket.
 """
 
+import io
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 TYPES = {
     "Text": {"input": {"required": {"prompt": ["STRING", {}]}}},
@@ -102,9 +106,18 @@ class StandIn:
             return {"outputs": {}, "status": {"status_str": "error", "messages": [["execution_error", data]]}}
         self.drawn.append((text, nodes["2"]["inputs"]["seed"]))
         name = f"drawn_{len(self.files) + 1:05d}_.png"
-        self.files[name] = json.dumps(nodes).encode()
+        self.files[name] = picture_of(nodes)
         shown = {"images": [{"filename": name, "subfolder": "", "type": "output"}], "text": [f"drew {text}"]}
         return {"outputs": {"3": shown}, "status": {"status_str": "success", "messages": []}}
+
+
+def picture_of(nodes: dict) -> bytes:
+    """A picture that carries what was sent, as ComfyUI's do."""
+    about = PngInfo()
+    about.add_text("prompt", json.dumps(nodes))
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=about)
+    return file.getvalue()
 
 
 def handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
