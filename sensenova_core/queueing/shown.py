@@ -39,7 +39,7 @@ class Shown:
         with self._lock:
             self.end(server)
             self._jobs[server] = job
-            self._bars[server] = self._bar(f"line {job.line}", place=self._places[server], total=0)
+            self._bars[server] = self._bar(f"line {job.line}", place=self._places[server], total=1)
 
     def step(self, server: str, title: str, *, value: float, most: float) -> None:
         """A node works: at `value` of `most` steps, 0 for one that has none."""
@@ -48,10 +48,11 @@ class Shown:
             if bar is None or job is None or not self._drawn:
                 return
             name = f"line {job.line}, {title[:_TITLE]}"
-            if bar.desc != f"{name}: " or bar.total != most:
-                bar.reset(total=most)
-                bar.set_description(name, refresh=False)
-            bar.n = value
+            total = max(1, int(most))
+            if bar.desc != name or bar.total != total:
+                bar.set_description_str(name, refresh=False)
+                bar.reset(total=total)
+            bar.n = int(value)
             bar.refresh()
 
     def over(self, server: str, job: Job, *, files: list[str], error: str | None, seconds: float) -> None:
