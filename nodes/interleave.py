@@ -164,7 +164,13 @@ class SaveDocument(io.ComfyNode):
         folder, stem = _place(filename_prefix)
         path = save_numbered_document(document, folder, stem, form=format)
         show_text(str(path))  # the graph editor draws PreviewText for its own nodes only
-        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+        return io.NodeOutput(str(path), ui={"text": (str(path),), "documents": _files(path.parent)})
+
+
+def _files(folder: Path) -> list[dict[str, str]]:
+    """A document's files as ComfyUI's history lists files, for programs that fetch results over its API."""
+    subfolder = Path(os.path.relpath(folder, folder_paths.get_output_directory())).as_posix()
+    return [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in sorted(folder.iterdir())]
 
 
 def _place(prefix: str) -> tuple[Path, str]:

@@ -26,7 +26,8 @@ _UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 4 * QUOTED  # cut further below
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 20
-_PACKAGES = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}  # imported -> installed, where these differ
+# imported -> installed, where these differ
+_PACKAGES = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "websocket": "websocket-client"}
 
 
 class SenseNovaError(Exception):

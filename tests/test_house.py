@@ -11,7 +11,7 @@ TOP_FLOOR = 6  # .py files at most
 # Room -> the next ones that it may import from; what these may import from, it may too.
 ARROWS = {
     "nodes": ("report", "package"),
-    "cli": ("report", "package"),
+    "cli": ("report", "queueing", "package"),
     "docs": ("report", "package"),
     "report": ("engine",),
     "engine": ("writing", "memory", "lora", "checkpoint", "system"),
@@ -24,6 +24,7 @@ ARROWS = {
     "hub": ("settings", "system"),
     "model": ("settings", "errors"),
     "settings": ("errors",),
+    "queueing": ("system", "errors"),
     "system": ("errors",),
     "errors": (),
     "package": (),  # what sensenova_core itself exports: its version, the demo, and every public name

@@ -40,7 +40,7 @@ def test_types_of_the_package_are_for_those_who_install_it():
     assert '"py.typed"' in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("module", ["sensenova_core", "sensenova_core.cli"])
+@pytest.mark.parametrize("module", ["sensenova_core", "sensenova_core.cli", "sensenova_core.queueing.running"])
 def test_import_costs_nothing_heavy(module):
     script = f"import {module}, sys; print([name for name in ('torch', 'transformers', 'PIL') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`, `download`."""
+"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`, `download`, `queue`."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ import sys
 
 from .. import __version__
 from ..errors import SenseNovaError, SettingsError, missing_package, out_of_memory
-from . import chat, download, generate, inspect, interleave, plan
+from . import chat, download, generate, inspect, interleave, plan, queue
 from .errors import message, smaller
 from .streams import lasting
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     logging.basicConfig(format="sensenova: %(levelname)s: %(message)s", level=logging.WARNING)
-    for name in ("sensenova_core.memory.placement", "sensenova_core.cli"):
+    for name in ("sensenova_core.memory.placement", "sensenova_core.cli", "sensenova_core.queueing"):
         logging.getLogger(name).setLevel(logging.INFO)  # which say what was found, and what "auto" has picked
     options = _parsed(sys.argv[1:] if arguments is None else arguments)
     logging.getLogger("sensenova_core").setLevel(logging.INFO if options.verbose else logging.NOTSET)
@@ -69,7 +69,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"sensenova {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (generate, chat, interleave, inspect, plan, download):
+    for command in (generate, chat, interleave, inspect, plan, download, queue):
         command.add_parser(commands)
     for command in commands.choices.values():
         command.add_argument("--verbose", action="store_true", help="say more: files, loading, first copies")
