@@ -7,6 +7,7 @@ over their group, so that whole numbers lose less. Weights that are stored rotat
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -190,13 +191,18 @@ def is_quick_on(device: torch.device) -> bool:
 @cache
 def _fused(device: str) -> Callable[[Tensor, Int8Linear], Tensor] | None:
     """comfy-kitchen's kernels, which do all of it in one go, where they are installed and there is a card for them."""
-    if device != "cuda":
-        return None
+    return _kitchen() if device == "cuda" else None
+
+
+def _kitchen() -> Callable[[Tensor, Int8Linear], Tensor] | None:
+    """None where the package is missing, does not load here, or is of a version without rotation."""
     try:
         import comfy_kitchen  # pyright: ignore[reportMissingImports]  # an optional package
-    except ImportError:
+
+        rotates = "convrot" in signature(comfy_kitchen.int8_linear).parameters
+    except (ImportError, OSError, RuntimeError, AttributeError, TypeError):
         return None
-    return kitchen_linear(comfy_kitchen)
+    return kitchen_linear(comfy_kitchen) if rotates else None
 
 
 def kitchen_linear(kitchen: Any) -> Callable[[Tensor, Int8Linear], Tensor]:
