@@ -8,6 +8,7 @@ from tests.live import browser
 from tools.translations import strings
 from tools.translations.__main__ import nodes_of
 
+WALL = {"width": 2800, "height": 2000}
 REMEDY = "run python -m tools.translations"
 ADD_ALL = """ids => {
     app.rootGraph.clear();
@@ -62,9 +63,7 @@ def test_the_editor_shows_them(chinese_editor, nodes, screenshot):
     page = chinese_editor.page
     page.evaluate(ADD_ALL, [*nodes])
     shown = page.evaluate(SHOWN)
-    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(500)
-    screenshot(page, "chinese")
+    _photograph(chinese_editor, screenshot)
     wanted = json.loads((strings.LOCALE / "nodeDefs.json").read_text(encoding="utf-8"))
     assert shown.keys() == wanted.keys()
     for id, (title, inputs, outputs) in shown.items():
@@ -72,6 +71,15 @@ def test_the_editor_shows_them(chinese_editor, nodes, screenshot):
         assert outputs == [entry["name"] for entry in wanted[id]["outputs"].values()]
         named = {name.replace(".", "_"): text for name, text in inputs.items() if name != "control_after_generate"}
         assert named == {name: wanted[id]["inputs"][name]["name"] for name in named}
+
+
+def _photograph(editor, screenshot) -> None:
+    """All nodes in a window so large that their words are drawn."""
+    editor.page.set_viewport_size(WALL)
+    editor.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    editor.page.wait_for_timeout(1000)
+    screenshot(editor.page, "chinese")
+    editor.page.set_viewport_size(browser.WINDOW)
 
 
 def test_a_node_s_help_is_chinese(chinese_editor, screenshot):
