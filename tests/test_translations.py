@@ -1,4 +1,4 @@
-"""The Chinese pages are of the English ones as they are now. What needs the nodes is in tests/live/test_translations.py."""
+"""The Chinese pages are of the English ones as they are now. tests/live/test_translations.py has what needs the nodes."""
 
 import json
 import re

@@ -38,13 +38,14 @@ def told_by(translated: Path) -> str | None:
 
 
 def stale() -> dict[str, str]:
-    """English page whose Chinese one is missing or of another text -> what to do, and strays."""
+    """English page whose Chinese one is missing or of another text -> what to do."""
     wrong = {}
     for page, translated in pages().items():
         if (told := told_by(translated)) != digest(_read(page)):
             name = page.relative_to(ROOT).as_posix()
-            there = f"python -m tools.translations changed {name}" if told else f"{name} has no translation"
-            wrong[name] = f"{there}; then mend {translated.relative_to(ROOT).as_posix()} and accept it"
+            found = f"python -m tools.translations changed {name}" if told else f"{name} has no translation"
+            mended = f"mend {translated.relative_to(ROOT).as_posix()}, then python -m tools.translations accept {name}"
+            wrong[name] = f"{found}; {mended}"
     return wrong
 
 
@@ -61,7 +62,7 @@ def accept(page: Path) -> None:
 
 
 def changed(page: Path) -> str:
-    """What changed in an English page since its Chinese one was made, as git shows it; "" where git has no such text."""
+    """What changed in an English page since its Chinese one was made, as git shows it; "" where git never had that."""
     name, told = page.relative_to(ROOT).as_posix(), told_by(pages()[page])
     for commit in _git("log", "--format=%H", "--", name).split():
         if digest(_git("show", f"{commit}:{name}")) == told:
