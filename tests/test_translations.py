@@ -1,4 +1,4 @@
-"""The Chinese pages are of the English ones as they are now. tests/live/test_translations.py has what needs the nodes."""
+"""The Chinese pages are of the English as it is now. What needs the nodes is in tests/live/test_translations.py."""
 
 import json
 import re
