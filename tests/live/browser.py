@@ -78,9 +78,9 @@ def launched() -> Iterator["Browser"]:
 
 
 @contextlib.contextmanager
-def editor(browser: "Browser", url: str) -> Iterator["Editor"]:
-    """The editor of the server at `url`, ready for work."""
-    context = browser.new_context(viewport=WINDOW)
+def editor(browser: "Browser", url: str, language: str = "en-US") -> Iterator["Editor"]:
+    """The editor of the server at `url`, ready for work, in the language of whose browser it is."""
+    context = browser.new_context(viewport=WINDOW, locale=language)
     try:
         page = context.new_page()
         page.on("dialog", lambda dialog: dialog.accept())
