@@ -231,6 +231,8 @@ class SamplingSettings(Settings):
     width, height: pixels. steps: 1 or more. shift: over 0; 1 is an even schedule. t_eps: over 0, the smallest
     distance to the end that a velocity is divided by. batch_size: images of one prompt from one noise stream.
     crop: draw a size that is no multiple of a token's side at the next larger multiples, and cut it back.
+    denoise: over 0 to 1, the part of the way from noise that is drawn; under 1 it begins from an init image.
+    feather: pixels by which a mask's border is widened.
     """
 
     width: int = _side("Width")
@@ -272,6 +274,23 @@ class SamplingSettings(Settings):
         help="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly "
         "its image's size.",
         advanced=True,
+    )
+    denoise: float = _setting(
+        1.0,
+        "How far a given picture is gone back into noise before it is drawn again: 1 forgets it, 0.3 keeps all but "
+        "details. {steps} are taken either way, as in KSampler. Needs an init image.",
+        over=0,
+        high=1,
+        usual=(0.01, 1.0),
+        step=0.01,
+        digits=3,
+    )
+    feather: int = _setting(
+        0,
+        "Pixels over which a mask fades into what is kept around it; farther out every pixel stays exactly as it was.",
+        low=0,
+        high=1024,
+        usual=(0, 256),
     )
 
     def check_size(self, side: int) -> None:
@@ -387,6 +406,10 @@ class DocumentSettings(Settings):
             raise SettingsError(
                 setting="batch_size", value=self.sampling.batch_size, remedy="a document's images are drawn one by one"
             )
+        if self.sampling.denoise != 1:
+            raise SettingsError(
+                setting="denoise", value=self.sampling.denoise, remedy="a document's images begin from noise; give 1"
+            )
         if 1 < len(self.sizes) < self.max_images:
             raise SettingsError(
                 f"{len(self.sizes)} sizes for up to {self.max_images} images", "give one for all, or one for each"
@@ -454,7 +477,8 @@ class ForecastSettings(Settings):
 
     task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
     read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
-    card, ram: sizes such as "11GiB" of free memory to plan for, in place of what is free here.
+    mask: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for, in
+    place of what is free here.
     """
 
     task: str = _setting(
@@ -473,6 +497,11 @@ class ForecastSettings(Settings):
         "Of the prompt or the conversation so far, with the system message, without images.",
         low=1,
         usual=(1, 262_144),
+        advanced=True,
+    )
+    mask: bool = _setting(
+        default=False,
+        help="Paint within a mask: the picture, its noise and the mask are kept beside it.",
         advanced=True,
     )
     card: str = _setting("", "Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.")
