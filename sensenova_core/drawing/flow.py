@@ -45,7 +45,7 @@ def times_from(sigmas: Sequence[float] | Tensor) -> Tensor:
     """
     try:
         sigma = torch.as_tensor(sigmas).detach().to("cpu", torch.float32)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise SettingsError(f"sigmas is {quoted(sigmas)}", SIGMAS_WANTED) from None
     if sigma.ndim != 1 or len(sigma) < 2:
         found = "empty" if not sigma.numel() else f"of shape {tuple(sigma.shape)}"

@@ -13,7 +13,7 @@ from ..reading.prefix import DrawingAttention, Prefix
 from ..settings import SamplingSettings
 from . import flow
 from .canvas import Canvas, Painting
-from .solving import Guess, Solver, calls_of
+from .solving import Course, Guess, Solver, calls_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ class Denoiser:
     def _solved(self, solver: Solver, z: Tensor) -> Generator[Step, None, Tensor]:
         """`steps` as another solver takes them. Its last step is the result, which comes when it has ended."""
         total, start = len(self.times) - 1, self.grid.tokens_to_image(z)
-        calls = calls_of(lambda ask: solver(ask, start, self.times, self.noise_scale))
+        calls = calls_of(lambda ask: solver(ask, start, Course(self.times, self.noise_scale)))
         answer = None
         try:
             while True:

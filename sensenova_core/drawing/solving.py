@@ -31,9 +31,16 @@ class Look:
     t: float
 
 
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a solver is given to go through. times: of the steps, float32. noise_scale: standard deviation of noise."""
+
+    times: Tensor
+    noise_scale: float
+
+
 Ask = Callable[[Guess | Look], Any]
-# (ask, z as it begins, times of the steps, standard deviation of the noise in it) -> the finished picture.
-Solver = Callable[[Ask, Tensor, Tensor, float], Tensor]
+Solver = Callable[[Ask, Tensor, Course], Tensor]  # (ask, z as it begins, course) -> the finished picture
 
 
 class _Abandoned(BaseException):

@@ -15,8 +15,9 @@ from tests.support.pictures import picture
 from tests.support.watch import SMALL
 
 
-def euler(ask, z, times, noise_scale):
+def euler(ask, z, course):
     """As other programs write it: in sigmas, by what is left to the guess."""
+    times = course.times
     sigmas = 1 - times
     for index in range(len(times) - 1):
         guess = ask(Guess(z, float(times[index])))
@@ -51,7 +52,7 @@ def test_euler_of_others_paints_as_ours(engine, settings):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_solver_that_looks_too_often_never_goes_beyond_the_end(engine, steps):
-    def restless(ask, z, times, noise_scale):
+    def restless(ask, z, course):
         for index in range(6):
             ask(Look(index, z, ask(Guess(z, 0.5)), 0.5))
         return z
@@ -63,7 +64,7 @@ def test_a_solver_that_looks_too_often_never_goes_beyond_the_end(engine, steps):
 
 
 def test_an_error_of_the_solver_is_the_run_s(engine):
-    def wrong(ask, z, times, noise_scale):
+    def wrong(ask, z, course):
         ask(Guess(z, 0.0))
         raise ValueError("no such order")
 
@@ -75,9 +76,9 @@ def test_who_stops_asking_has_cancelled(engine):
     before = threading.active_count()
     ended = []
 
-    def patient(ask, z, times, noise_scale):
+    def patient(ask, z, course):
         try:
-            return euler(ask, z, times, noise_scale)
+            return euler(ask, z, course)
         finally:
             ended.append(True)
 
