@@ -19,6 +19,7 @@ from .solver import solver_of
 # In the order that saved workflows have their values in; settings that are new follow them.
 DRAWING = ("steps", "cfg", "img_cfg", "cfg_norm", "cfg_start", "cfg_end", "shift", "seed")
 SAMPLING = (*DRAWING, "batch_size", "t_eps", "crop")
+LATER = ("denoise", "feather")  # which older workflows do not have
 INTERVAL = {"cfg_interval": "cfg_start and cfg_end"}
 
 
@@ -46,7 +47,8 @@ class FlowMatchSampler(io.ComfyNode):
                 Conditioning.Input("conditioning", tooltip="From Text Encode or Think."),
                 *side_inputs(automatic=True),
                 *widgets.inputs(SamplingSettings, SAMPLING),
-                *widgets.further_inputs(SamplingSettings, ("width", "height", *SAMPLING)),
+                *widgets.inputs(SamplingSettings, LATER, **{name: {"optional": True} for name in LATER}),
+                *widgets.further_inputs(SamplingSettings, ("width", "height", *SAMPLING, *LATER)),
                 preset_input(),
                 *_further_sockets(),
             ],

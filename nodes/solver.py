@@ -47,7 +47,9 @@ def solver_of(sampler: object, settings: SamplingSettings) -> Solver:
 
     def solve(ask: Ask, z: Tensor, course: Course) -> Tensor:
         def look(at: dict[str, Any]) -> None:
-            ask(Look(int(at["i"]), at["x"], at["denoised"], _time(at["sigma"])))
+            step = int(at["i"])
+            t = _time(at["sigma"]) if "sigma" in at else float(course.times[min(step, len(course.times) - 1)])
+            ask(Look(step, at["x"], at["denoised"], t))
 
         # Samplers may change both, and add 1 to the seed.
         arguments = {"model_options": {}, "seed": min(settings.seed, MAX_SEED - 1)}
