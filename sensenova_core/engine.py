@@ -546,8 +546,8 @@ def _check_beginning(settings: SamplingSettings, canvas: Canvas | None, times: t
         remedy = "give a schedule from 1, or an init image to begin from"
         raise SettingsError(f"sigmas begins at {1 - float(times[0]):.6g}", remedy)
     elif times is None and settings.denoise < 1:
-        remedy = "that begins from a picture: give init_image, or 1 to begin from noise"
-        raise SettingsError(setting="denoise", value=settings.denoise, remedy=remedy)
+        hints = {"init_image": "or give {}, a picture to begin from"}
+        raise SettingsError(setting="denoise", value=settings.denoise, remedy="give 1 to begin from noise", hints=hints)
 
 
 def _used(

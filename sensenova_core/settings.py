@@ -477,7 +477,7 @@ class ForecastSettings(Settings):
 
     task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
     read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
-    mask: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for, in
+    inpaint: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for, in
     place of what is free here.
     """
 
@@ -499,9 +499,9 @@ class ForecastSettings(Settings):
         usual=(1, 262_144),
         advanced=True,
     )
-    mask: bool = _setting(
+    inpaint: bool = _setting(
         default=False,
-        help="Paint within a mask: the picture, its noise and the mask are kept beside it.",
+        help="Paint within a mask: the given picture, its noise and the mask are kept beside it.",
         advanced=True,
     )
     card: str = _setting("", "Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.")

@@ -24,6 +24,7 @@ from .options import (
     options_of,
     warn_without_effect,
 )
+from .painting import add_painting_options
 from .record import Record, with_keys
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ MODALITIES = ("auto", "text2img", "img2img", *TEXT_MODALITIES)
 THINKING = options_of(ReasoningSettings, "seed")
 EDITING = ("img_cfg_scale", "max_pixels", "same_size")
 # Options that a text modality has no use for; its answers have a seed too.
-DRAWING = (*options_of(SamplingSettings, "seed"), "same_size", "think", "max_think_tokens", "output")
+PAINTING = ("init_image", "mask")
+DRAWING = (*options_of(SamplingSettings, "seed"), *PAINTING, "same_size", "think", "max_think_tokens", "output")
 BYTES = 4  # of a pixel of a PNG that compresses badly, at most
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--prompt", help=f"what to draw or change (default: {DEFAULT_PROMPT})")
     add_image_options(parser, "images to edit or to ask about")
+    add_painting_options(parser)
     add_settings(parser, SamplingSettings)
     parser.add_argument("--same-size", action="store_true", help="draw an edit at exactly its first image's size")
     parser.add_argument("--think", action="store_true", help="let the model reason before it draws")
@@ -76,7 +79,7 @@ def run(options) -> int:
         return chat.ask_once(options)
     jobs = read_jobs(options)
     output = Path(options.output)
-    _warn_of_the_useless(options, editing=any(job.paths for job in jobs))
+    _warn_of_the_useless(options, jobs)
     check_output(output, jobs)
     jobs = with_keys(jobs, options)
     record = Record(output, jobs) if options.resume else None
@@ -113,12 +116,14 @@ def _check_options(options) -> None:
     check_max_pixels(options)
 
 
-def _warn_of_the_useless(options, *, editing: bool) -> None:
+def _warn_of_the_useless(options, jobs: list[Job]) -> None:
     warn_without_effect(options, ["max_tokens"], "on pictures; reasoning has --max-think-tokens")
     if not options.think:
         warn_without_effect(options, THINKING, "without --think")
-    if not editing:
+    if not any(job.paths for job in jobs):
         warn_without_effect(options, EDITING, "without an image")
+    if all(job.mask is None for job in jobs):
+        warn_without_effect(options, ["feather"], "without --mask")
 
 
 def check_output(output: Path, jobs: list[Job]) -> None:
@@ -156,7 +161,8 @@ def _draw_and_save(
             conditioning = _thought(thoughts, shown=job.source.options.print_think)
         if warning := conditioning.repeated_noise(job.settings.seed, job.size):
             log.warning(warning)
-        image = _drawn(Watched(engine.denoise(conditioning, job.settings), profile), job.settings.steps)
+        steps = engine.denoise(conditioning, job.settings, canvas=job.canvas())
+        image = _drawn(Watched(steps, profile), job.settings.steps)
     paths = save(image, job, conditioning.think_text, there=record.there(job) if record else {})
     if record:
         record.finished(job, paths)

@@ -45,10 +45,15 @@ def with_keys(jobs: Sequence[Job], options) -> list[Job]:
 def _content(job: Job, options, sums: dict[str, str]) -> dict[str, Any]:
     """sums: of picture files that were read before."""
     thinking = options_of(ReasoningSettings, "seed")
+    begun = {"init_image": job.init_image, "mask": job.mask}
+    settings = asdict(job.settings)
+    if job.init_image is None:  # so that a line that begins from noise has the key that it always had
+        del settings["denoise"], settings["feather"]
     return {
+        **{name: _sum(image, sums) for name, image in begun.items() if image is not None},
         "prompt": job.prompt,
         "images": [_sum(image, sums) for image in job.paths],
-        "settings": asdict(job.settings),
+        "settings": settings,
         "max_pixels": options.max_pixels,
         "think": {name: getattr(options, name) for name in thinking} if options.think else None,
         "model": str(resolve_model(options.model).resolve()),

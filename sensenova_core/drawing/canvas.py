@@ -40,7 +40,8 @@ class Canvas:
     def of(cls, image: Tensor | None, mask: Tensor | None) -> "Canvas | None":
         """None without either. Raises SettingsError for a mask alone."""
         if image is None and mask is not None:
-            raise SettingsError("mask is given without init_image", "give the picture that it is a mask of")
+            problem = "is given without the picture that it is a mask of"
+            raise SettingsError(problem, setting="mask", hints={"init_image": "give {} too"})
         return None if image is None else cls(image, mask)
 
     def check(self, settings: SamplingSettings) -> None:

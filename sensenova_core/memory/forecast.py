@@ -66,7 +66,7 @@ def _usual_tasks(
         return [activations.document(DocumentSettings(settings), written, 0, unconditional=guided)]
     lengths = {CONDITION: prompt + asked.think_tokens, IMAGES_ONLY: prompt, UNCONDITIONAL: USUAL_PROMPT}
     used = {name: lengths[name] for name in branches}
-    beside = PAINTING if asked.mask else 0
+    beside = PAINTING if asked.inpaint else 0
     drawing = activations.drawing(settings, used, unread=True, images=asked.images, beside=beside)
     if not asked.think_tokens:
         return [drawing]

@@ -146,9 +146,9 @@ def test_less_guidance_is_read_for_a_late_start(engine):
 BAD = {
     "no size": ({"init_image": given(32, 64)}, "init_image is 32 x 64, and 64 x 64 is drawn"),
     "mask of another size": ({"init_image": given(), "mask": torch.zeros(1, 8, 8)}, "mask is 8 x 8, and 64 x 64"),
-    "mask alone": ({"mask": hole()}, "mask is given without init_image"),
+    "mask alone": ({"mask": hole()}, "mask is given without the picture that it is a mask of; give init_image too"),
     "batch": ({"init_image": given(batch=3), "batch_size": 2}, "init_image is a batch of 3, and a batch of 2"),
-    "denoise alone": ({"denoise": 0.5}, "denoise is 0.5; that begins from a picture: give init_image"),
+    "denoise alone": ({"denoise": 0.5}, "denoise is 0.5; give 1 to begin from noise; or give init_image"),
     "no denoise": ({"init_image": given(), "denoise": 0.0}, "denoise is 0.0; give a number over 0 and up to 1"),
     "feather": ({"init_image": given(), "feather": -1}, "feather is -1"),
     "channels": ({"init_image": given()[..., :2]}, r"init_image has the shape \(1, 64, 64, 2\)"),

@@ -104,7 +104,7 @@ def test_a_schedule_of_comfyui(client):
     [
         (solver("euler_cfg_pp"), {"sampler": ["solver", 0]}, "sampler looks into guidance, which is within the model"),
         (PADDED, {"mask": ["pad", 1]}, "mask is connected without init_image; connect the picture"),
-        ({}, {"denoise": 0.5}, "denoise is 0.5; that begins from a picture: give init_image"),
+        ({}, {"denoise": 0.5}, "denoise is 0.5; give 1 to begin from noise; or give init_image"),
     ],
 )
 def test_what_cannot_be(client, nodes, inputs, words):
