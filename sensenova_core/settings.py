@@ -477,8 +477,8 @@ class ForecastSettings(Settings):
 
     task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
     read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
-    inpaint: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for, in
-    place of what is free here.
+    inpaint: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for,
+    in place of what is free here.
     """
 
     task: str = _setting(
@@ -539,6 +539,8 @@ TRAINED_SIZES = _sizes(
 )
 # U1.5 alone was trained up to areas of 4096 x 4096.
 TRAINED_SIZES_U15 = _sizes("U1.5 only, 1:1 4096x4096 | U1.5 only, 16:9 3840x2176 | U1.5 only, 9:16 2176x3840")
+# Of screens: drawn at the next multiples of a token's side, and cut back.
+CROPPED_SIZES = _sizes("U1.5 only, with crop, 16:9 3840x2160 | U1.5 only, with crop, 9:16 2160x3840")
 # For documents of text and pictures.
 INTERLEAVE_SIZES = _sizes(
     "1:1 1536x1536 | 16:9 2048x1152 | 9:16 1152x2048 | 3:2 1888x1248 | 2:3 1248x1888 | 4:3 1760x1312 | 3:4 1312x1760 "
