@@ -143,6 +143,14 @@ def test_less_guidance_is_read_for_a_late_start(engine):
     assert flow.branches_needed(settings, edit=False) == ("condition",)
 
 
+def test_a_screen_of_4k_is_drawn_and_painted_within_a_mask(engine):
+    """8160 tokens of which the last row is cut: a whole step in seconds, for the model is tiny."""
+    image, mask = given(3840, 2160), torch.zeros(1, 2160, 3840)
+    mask[:, 1000:2155, 700:3001] = 1
+    result = drawn(engine, width=3840, height=2160, crop=True, init_image=image, mask=mask, steps=1, cfg=1.0)
+    assert result.shape == image.shape and torch.equal(result[mask == 0], image[mask == 0])
+
+
 BAD = {
     "no size": ({"init_image": given(32, 64)}, "init_image is 32 x 64, and 64 x 64 is drawn"),
     "mask of another size": ({"init_image": given(), "mask": torch.zeros(1, 8, 8)}, "mask is 8 x 8, and 64 x 64"),
