@@ -17,6 +17,7 @@ UNSIZED = {"width": 0, "height": 0, "crop": False}
 TWO_SIZES = tiny("edit_two_references")
 TWO_SIZES["3"]["inputs"]["image"] = "tall.png"
 CASES = {name: tiny(name) for name in NAMES} | {
+    "inpaint": tiny("inpaint", LoadImage={"image": "holed.png"}),
     "interleave": tiny("interleave", **DOCUMENT),
     "text_to_image, pixel head": tiny("text_to_image", **PIXEL_HEAD, FlowMatchSampler={"cfg_norm": "cfg_zero_star"}),
     "edit_two_references, pixel head": tiny("edit_two_references", **PIXEL_HEAD, FlowMatchSampler=GUIDED),
