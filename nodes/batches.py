@@ -31,6 +31,22 @@ def to_pictures(batch: Tensor, mask: Tensor | None = None, name: str = "image") 
     return pictures
 
 
+def to_image(batch: Tensor, name: str) -> Tensor:
+    """An IMAGE as float32 (batch, height, width, 3) in 0 .. 1, its numbers as they are; what is transparent becomes
+    white. Raises ValueError for what is no IMAGE."""
+    check_image(batch, name)
+    image = torch.from_numpy(_brightness(batch, name)).clamp(0, 1)
+    colours, alpha = image[..., :3], image[..., 3:]
+    if alpha.shape[-1]:
+        return colours * alpha + (1 - alpha)
+    return colours.expand(-1, -1, -1, 3)
+
+
+def to_mask(mask: Tensor, name: str) -> Tensor:
+    """A MASK as float32 (masks, height, width) in 0 .. 1. Raises ValueError for what is none."""
+    return torch.from_numpy(_brightness(_masks(mask, name), name)).clamp(0, 1)
+
+
 def check_image(batch: object, name: str) -> None:
     """Raise ValueError unless it is an IMAGE with a picture in it; looks at no pixel."""
     image = _tensor(batch, name, "an IMAGE")
@@ -84,13 +100,19 @@ def _levels(values: Tensor, name: str, *, invert: bool = False) -> np.ndarray:
 
     invert: 1 becomes 0, as in a mask, where 1 is covered.
     """
-    numbers = values.detach().to("cpu", torch.float32).numpy() / _UNIT.get(values.dtype, 1)
+    numbers = _brightness(values, name)
+    numbers = 1 - numbers if invert else numbers
+    return (numbers * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _brightness(values: Tensor, name: str) -> np.ndarray:
+    """float32, 1 for white. Raises ValueError for what is no brightness."""
+    numbers = values.detach().to("cpu", torch.float32).numpy() / np.float32(_UNIT.get(values.dtype, 1))
     if np.isnan(numbers).any():
         raise ValueError(f"{name} holds NaN, which is no brightness; look at the node that made it")
     if numbers.mean(dtype=np.float64) > _TOO_BRIGHT and np.isfinite(numbers).all():
         raise ValueError(f"{name} goes up to {numbers.max():.6g}, and 1 is white; divide it by what is white there")
-    numbers = 1 - numbers if invert else numbers
-    return (numbers * 255).round().clip(0, 255).astype(np.uint8)
+    return numbers
 
 
 def _shape_of(value: Tensor) -> str:

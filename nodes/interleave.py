@@ -33,7 +33,7 @@ from .sockets import CATEGORY, Document, Images, Model, Preset, References, pres
 NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
 # As in sample.py; one picture at a time, of the model's own sizes.
 SAMPLING = (*DRAWING, "t_eps")
-WITHOUT = ("width", "height", "batch_size", "crop")
+WITHOUT = ("width", "height", "batch_size", "crop", "denoise", "feather")
 TOKENS = {"default": MAX_DOCUMENT_TOKENS, "max": 65_536}
 
 

@@ -80,9 +80,10 @@ class LoadedEngine:
         thoughts = self.engine.think(conditioning, settings)
         return Run(self, lambda: self.engine.writing_task(conditioning.tokens, settings.max_tokens), thoughts)
 
-    def sample(self, conditioning: Conditioning, settings: SamplingSettings) -> "Run[Step]":
-        steps = self.engine.denoise(conditioning, settings)
-        return Run(self, lambda: self.engine.drawing_task(conditioning, settings), steps)
+    def sample(self, conditioning: Conditioning, settings: SamplingSettings, **begun: Any) -> "Run[Step]":
+        """begun: canvas, times and solver, as Engine.denoise takes them."""
+        steps = self.engine.denoise(conditioning, settings, **begun)
+        return Run(self, lambda: self.engine.drawing_task(conditioning, settings, **begun), steps)
 
     def understand(self, conversation: TokenSequence, settings: DecodingSettings) -> "Run[Answer]":
         """conversation: as Engine.conversation makes it."""

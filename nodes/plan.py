@@ -33,19 +33,27 @@ class MemoryPlan(io.ComfyNode):
                 io.Boolean.Input("guided", default=True, tooltip="Whether cfg is over 1, which needs a second pass."),
                 *widgets.inputs(ForecastSettings, FORECAST),
                 *widgets.further_inputs(ForecastSettings, (*FORECAST, "ram")),
+                *widgets.inputs(SamplingSettings, ["crop"], crop={"optional": True}),
             ],
             outputs=[io.String.Output(display_name="plan")],
         )
 
     @classmethod
     @checked
-    @widgets.called(crop=None)
     def execute(
-        cls, *, model: Model.Type, width: int, height: int, batch_size: int, guided: bool, **forecast: Any
+        cls,
+        *,
+        model: Model.Type,
+        width: int,
+        height: int,
+        batch_size: int,
+        guided: bool,
+        crop: bool = False,
+        **forecast: Any,
     ) -> io.NodeOutput:
         width, height = size_or_best(model, (width, height), document=forecast.get("task") == "interleave")
         guidance = {} if guided else {"cfg": 1.0}
-        settings = SamplingSettings.of(width=width, height=height, batch_size=batch_size, **guidance)
+        settings = SamplingSettings.of(width=width, height=height, batch_size=batch_size, crop=crop, **guidance)
         text = model.forecast(settings, **forecast)
         show_text(text)  # the graph editor draws PreviewText for its own nodes only
         return io.NodeOutput(text, ui=ui.PreviewText(text))

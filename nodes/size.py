@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..sensenova_core.drawing.sizes import edit_size
 from ..sensenova_core.errors import SettingsError, quoted
-from ..sensenova_core.settings import TRAINED_SIZES, TRAINED_SIZES_U15, SamplingSettings
+from ..sensenova_core.settings import CROPPED_SIZES, TRAINED_SIZES, TRAINED_SIZES_U15, SamplingSettings
 from . import widgets
 from .door import UNSEEN, check_choice, checked
 from .sockets import CATEGORY, Images, Model
@@ -58,7 +58,7 @@ def size_of(size: dict | None, hidden, sizes: dict[str, tuple[int, int]]) -> tup
 
 
 class Resolution(io.ComfyNode):
-    SIZES = TRAINED_SIZES | TRAINED_SIZES_U15
+    SIZES = TRAINED_SIZES | TRAINED_SIZES_U15 | CROPPED_SIZES
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -67,7 +67,7 @@ class Resolution(io.ComfyNode):
             display_name="SenseNova U1 Resolution",
             category=CATEGORY,
             description="Width and height that the models were trained at, by ratio, or a size of your own. automatic "
-            "is 0 and 0, which leaves the size to the model that draws.",
+            "is 0 and 0, which leaves the size to the model that draws. Sizes with crop need the sampler's crop.",
             search_aliases=["size", "aspect ratio"],
             inputs=[size_input(cls.SIZES)],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],

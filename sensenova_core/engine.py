@@ -23,13 +23,15 @@ from .checkpoint import (
 )
 from .checkpoint.int8 import multiplied
 from .drawing import flow
+from .drawing.canvas import Canvas
 from .drawing.sampling import Denoiser, Step
 from .drawing.sizes import best_size
+from .drawing.solving import Solver
 from .errors import PromptError, SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
 from .memory import Placement, Plan, Task, forecast, limits_of
-from .memory.activations import Activations
+from .memory.activations import PAINTING, SOLVING, Activations
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import MaxPixels, ReferenceImage, listed, references
@@ -162,12 +164,23 @@ class Engine:
         """
         return self._turn
 
-    def drawing_task(self, conditioning: Conditioning, settings: SamplingSettings) -> Task:
+    def drawing_task(
+        self,
+        conditioning: Conditioning,
+        settings: SamplingSettings,
+        *,
+        canvas: Canvas | None = None,
+        times: torch.Tensor | None = None,
+        solver: Solver | None = None,
+    ) -> Task:
         """What `denoise` is to do, for `plan`."""
-        used = _used(conditioning, settings)
+        used = _used(conditioning, settings, times, between=solver is not None)
+        beside = PAINTING if canvas is not None and canvas.mask is not None else 0
+        beside += 0 if solver is None else SOLVING
         unread = any(self.reader.key(sequence) not in self.remembered.prefixes for sequence in used.values())
         tokens = {name: len(sequence.ids) for name, sequence in used.items()}
-        return self.activations.drawing(settings, tokens, unread=unread, images=len(conditioning.images))
+        images = len(conditioning.images)
+        return self.activations.drawing(settings, tokens, unread=unread, images=images, beside=beside)
 
     def writing_task(self, tokens: int, more: int, name: str = "text of") -> Task:
         """What writing up to `more` tokens after `tokens` is to do, for `plan`."""
@@ -324,25 +337,48 @@ class Engine:
         """
         return best_size(self.config.best_area, image=image, document=document)
 
-    def sample(self, conditioning: Conditioning, **settings: Any) -> Iterator[Step]:
+    def sample(
+        self,
+        conditioning: Conditioning,
+        *,
+        init_image: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        **settings: Any,
+    ) -> Iterator[Step]:
         """Draw. Returns an iterator of `steps` Steps; the last one's `image()` is the result.
 
         Nothing is computed before the first step is asked for, and a caller that stops asking has cancelled.
-        settings: width, height (together, or neither for `best_size`), steps, cfg, img_cfg, cfg_norm, cfg_interval,
-        shift, t_eps, seed, batch_size, crop; see SamplingSettings and Guidance. Raises SettingsError at the call,
-        before any work.
+        settings: width, height (together, or neither for the init image's, else for `best_size`), steps, cfg, img_cfg,
+        cfg_norm, cfg_interval, shift, t_eps, seed, batch_size, crop, denoise, feather; see SamplingSettings and
+        Guidance. init_image, mask: see Canvas. Where the mask is 0 the result is the init image, to the bit. Raises
+        SettingsError at the call, before any work.
         """
         self._check_vocabulary(conditioning)
+        canvas = Canvas.of(init_image, mask)
         width, height = settings.get("width"), settings.get("height")
         if (width is None) != (height is None):
             raise SettingsError(f"width is {width} and height is {height}", "give both or neither")
-        if width is None:
+        if width is None and canvas is not None:
+            settings |= {"width": canvas.image.shape[2], "height": canvas.image.shape[1], "crop": True}
+        elif width is None:
             first = conditioning.images[0].original if conditioning.images else None
             settings["width"], settings["height"] = self.best_size(first)
-        return self.denoise(conditioning, SamplingSettings.of(**settings))
+        return self.denoise(conditioning, SamplingSettings.of(**settings), canvas=canvas)
 
-    def denoise(self, conditioning: Conditioning, settings: SamplingSettings) -> Iterator[Step]:
-        """`sample` with its settings in one value."""
+    def denoise(
+        self,
+        conditioning: Conditioning,
+        settings: SamplingSettings,
+        *,
+        canvas: Canvas | None = None,
+        times: torch.Tensor | None = None,
+        solver: Solver | None = None,
+    ) -> Iterator[Step]:
+        """`sample` with its settings in one value.
+
+        canvas: the init image and its mask. times: float32, as flow.times_from makes them, in place of those of steps,
+        shift and denoise. solver: takes the steps in place of Euler's.
+        """
         self._check_vocabulary(conditioning)
         settings.check_size(self.config.token_pixels)
         if conditioning.is_edit and settings.guidance.norm == "cfg_zero_star":
@@ -352,20 +388,29 @@ class Engine:
                 setting="cfg_norm",
                 value="cfg_zero_star",
             )
-        used = _used(conditioning, settings)
+        _check_beginning(settings, canvas, times)
+        used = _used(conditioning, settings, times, between=solver is not None)
 
         def steps() -> Iterator[Step]:
             prefixes = self.reader.prefixes_of(used)
 
             def ready(weights: Weights) -> Denoiser:
                 return Denoiser(
-                    self.model, prefixes, settings, kernel=self._kernel, edit=conditioning.is_edit, run=self.memory.run
+                    self.model,
+                    prefixes,
+                    settings,
+                    kernel=self._kernel,
+                    edit=conditioning.is_edit,
+                    run=self.memory.run,
+                    canvas=canvas,
+                    times=times,
+                    solver=solver,
                 )
 
             return self.memory.run("drawing", ready).steps()
 
         return self._running(
-            lambda: self.drawing_task(conditioning, settings),
+            lambda: self.drawing_task(conditioning, settings, canvas=canvas, times=times, solver=solver),
             steps,
             needed=lambda: [*map(self.reader.key, used.values())],
         )
@@ -609,9 +654,23 @@ class Engine:
             raise SettingsError("the prompt was encoded for another model", "encode it with the model that draws")
 
 
-def _used(conditioning: Conditioning, settings: SamplingSettings) -> dict[str, TokenSequence]:
+def _check_beginning(settings: SamplingSettings, canvas: Canvas | None, times: torch.Tensor | None) -> None:
+    """Raise SettingsError where there is nothing to begin from, or not of the size that is drawn."""
+    if canvas is not None:
+        canvas.check(settings)
+    elif times is not None and times[0] > 0:
+        remedy = "give a schedule from 1, or an init image to begin from"
+        raise SettingsError(f"sigmas begins at {1 - float(times[0]):.6g}", remedy)
+    elif times is None and settings.denoise < 1:
+        hints = {"init_image": "or give {}, a picture to begin from"}
+        raise SettingsError(setting="denoise", value=settings.denoise, remedy="give 1 to begin from noise", hints=hints)
+
+
+def _used(
+    conditioning: Conditioning, settings: SamplingSettings, times: torch.Tensor | None, *, between: bool
+) -> dict[str, TokenSequence]:
     """The sequences of the branches that some step needs."""
-    names = flow.branches_needed(settings, edit=conditioning.is_edit)
+    names = flow.branches_needed(settings, edit=conditioning.is_edit, times=times, between=between)
     return {name: conditioning.sequences[name] for name in names}
 
 

@@ -232,6 +232,8 @@ class SamplingSettings(Settings):
     width, height: pixels. steps: 1 or more. shift: over 0; 1 is an even schedule. t_eps: over 0, the smallest
     distance to the end that a velocity is divided by. batch_size: images of one prompt from one noise stream.
     crop: draw a size that is no multiple of a token's side at the next larger multiples, and cut it back.
+    denoise: over 0 to 1, the part of the way from noise that is drawn; under 1 it begins from an init image.
+    feather: pixels by which a mask's border is widened.
     """
 
     width: int = _side("Width")
@@ -273,6 +275,23 @@ class SamplingSettings(Settings):
         help="Allow any size: draw at the next multiples of 32 and cut back, as for 3840 x 2160 or an edit at exactly "
         "its image's size.",
         advanced=True,
+    )
+    denoise: float = _setting(
+        1.0,
+        "How far a given picture is gone back into noise before it is drawn again: 1 forgets it, 0.3 keeps all but "
+        "details. {steps} are taken either way, as in KSampler. Needs an init image.",
+        over=0,
+        high=1,
+        usual=(0.01, 1.0),
+        step=0.01,
+        digits=3,
+    )
+    feather: int = _setting(
+        0,
+        "Pixels over which a mask fades into what is kept around it; farther out every pixel stays exactly as it was.",
+        low=0,
+        high=1024,
+        usual=(0, 256),
     )
 
     def check_size(self, side: int) -> None:
@@ -401,6 +420,9 @@ def _check_drawn_in_turn(sampling: SamplingSettings, why: str) -> None:
     """Raise SettingsError for what pictures cannot have that follow each other in one context."""
     if sampling.batch_size != 1:
         raise SettingsError(setting="batch_size", value=sampling.batch_size, remedy=why)
+    if sampling.denoise != 1:
+        remedy = "pictures that follow each other begin from noise; give 1"
+        raise SettingsError(setting="denoise", value=sampling.denoise, remedy=remedy)
     if sampling.guidance.norm == "cfg_zero_star":
         raise SettingsError(
             setting="cfg_norm",
@@ -499,7 +521,8 @@ class ForecastSettings(Settings):
 
     task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
     read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
-    card, ram: sizes such as "11GiB" of free memory to plan for, in place of what is free here.
+    inpaint: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for,
+    in place of what is free here.
     """
 
     task: str = _setting(
@@ -518,6 +541,11 @@ class ForecastSettings(Settings):
         "Of the prompt or the conversation so far, with the system message, without images.",
         low=1,
         usual=(1, 262_144),
+        advanced=True,
+    )
+    inpaint: bool = _setting(
+        default=False,
+        help="Paint within a mask: the given picture, its noise and the mask are kept beside it.",
         advanced=True,
     )
     card: str = _setting("", "Plan for a card with so much free memory, such as 11GiB. Empty: the card that is here.")
@@ -564,6 +592,8 @@ TRAINED_SIZES = _sizes(
 )
 # U1.5 alone was trained up to areas of 4096 x 4096.
 TRAINED_SIZES_U15 = _sizes("U1.5 only, 1:1 4096x4096 | U1.5 only, 16:9 3840x2176 | U1.5 only, 9:16 2176x3840")
+# Of screens: drawn at the next multiples of a token's side, and cut back.
+CROPPED_SIZES = _sizes("U1.5 only, with crop, 16:9 3840x2160 | U1.5 only, with crop, 9:16 2160x3840")
 # For documents of text and pictures.
 INTERLEAVE_SIZES = _sizes(
     "1:1 1536x1536 | 16:9 2048x1152 | 9:16 1152x2048 | 3:2 1888x1248 | 2:3 1248x1888 | 4:3 1760x1312 | 3:4 1312x1760 "

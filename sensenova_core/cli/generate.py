@@ -24,6 +24,7 @@ from .options import (
     options_of,
     warn_without_effect,
 )
+from .painting import add_painting_options
 from .record import Record, with_keys
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ THINKING = options_of(ReasoningSettings, "seed")
 EDITING = ("img_cfg_scale", "max_pixels", "same_size")
 # Options that a text modality has no use for; its answers have a seed too.
 CORRECTING = ("self_correct", "max_critique_tokens")
-DRAWING = (*options_of(SamplingSettings, "seed"), "same_size", "think", "max_think_tokens", *CORRECTING, "output")
+PAINTING = ("init_image", "mask")
+DRAWING = (
+    *(*options_of(SamplingSettings, "seed"), *PAINTING, "same_size", "think", "max_think_tokens"),
+    *(*CORRECTING, "output"),
+)
 BYTES = 4  # of a pixel of a PNG that compresses badly, at most
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 log = logging.getLogger(__name__)
@@ -54,6 +59,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--prompt", help=f"what to draw or change (default: {DEFAULT_PROMPT})")
     add_image_options(parser, "images to edit or to ask about")
+    add_painting_options(parser)
     add_settings(parser, SamplingSettings)
     parser.add_argument("--same-size", action="store_true", help="draw an edit at exactly its first image's size")
     parser.add_argument("--think", action="store_true", help="let the model reason before it draws")
@@ -80,7 +86,7 @@ def run(options) -> int:
         with job.source.named():
             self_correction.settings_for(job, texts["critiques"])
     output = Path(options.output)
-    _warn_of_the_useless(options, editing=any(job.paths for job in jobs))
+    _warn_of_the_useless(options, jobs)
     check_output(output, jobs)
     jobs = with_keys(jobs, options)
     record = Record(output, jobs) if options.resume else None
@@ -124,7 +130,7 @@ def _check_options(options) -> None:
     check_max_pixels(options)
 
 
-def _warn_of_the_useless(options, *, editing: bool) -> None:
+def _warn_of_the_useless(options, jobs: list[Job]) -> None:
     limits = "reasoning has --max-think-tokens, and critiques have --max-critique-tokens"
     warn_without_effect(options, ["max_tokens"], f"on pictures; {limits}")
     corrects = options.self_correct is not None
@@ -132,9 +138,11 @@ def _warn_of_the_useless(options, *, editing: bool) -> None:
         warn_without_effect(options, THINKING[:1] if corrects else THINKING, "without --think")
     if not corrects:
         warn_without_effect(options, ["max_critique_tokens"], "without --self-correct")
-    if not editing:
+    if not any(job.paths for job in jobs):
         useless = [name for name in EDITING if not (corrects and name == "img_cfg_scale")]
         warn_without_effect(options, useless, "without an image")
+    if all(job.mask is None for job in jobs):
+        warn_without_effect(options, ["feather"], "without --mask")
 
 
 def check_output(output: Path, jobs: list[Job]) -> None:
@@ -204,7 +212,7 @@ def _drawn(
         conditioning = _thought(thoughts, shown=job.source.options.print_think)
     if warning := conditioning.repeated_noise(job.settings.seed, job.size):
         log.warning(warning)
-    steps = Watched(engine.denoise(conditioning, job.settings), profile)
+    steps = Watched(engine.denoise(conditioning, job.settings, canvas=job.canvas()), profile)
     for _ in tqdm(steps, total=job.settings.steps, unit="step"):
         pass
     return [*steps.last.image().split(1)], conditioning.think_text

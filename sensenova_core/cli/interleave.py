@@ -40,7 +40,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--resolution", help="ratio of a trained size, such as 16:9 (default: 1:1, or from the first image)"
     )
-    add_settings(parser, SamplingSettings, but=("batch_size", "crop"))
+    add_settings(parser, SamplingSettings, but=("batch_size", "crop", "denoise", "feather"))
     add_settings(parser, DocumentSettings)
     add_settings(parser, DecodingSettings, but=("seed",), max_tokens=MAX_DOCUMENT_TOKENS)
     first = PAGE_FORMATS[0]

@@ -12,8 +12,10 @@ from ..settings import MAX_IMAGES, SamplingSettings, edit_pixel_limits, settings
 from .errors import message
 from .models import best_area, open_images
 from .options import given, sampling_settings
+from .painting import canvas_of, check_painting
 
 if TYPE_CHECKING:
+    from ..drawing.canvas import Canvas
     from ..engine import Engine
     from ..reading.images import ReferenceImage
     from ..reading.prompt import Conditioning
@@ -22,7 +24,7 @@ DEFAULT_PROMPT = "A cute cat"
 # What a picture's settings are called in a line, and what they are in the engine.
 SETTINGS = {setting.option: setting for name, setting in settings_of(SamplingSettings).items() if name != "crop"}
 # The keys of a line: name -> what it must be.
-KEYS = {"prompt": "text", "image": "a path or a list of paths"}
+KEYS = {"prompt": "text", "image": "a path or a list of paths", "init_image": "a path", "mask": "a path"}
 KEYS |= {option: {tuple: "two numbers"}.get(each.kind, each.kind.__name__) for option, each in SETTINGS.items()}
 
 
@@ -49,13 +51,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt with its settings, its image files (of a pipe the image itself) and their sizes (width, height)."""
+    """One prompt with its settings, its image files (of a pipe the image itself) and their sizes (width, height).
+
+    init_image, mask: of the picture that it begins from, likewise; None for none.
+    """
 
     source: Source
     prompt: str
     paths: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
     settings: SamplingSettings
+    init_image: Any = None
+    mask: Any = None
     key: str = ""  # of a line of --jsonl: see record.py
 
     @property
@@ -77,7 +84,8 @@ class Job:
         images = tuple(self._stand_in(size, engine) for size in self.sizes)
         if self.rounds:
             engine.prompts.self_correction(self.prompt, images)
-        engine.denoise(engine.prompts.picture(self.prompt, images), self.settings)
+        canvas = None if self.init_image is None else _blank(self.size)
+        engine.denoise(engine.prompts.picture(self.prompt, images), self.settings, canvas=canvas)
 
     def _stand_in(self, size: tuple[int, int], engine: "Engine") -> "ReferenceImage":
         """A reference of that (width, height), without its pixels."""
@@ -93,6 +101,19 @@ class Job:
     def encode(self, engine: "Engine") -> "Conditioning":
         """The conditioning; opens the images, which nothing else holds."""
         return engine.encode(self.prompt, open_images(self.paths), max_pixels=self.source.options.max_pixels)
+
+    def canvas(self) -> "Canvas | None":
+        """What it begins from; opens the files, as `encode` does."""
+        return canvas_of(self.init_image, self.mask, self.size)
+
+
+def _blank(size: tuple[int, int]) -> "Canvas":
+    """A picture of that (width, height), without its pixels."""
+    import torch
+
+    from ..drawing.canvas import Canvas
+
+    return Canvas(torch.empty(1, size[1], size[0], 3, device="meta", dtype=torch.float32))
 
 
 def read_jobs(options) -> list[Job]:
@@ -118,25 +139,37 @@ def read_jobs(options) -> list[Job]:
 
 def _job(source: Source, measured: dict[str, tuple[Any, tuple[int, int]]]) -> Job:
     """measured: what to open again, and the sizes, of images that were opened before; gets those of this job."""
-    from ..reading.picture_files import is_pipe
-
     options = source.options
-    line = {"prompt": options.prompt, "image": options.image} | source.values
+    line = {key: getattr(options, key) for key in ("prompt", "image", "init_image", "mask")} | source.values
     values = given(options, SamplingSettings)
     values |= {SETTINGS[key].name: value for key, value in source.values.items() if key in SETTINGS}
     paths = (line["image"],) if isinstance(line["image"], str) else tuple(line["image"])
     _check_images(len(paths), options.modality)
-    for path in paths:
-        if path not in measured:
-            once = is_pipe(path)
-            [image] = open_images([path])
-            measured[path] = (image if once else path, image.size)
+    check_painting(line["init_image"], line["mask"], denoise=values["denoise"])
+    begun = [path for path in (line["init_image"], line["mask"]) if path is not None]
+    for path in (*paths, *begun):
+        _measure(path, measured)
     sizes = tuple(measured[path][1] for path in paths)
-    size = _size((values["width"], values["height"]), sizes, options)
-    values["crop"] |= options.same_size and bool(paths)
+    first = measured[begun[0]][1] if begun else None
+    size = _size((values["width"], values["height"]), sizes, options, begun=first)
+    values["crop"] |= size in (first, *sizes[:1] * options.same_size)
     prompt = DEFAULT_PROMPT if line["prompt"] is None else line["prompt"]
     images = tuple(measured[path][0] for path in paths)
-    return Job(source=source, prompt=prompt, paths=images, sizes=sizes, settings=sampling_settings(values, size))
+    init_image, mask, *_ = (*(measured[path][0] for path in begun), None, None)
+    settings = sampling_settings(values, size)
+    return Job(
+        source=source, prompt=prompt, paths=images, sizes=sizes, settings=settings, init_image=init_image, mask=mask
+    )
+
+
+def _measure(path: str, measured: dict[str, tuple[Any, tuple[int, int]]]) -> None:
+    """Open a picture that was not opened before, so that what is wrong with it is known now."""
+    from ..reading.picture_files import is_pipe
+
+    if path not in measured:
+        once = is_pipe(path)
+        [image] = open_images([path])
+        measured[path] = (image if once else path, image.size)
 
 
 def _check_images(images: int, modality: str) -> None:
@@ -148,8 +181,15 @@ def _check_images(images: int, modality: str) -> None:
         raise SettingsError(f"{images} images; give at most {MAX_IMAGES}")
 
 
-def _size(asked: tuple[int | None, int | None], images: tuple[tuple[int, int], ...], options) -> tuple[int, int]:
-    """(width, height) to draw at. asked: by options or a line. images: (width, height) of each that is edited."""
+def _size(
+    asked: tuple[int | None, int | None],
+    images: tuple[tuple[int, int], ...],
+    options,
+    *,
+    begun: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """(width, height) to draw at. asked: by options or a line. images: (width, height) of each that is edited. begun:
+    of the picture that is begun from."""
     from ..drawing.sizes import best_size
 
     width, height = asked
@@ -162,6 +202,8 @@ def _size(asked: tuple[int | None, int | None], images: tuple[tuple[int, int], .
         return width, height
     if images and options.same_size:
         return images[0]
+    if begun is not None and (width, height) == (None, None):
+        return begun
     automatic = best_size(best_area(options.model), image=images[0] if images else None)
     return automatic[0] if width is None else width, automatic[1] if height is None else height
 
@@ -188,6 +230,7 @@ def _fits(value: Any, kind: str) -> bool:
     listed = isinstance(value, list)
     return {
         "text": isinstance(value, str),
+        "a path": isinstance(value, str),
         "str": isinstance(value, str),
         "int": number and isinstance(value, int),
         "float": number,

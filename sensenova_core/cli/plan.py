@@ -5,7 +5,7 @@ from .models import add_lora_option, add_model_option, add_running_settings, bes
 from .options import add_settings, given, option_of, warn_without_effect
 
 # What a plan asks of a picture; the rest changes nothing of its memory.
-DRAWING = ("width", "height", "batch_size", "steps", "cfg", "img_cfg")
+DRAWING = ("width", "height", "batch_size", "crop", "steps", "cfg", "img_cfg")
 
 
 def add_parser(commands) -> None:

@@ -47,10 +47,15 @@ def _content(job: Job, options, sums: dict[str, str]) -> dict[str, Any]:
     thinking = options_of(ReasoningSettings, "seed")
     correcting = ("self_correct", *options_of(CritiqueSettings, "seed"))
     more = {} if options.self_correct is None else {name: getattr(options, name) for name in correcting}
+    begun = {"init_image": job.init_image, "mask": job.mask}
+    settings = asdict(job.settings)
+    if job.init_image is None:  # so that a line that begins from noise has the key that it always had
+        del settings["denoise"], settings["feather"]
     return {
+        **{name: _sum(image, sums) for name, image in begun.items() if image is not None},
         "prompt": job.prompt,
         "images": [_sum(image, sums) for image in job.paths],
-        "settings": asdict(job.settings),
+        "settings": settings,
         "max_pixels": options.max_pixels,
         "think": {name: getattr(options, name) for name in thinking} if options.think else None,
         "model": str(resolve_model(options.model).resolve()),

@@ -43,6 +43,8 @@ def check_options(options) -> None:
 
 def settings_for(job: Job, decoding: DecodingSettings) -> CorrectionSettings:
     """Raises SettingsError for a job whose picture cannot be corrected, such as a batch."""
+    if job.init_image is not None:
+        raise SettingsError("--self-correct begins from noise; leave --init-image out, or --self-correct")
     return CorrectionSettings(job.settings, decoding, job.rounds)
 
 

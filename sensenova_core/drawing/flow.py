@@ -4,22 +4,61 @@ t runs from 0 (noise) to 1 (image). Velocities and z are tokens: (batch, tokens,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError, quoted
 from ..model.config import NoiseConfig
 from ..settings import CONDITION, IMAGES_ONLY, UNCONDITIONAL, Guidance, SamplingSettings
 
 ROUNDING = 1e-6  # of float32 times, so that a step exactly on an interval's end counts as inside
 EPSILON = 1e-8  # keeps the ratios of norms finite
+MOST_STEPS = 1e12  # of a whole way of which the last part is drawn; float32 does not tell more apart
+SIGMAS_WANTED = (
+    "connect a falling schedule of a flow model, from at most 1 down to 0, such as Basic Scheduler's for the model of "
+    "To ComfyUI"
+)
 
 
-def schedule(steps: int, shift: float) -> Tensor:
-    """`steps` + 1 times from 0 to 1, float32; a shift over 1 spends more steps near the noise."""
-    sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float32, device="cpu")
+def schedule(steps: int, shift: float, denoise: float = 1.0) -> Tensor:
+    """`steps` + 1 times up to 1, float32; a shift over 1 spends more steps near the noise.
+
+    denoise: 1 begins at 0. Less begins later, at the last `steps` of the steps / denoise that the whole way would
+    have, as ComfyUI's KSampler does.
+    """
+    if denoise == 1:
+        sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float32, device="cpu")
+    else:
+        whole = min(steps / denoise, MOST_STEPS) // 1
+        left = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
+        sigma = (left / whole).float()
     return 1 - shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def times_from(sigmas: Sequence[float] | Tensor) -> Tensor:
+    """Times of a schedule of ComfyUI's for flow models, whose sigmas run from 1 (noise) to 0.
+
+    Raises SettingsError for what is none.
+    """
+    try:
+        sigma = torch.as_tensor(sigmas).detach().to("cpu", torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise SettingsError(f"sigmas is {quoted(sigmas)}", SIGMAS_WANTED) from None
+    if sigma.ndim != 1 or len(sigma) < 2:
+        found = "empty" if not sigma.numel() else f"of shape {tuple(sigma.shape)}"
+        raise SettingsError(f"sigmas is {found}, which makes no step", SIGMAS_WANTED)
+    if not ((sigma >= 0) & (sigma <= 1)).all():
+        wrong = next(value for value in sigma.tolist() if not 0 <= value <= 1)
+        raise SettingsError(f"sigmas has {wrong:.6g}, which is outside 0 to 1", SIGMAS_WANTED)
+    for index, (before, after) in enumerate(pairwise(sigma.tolist())):
+        if after >= before:
+            raise SettingsError(f"sigmas goes from {before:.6g} to {after:.6g} at step {index + 1}", SIGMAS_WANTED)
+    if sigma[-1] > 0:
+        raise SettingsError(f"sigmas ends at {float(sigma[-1]):.6g}, where noise is left", SIGMAS_WANTED)
+    return 1 - sigma
 
 
 def noise_scale(config: NoiseConfig, tokens: int) -> float:
@@ -63,15 +102,24 @@ def branches(guidance: Guidance, *, edit: bool, t: float) -> tuple[str, ...]:
     return (CONDITION, IMAGES_ONLY) if guidance.img_cfg == 1 else (CONDITION, IMAGES_ONLY, UNCONDITIONAL)
 
 
-def branches_needed(settings: SamplingSettings, *, edit: bool) -> tuple[str, ...]:
-    """The branches that some step needs, the full condition first."""
-    times = schedule(settings.steps, settings.shift)[:-1].tolist()
-    return max((branches(settings.guidance, edit=edit, t=t) for t in times), key=len)
+def branches_needed(
+    settings: SamplingSettings, *, edit: bool, times: Tensor | None = None, between: bool = False
+) -> tuple[str, ...]:
+    """The branches that some step needs, the full condition first.
+
+    times: of the steps, unless they are the settings' own. between: whether velocities are asked for between them too.
+    """
+    times = schedule(settings.steps, settings.shift, settings.denoise) if times is None else times
+    asked = times[:-1].tolist()
+    if between:
+        asked += [end for end in settings.guidance.interval if asked[0] <= end <= 1]
+    return max((branches(settings.guidance, edit=edit, t=t) for t in asked), key=len)
 
 
 def skips(guidance: Guidance, *, edit: bool, step: int, t: float) -> bool:
-    """Whether a step stands still: cfg_zero_star takes a zero velocity at the first guided step 0."""
-    return guidance.norm == "cfg_zero_star" and step == 0 and len(branches(guidance, edit=edit, t=t)) > 1
+    """Whether a step stands still: cfg_zero_star takes a zero velocity at a guided step 0 out of pure noise."""
+    first = step == 0 and t == 0
+    return guidance.norm == "cfg_zero_star" and first and len(branches(guidance, edit=edit, t=t)) > 1
 
 
 def combine(guidance: Guidance, velocities: Mapping[str, Tensor]) -> Tensor:

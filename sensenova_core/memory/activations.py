@@ -11,6 +11,9 @@ from ..settings import UNCONDITIONAL, USUAL_PROMPT, DocumentSettings, SamplingSe
 from .plan import Task, Work
 
 USUAL_TEXT = 1024  # tokens between two pictures of a document
+# Beside a picture being drawn, in pictures of float32: with a mask its image as pixels and as tokens, noise, mask, and
+# which pixels are kept; with another solver z and guesses as it remembers them, and what it makes of them.
+PAINTING, SOLVING = 5, 8
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,17 @@ class Activations:
     int8: bool = False
 
     def drawing(
-        self, settings: SamplingSettings, prefix_tokens: Mapping[str, int], *, unread: bool, images: int = 0
+        self,
+        settings: SamplingSettings,
+        prefix_tokens: Mapping[str, int],
+        *,
+        unread: bool,
+        images: int = 0,
+        beside: int = 0,
     ) -> Task:
         """One batch from a prompt. prefix_tokens: of each branch. unread: whether some branch has to be read first.
 
-        images: how many are edited.
+        images: how many are edited. beside: pictures that are kept beside the one being drawn: PAINTING, SOLVING.
         """
         tokens = sum(prefix_tokens.values())
         states = tokens * self.state_bytes  # all branches go through a layer one after the other
@@ -35,7 +44,7 @@ class Activations:
         size = (
             f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {_counted(settings.steps, 'step')}"
         )
-        drawing = Work(self.drawing_bytes(settings, prefix_tokens), settings.steps)
+        drawing = Work(self.drawing_bytes(settings, prefix_tokens, beside), settings.steps)
         return Task(f"{name} {size}", Work(reading, int(unread)), drawing=drawing)
 
     def writing(self, tokens: int, more: int, name: str) -> Task:
@@ -79,12 +88,16 @@ class Activations:
         decoder = self.config.decoder
         return tokens * 2 * decoder.num_kv_heads * decoder.head_dim * self.itemsize * decoder.num_layers
 
-    def drawing_bytes(self, settings: SamplingSettings, prefix_tokens: Mapping[str, int]) -> int:
-        """Prefixes, the buffers that attention uses, one layer's activations, and the picture in float32."""
+    def drawing_bytes(self, settings: SamplingSettings, prefix_tokens: Mapping[str, int], beside: int = 0) -> int:
+        """Prefixes, the buffers that attention uses, one layer's activations, and the picture in float32.
+
+        beside: further pictures, see `drawing`.
+        """
         images = settings.batch_size
         tokens = self.config.grid(width=settings.width, height=settings.height).tokens * images
         buffers = sum(prefix * images + tokens for prefix in prefix_tokens.values())
-        picture = 6 * 4 * self.config.token_values * tokens  # noise, z, guesses, velocities, and the picture itself
+        # Noise, z, guesses, velocities, and the picture itself.
+        picture = (6 + beside) * 4 * self.config.token_values * tokens
         attention = self.kv_bytes(sum(prefix_tokens.values())) + self._one_layer(buffers)
         return attention + self.layer_bytes(len(prefix_tokens) * tokens) + picture
 

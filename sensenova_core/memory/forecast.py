@@ -14,7 +14,7 @@ from ..settings import (
     SamplingSettings,
     understanding_pixel_limits,
 )
-from .activations import USUAL_TEXT, Activations
+from .activations import PAINTING, USUAL_TEXT, Activations
 from .budget import Limits, in_words, parse_size
 from .placement import Placement
 from .plan import Task, make_plan
@@ -66,7 +66,8 @@ def _usual_tasks(
         return [activations.document(DocumentSettings(settings), written, 0, unconditional=guided)]
     lengths = {CONDITION: prompt + asked.think_tokens, IMAGES_ONLY: prompt, UNCONDITIONAL: USUAL_PROMPT}
     used = {name: lengths[name] for name in branches}
-    drawing = activations.drawing(settings, used, unread=True, images=asked.images)
+    beside = PAINTING if asked.inpaint else 0
+    drawing = activations.drawing(settings, used, unread=True, images=asked.images, beside=beside)
     if not asked.think_tokens:
         return [drawing]
     return [activations.writing(prompt, asked.think_tokens, "reasoning of"), drawing]

@@ -70,6 +70,8 @@ SOURCES: dict[str, dict[str, Any]] = {
     },
     "picture": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
     "mask": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 64, "height": 64}},
+    "sigmas": {"class_type": "ManualSigmas", "inputs": {"sigmas": "0.8, 0.4, 0.0"}},
+    "solver": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
     "odd number": {"class_type": "PrimitiveInt", "inputs": {"value": 3}},
     "words": {"class_type": "PrimitiveString", "inputs": {"value": "A red circle is on the left."}},
     "images": {
@@ -118,7 +120,8 @@ NODES: dict[str, dict[str, Any]] = {
     "FlowMatchSampler": MODEL
     | {"conditioning": ["conditioning", 0], "width": 64, "height": 64, "batch_size": 1, "crop": False}
     | DRAWING
-    | {"preset": ["lora", 1]},
+    | {"preset": ["lora", 1], "init_image": ["picture", 0], "mask": ["mask", 0], "denoise": 0.5, "feather": 2}
+    | {"sigmas": ["sigmas", 0], "sampler": ["solver", 0]},
     "ToComfyUI": MODEL
     | {"conditioning": ["conditioning", 0], "width": 64, "height": 64, "negative": "nothing", "batch_size": 1}
     | {"shift": 3.0, "t_eps": 0.02},

@@ -46,7 +46,18 @@ def loader(checkpoint, dtype, vram_mode, max_memory, **_):
 
 
 def load_image(image):
-    return (torch.from_numpy(np.asarray(Image.open(INPUT / image).convert("RGB")).copy())[None] / 255,)
+    picture = Image.open(INPUT / image)
+    pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy())[None] / 255
+    if "A" not in picture.getbands():
+        return pixels, torch.zeros(1, 64, 64)
+    return pixels, 1 - torch.from_numpy(np.asarray(picture.getchannel("A")).copy())[None] / 255
+
+
+def pad(image, left, top, right, bottom, feathering):
+    assert feathering == 0
+    around = (left, right, top, bottom)
+    padded = torch.nn.functional.pad(image, (0, 0, *around), value=0.5)
+    return padded, torch.nn.functional.pad(torch.zeros(image.shape[1:3]), around, value=1.0)
 
 
 def image_condition(max_pixels, **images):
@@ -75,7 +86,10 @@ def size_of_first(images, mode):
 
 
 def sampler(model, conditioning, width, height, cfg_start, cfg_end, **settings):
-    if (width, height) == (0, 0):
+    if (width, height) == (0, 0) and "init_image" in settings:
+        height, width = settings["init_image"].shape[1:3]
+        settings["crop"] = True
+    elif (width, height) == (0, 0):
         width, height = model.best_size(conditioning.images[0].original if conditioning.images else None)
     interval = (cfg_start, cfg_end)
     *_, last = model.sample(conditioning, width=width, height=height, cfg_interval=interval, **settings)
@@ -181,6 +195,7 @@ NODES = {
     "SenseNovaCoreSelfCorrect": self_correct,
     "SenseNovaCoreMemoryPlan": memory_plan,
     "LoadImage": load_image,
+    "ImagePadForOutpaint": pad,
     "PrimitiveStringMultiline": primitive,
     "PrimitiveInt": primitive,
     "CreateList": create_list,

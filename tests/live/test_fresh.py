@@ -20,6 +20,7 @@ from tests.live.workflows import (
     LOADER,
     NAMES,
     SAVE,
+    changed,
     node_id,
     read,
     text_to_image,
@@ -41,8 +42,13 @@ SHOWN = {
     "interleave": ("white", {("circle", "red")}),
     "low_memory": ("blue", {("star", "yellow"), ("circle", "red")}),
     "seeds_batch": ("blue", {("star", "yellow"), ("circle", "red")}),
+    "inpaint": ("white", {("square", "green"), ("star", "blue")}),
+    "image_to_image": ("white", {("heart", "green"), ("star", "yellow")}),
+    "outpaint": ("white", TWO),
 }
 GRIDS = {"compare_norms": (1032, 1032)}  # of several pictures
+WIDER = {"outpaint": 24}  # on each side
+TOO_LARGE = {"large_4k": {"Resolution": {"size": AUTOMATIC}}}  # for a test: minutes
 TOLD = {
     "understand": ["a big red circle on the left and a big blue star on the right on a white background"],
     "chat_two_turns": ["two", "red"],
@@ -80,7 +86,7 @@ def test_the_first_workflow_draws_at_the_press_of_run(fresh, chromium, screensho
 
 def test_example_pictures_can_be_chosen(client, fresh):
     examples = sorted((FOLDER / "pictures").glob("*.png"))
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         assert (fresh.base / "input" / example.name).read_bytes() == example.read_bytes()
         assert example.name in _options(client, "LoadImage", "image")
@@ -88,14 +94,14 @@ def test_example_pictures_can_be_chosen(client, fresh):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_workflow_runs_as_it_is(client, name):
-    api = read(f"api/{name}.json")
+    api = changed(read(f"api/{name}.json"), **TOO_LARGE.get(name, {}))
     run = client.run(api)
     assert run.outcome == "execution_success", run.error
-    told = []
+    told, side = [], BUILT_IN_SIDE + 2 * WIDER.get(name, 0)
     for id, node in api.items():
         if node["class_type"] == "SaveImage":
             images = client.images(run, id)
-            assert {image.size for image in images} == {GRIDS.get(name, (BUILT_IN_SIDE, BUILT_IN_SIDE))}
+            assert {image.size for image in images} == {GRIDS.get(name, (side, side))}
             found = seen(images[0])
             shapes = {(shape.kind, shape.colour) for shape in found.shapes}
             assert name not in SHOWN or SHOWN[name] == (found.background, shapes)

@@ -29,7 +29,7 @@ def seen(installation, tmp_path_factory) -> dict[str, dict]:
     return json.loads(comfyui.run_python(installation, "tests/live/widgets.py", installation.folder, pack))
 
 
-@pytest.mark.parametrize("node, before", [("sampler", "crop"), ("document", "system_message")])
+@pytest.mark.parametrize("node, before", [("sampler", "feather"), ("document", "system_message")])
 def test_new_widgets_follow_those_that_workflows_have_saved(seen, node, before):
     names = list(seen[node])
     assert names[names.index(before) + 1 :] == ["look", "swing"]

@@ -20,6 +20,7 @@ TWO_SIZES["3"]["inputs"]["image"] = "tall.png"
 # Sums up in another order: test_ksampler.py. Ends in a node of ComfyUI that makes one picture of four: test_fresh.py.
 OTHERS = {"ksampler", "compare_norms"}
 CASES = {name: tiny(name) for name in NAMES if name not in OTHERS} | {
+    "inpaint": tiny("inpaint", LoadImage={"image": "holed.png"}),
     "interleave": tiny("interleave", **DOCUMENT),
     "self_correct, revised": tiny("self_correct", **CORRECTION),
     "text_to_image, pixel head": tiny("text_to_image", **PIXEL_HEAD, FlowMatchSampler={"cfg_norm": "cfg_zero_star"}),

@@ -63,7 +63,8 @@ def changed(api: dict[str, Any], **changes: dict[str, Any]) -> dict[str, Any]:
 def tiny(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
     """A shipped workflow made small: a few steps and tokens, and edits at the size of their picture."""
     api = changed(read(f"api/{name}.json"), **TINY)
-    if (sampler := node_id(api, "FlowMatchSampler")) and api[sampler]["inputs"]["width"] == 0:
+    drawing = api[node_id(api, "FlowMatchSampler") or LOADER]["inputs"]
+    if drawing.get("width") == 0 and "init_image" not in drawing:
         api = changed(api, **EXACT)
     return changed(api, **changes)
 

@@ -10,8 +10,10 @@ import torch
 from sensenova_core import ModelConfig, SamplingSettings
 from sensenova_core.checkpoint import TensorHeader, checkpoint_name
 from sensenova_core.checkpoint.int8 import make_int8
+from sensenova_core.drawing.canvas import Canvas
 from sensenova_core.drawing.sampling import Denoiser
-from sensenova_core.memory.activations import Activations
+from sensenova_core.drawing.solving import Guess, Look
+from sensenova_core.memory.activations import PAINTING, SOLVING, Activations
 from sensenova_core.model import MixtureOfExperts, SenseNovaU1
 from sensenova_core.reading.prefix import Prefix
 from sensenova_core.reading.prompt import TokenSequence, text_positions
@@ -27,6 +29,7 @@ from tests.support.watch import SMALL, last_of
 
 GIB = 2**30
 PREFIXES = {"condition": 400, "unconditional": 9}
+TWO_REFERENCES = {"condition": 8600, "images_only": 8300, "unconditional": 9}  # each of 4096 tokens
 FEW_EXPERTS = {**SPARSE, "num_hidden_layers": 3}  # of the real width
 grouped = pytest.mark.skipif(
     not hasattr(torch.nn.functional, "grouped_mm"), reason="without numbers, experts are multiplied in groups alone"
@@ -64,7 +67,7 @@ def kernel(query, key, value, *, causal):
     return torch.empty_like(query)
 
 
-def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[str, int]) -> int:
+def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[str, int], **begun) -> int:
     decoder, dtype = model.config.decoder, model.dtype
     shape = (decoder.num_kv_heads, decoder.head_dim)
     with torch.inference_mode(), PeakBytes("meta") as peak:
@@ -76,7 +79,7 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
                 for _ in range(2)
             )
             read[name] = Prefix(keys, values, tokens - 1)
-        for step in Denoiser(model, read, settings, kernel=kernel, edit=False).steps():  # noqa: B007
+        for step in Denoiser(model, read, settings, kernel=kernel, edit=len(prefixes) > 2, **begun).steps():  # noqa: B007
             pass
         step.pixels()
     return peak.most
@@ -91,6 +94,9 @@ def drawing_peak(model: SenseNovaU1, settings: SamplingSettings, prefixes: dict[
         ({"width": 1024, "height": 1024}, PREFIXES),
         ({"batch_size": 2}, PREFIXES),
         ({}, {"condition": 8700, "unconditional": 8300}),
+        ({"width": 4096, "height": 4096}, PREFIXES),
+        ({"width": 3840, "height": 2160, "crop": True}, PREFIXES),
+        ({"width": 4096, "height": 4096, "guidance": Guidance(4.0, 2.0)}, TWO_REFERENCES),
     ],
 )
 def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, prefixes):
@@ -110,6 +116,29 @@ def test_drawing_as_int8_is_estimated_from_above(monkeypatch, decoder, change):
     peak = drawing_peak(storageless_int8(decoder), settings, PREFIXES)
     estimate = Activations(config(decoder), 2, int8=True).drawing_bytes(settings, PREFIXES)
     assert peak <= estimate <= (1.45 if decoder is DENSE else 1.7) * peak, (peak / GIB, estimate / GIB)
+
+
+def heun(ask, z, course):
+    """As ComfyUI has it."""
+    for index, t in enumerate(course.times[:-1].tolist()):
+        guess = ask(Guess(z, t))
+        ask(Look(index, z, guess, t))
+        direction = z - guess
+        ahead = z - direction * 0.5
+        z = z - (direction + (ahead - ask(Guess(ahead, t)))) / 2 * 0.5
+    return z
+
+
+@each("change", [{}, {"width": 4096, "height": 4096, "feather": 32}, {"batch_size": 2}])
+@each("solver", [None, heun])
+def test_painting_at_full_size_is_estimated_closely_from_above(change, solver):
+    settings = replace(SamplingSettings(steps=2, denoise=0.5), **change)
+    size = settings.batch_size, settings.height, settings.width
+    canvas = Canvas(torch.empty(*size, 3, device="meta"), torch.empty(size, device="meta"))
+    peak = drawing_peak(storageless(torch.bfloat16), settings, PREFIXES, canvas=canvas, solver=solver)
+    beside = PAINTING + (SOLVING if solver else 0)
+    estimate = Activations(config(), 2).drawing_bytes(settings, PREFIXES, beside)
+    assert peak <= estimate <= 1.35 * peak, (peak / GIB, estimate / GIB)
 
 
 @grouped

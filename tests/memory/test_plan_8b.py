@@ -14,7 +14,7 @@ from sensenova_core.checkpoint.int8 import multiplied
 from sensenova_core.lora import Lora
 from sensenova_core.lora.file import Factors
 from sensenova_core.memory import Limits, Plan, Sizes, make_plan
-from sensenova_core.memory.activations import Activations
+from sensenova_core.memory.activations import PAINTING, Activations
 from sensenova_core.memory.budget import SYSTEM_RESERVE, in_words
 from sensenova_core.memory.fixed import Fixed
 from sensenova_core.memory.plan import STAGING, Phase
@@ -22,7 +22,7 @@ from sensenova_core.memory.plan_text import explained
 from sensenova_core.memory.units import Units, units_of, with_changes
 from sensenova_core.model import GENERATION, UNDERSTANDING, SenseNovaU1
 from sensenova_core.settings import VRAM_MODES, DocumentSettings
-from tests.memory.test_activations import PREFIXES, config
+from tests.memory.test_activations import PREFIXES, TWO_REFERENCES, config
 
 MIB, GIB = 2**20, 2**30
 
@@ -273,3 +273,23 @@ def test_what_any_lora_adds_to_the_sizes():
         assert make_plan(sizes, task, Limits(device=smallest), system_free=48 * GIB).device_bytes <= smallest
         with pytest.raises(SettingsError):
             make_plan(sizes, task, Limits(device=smallest - 1), system_free=48 * GIB)
+
+
+FOUR_K = {  # size, what is read, pictures beside -> the least that works, and layers that stay in 16 and 24 GiB
+    "4096 x 4096": ((4096, 4096), PREFIXES, 0, 6.19, (25, 42)),
+    "3840 x 2160": ((3840, 2160), PREFIXES, 0, 3.38, (33, 42)),
+    "an edit of two references": ((4096, 4096), TWO_REFERENCES, 0, 11.46, (10, 32)),
+    "the same within a mask": ((4096, 4096), TWO_REFERENCES, PAINTING, 12.54, (7, 29)),
+}
+
+
+@pytest.mark.parametrize("name", FOUR_K)
+def test_4k_of_the_8b_models(name):
+    size, prefixes, beside, least, stay = FOUR_K[name]
+    task = Activations(config(), 2).drawing(SamplingSettings(*size, crop=True), prefixes, unread=True, beside=beside)
+    assert sizes_8b().smallest(task)[0] / GIB == pytest.approx(least, abs=0.01)
+    for budget, resident in zip((16, 24), stay, strict=True):
+        plan = make_plan(sizes_8b(), task, Limits("auto", budget * GIB), system_free=48 * GIB)
+        assert len(plan.phases[GENERATION].resident) == resident and plan.device_bytes <= budget * GIB
+    with pytest.raises(SettingsError, match=rf"does not fit in .* the smallest that works is {int(least)}\."):
+        make_plan(sizes_8b(), task, Limits("auto", int((least - 0.05) * GIB)), system_free=48 * GIB)

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import sensenova_core
 from sensenova_core import DocumentSettings, Drawing, Engine, SamplingSettings
@@ -53,6 +53,13 @@ def gallery(engine: Engine) -> Iterator[tuple[str, list[Image.Image]]]:
     yield STORY, [as_picture(step) for step in drawings if step.index + 1 == step.total]
 
 
+def hole() -> Image.Image:
+    """Transparent where the first example's circle is, as ComfyUI's mask editor leaves what is to be drawn anew."""
+    alpha = Image.new("L", (SIDE, SIDE), 255)
+    ImageDraw.Draw(alpha).ellipse((4, 33, 64, 95), 0)
+    return alpha
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="a checkpoint, or with --examples where they go")
@@ -62,6 +69,9 @@ def main() -> None:
     if arguments.examples:
         for number, scene in enumerate(EXAMPLES, 1):
             draw(scene, SIDE, SIDE).save(arguments.folder / f"sensenova_scene_{number}.png")
+        masked = draw(EXAMPLES[0], SIDE, SIDE)
+        masked.putalpha(hole())
+        masked.save(arguments.folder / "sensenova_scene_1_masked.png")
     else:
         sheet([*gallery(sensenova_core.load(arguments.folder))]).save(arguments.picture)
 
