@@ -24,7 +24,7 @@ demo-eval: $(VENV)/.runtime
 # Of two processes one begins with what needs a running ComfyUI, the other with the files after it (tests/conftest.py).
 # Each computes with one thread, for torch's own would wait for those of the other.
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not long" --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 live: $(VENV)/.test
 	$(PY) -m pytest -q tests/live -rs

@@ -54,7 +54,8 @@ def solver_of(sampler: object, settings: SamplingSettings) -> Solver:
         # Samplers may change both, and add 1 to the seed.
         arguments = {"model_options": {}, "seed": min(settings.seed, MAX_SEED - 1)}
         model, sigmas = _Model(ask, _Flow(settings.shift, course.noise_scale)), (1 - course.times).to(z.device)
-        return function(model, z, sigmas, extra_args=arguments, callback=look, disable=True, **options)
+        made: Any = function(model, z, sigmas, extra_args=arguments, callback=look, disable=True, **options)
+        return made
 
     return solve
 

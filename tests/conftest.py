@@ -13,6 +13,11 @@ import sensenova_core
 from tests.support.golden_set import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
+# Files of tests/live that take long together: `make live` runs them, `make test` does not.
+LONG = {
+    f"test_{name}"
+    for name in ("blueprints", "core_samplers", "editor", "editor_runs", "fresh", "queue", "translations")
+}
 
 
 class RepositoryIsAFolder:
@@ -26,6 +31,9 @@ class RepositoryIsAFolder:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How several processes share the tests: what needs the running ComfyUI goes to one of them, which starts it, and
     first, as it takes longest; the other files go to whoever is free."""
+    for item in items:
+        if item.path.parent.name == "live" and item.path.stem in LONG:
+            item.add_marker(pytest.mark.long)
     live = {item.path for item in items if "server" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path not in live)
     for item in items:
@@ -34,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RepositoryIsAFolder())
+    config.addinivalue_line("markers", "long: run by `make live`, and not by `make test`")
 
 
 @pytest.fixture(autouse=True, scope="session")
