@@ -15,8 +15,9 @@ from tests.support.golden_set import checkpoint
 REPOSITORY = Path(__file__).parent.parent
 # Files of tests/live that take long together: `make live` runs them, `make test` does not.
 LONG = {
-    f"test_{name}"
-    for name in ("blueprints", "core_samplers", "editor", "editor_runs", "fresh", "queue", "translations")
+    *("test_blueprints", "test_core_samplers", "test_editor", "test_editor_runs", "test_fresh", "test_hosts"),
+    *("test_importing", "test_ksampler", "test_painting", "test_queue", "test_streaming", "test_translations"),
+    "test_workflows",
 }
 
 
