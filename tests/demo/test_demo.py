@@ -175,7 +175,7 @@ def test_training_sees_what_drawing_sees(tiny, training):
         prefixes = engine.reader.prefixes_of({CONDITION: row.sequence, UNCONDITIONAL: prompts.unconditional()})
         denoiser = Denoiser(engine.model, prefixes, SamplingSettings(128, 96, 4), kernel=engine._kernel, edit=False)
         z, t = denoiser.start(), denoiser.device_times[1]
-        theirs = denoiser._guesses(z, 1, InModule(engine.model), branches=2)
+        theirs = denoiser._guesses(z, denoiser.time_embeddings[1], InModule(engine.model), branches=2)
         image = denoiser.grid.tokens_to_image(z).expand(3, -1, -1, -1)
         attend = attention_after(read, batch, batch.owners, batch.lengths)
         ours = guesses(training.model, attend, image, t.expand(3))

@@ -152,8 +152,9 @@ def written(max_tokens, decoding, repetition_penalty=1.0, **sampled) -> Decoding
     return DecodingSettings(max_tokens, decoding == "sample", repetition_penalty=repetition_penalty, **named)
 
 
-def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card, **planned):
-    settings = SamplingSettings(width, height, guidance=Guidance(4.0 if guided else 1.0), batch_size=batch_size)
+def memory_plan(model, width, height, batch_size, guided, images, think_tokens, card, crop=True, **planned):
+    guidance = Guidance(4.0 if guided else 1.0)
+    settings = SamplingSettings(width, height, guidance=guidance, batch_size=batch_size, crop=crop)
     return (model.forecast(settings, images=images, think_tokens=think_tokens, card=card, **planned),)
 
 

@@ -14,7 +14,7 @@ from tests.support.archive import files
 from tools.node_list import FILE
 
 SECOND = "sensenova-u1-second"
-EXAMPLES = ("sensenova_scene_1.png", "sensenova_scene_2.png")
+EXAMPLES = ("sensenova_scene_1.png", "sensenova_scene_1_masked.png", "sensenova_scene_2.png")
 ABSENT = """raise ModuleNotFoundError("No module named 'PIL'", name="PIL")\n"""  # as Python says it
 
 
