@@ -144,9 +144,8 @@ class Engine:
         head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}
         self._loras = LorasInUse(shapes | head, absent=frozenset(head))
         self._turn = Turn(self.memory.forked)
-        self._guessing: tuple[object, Denoiser] | None = (
-            None  # what `guess` was asked for last, and what it made for that
-        )
+        # What `guess` was asked for last, and what it made for that.
+        self._guessing: tuple[object, Denoiser] | None = None
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
 
     def __reduce__(self):

@@ -22,6 +22,7 @@ ROWS, ROWS_CPU = 1024, 512
 PIECE = 32  # rows scaled at once on a CPU: what its cache holds
 _LEAST_ROWS = 32  # that CUDA's product takes, and of which it takes whole multiples
 
+Multiply = Callable[[Tensor, "Int8Linear"], Tensor]  # (rows, in) and a layer -> (rows, out), without what LoRAs add
 # (amount, up, down): amount * up (out, rank) @ down (rank, in) is added to a weight.
 Term = tuple[float, Tensor, Tensor]
 
@@ -57,18 +58,25 @@ class Int8Linear(nn.Module):
 
 
 def projected(x: Tensor, *linears: nn.Module) -> Iterator[Tensor]:
-    """What each of several linear layers makes of the same input, when it is asked for. The input is quantised once if
-    all of them are INT8, and rotated alike."""
+    """What each of several linear layers makes of the same input, when it is asked for.
+
+    If all of them are INT8, and rotated alike, torch quantises the input once; comfy-kitchen's kernels do it within
+    each product.
+    """
     int8 = [linear for linear in linears if isinstance(linear, Int8Linear)]
     group = int8[0].group if int8 else 0
     if len(int8) < len(linears) or any(linear.group != group for linear in int8):
         yield from (linear(x) for linear in linears)
         return
-    flat, fused = x.flatten(0, -2), _fused(x.device.type)
-    numbers, scale = quantised(flat, group) if fused is None else (flat, flat)
+    flat = x.flatten(0, -2)
+    multiply = _fused(x.device.type) or _with(*quantised(flat, group))
     for linear in int8:
-        out = _multiplied(numbers, scale, linear, dtype=x.dtype) if fused is None else fused(flat, linear)
-        yield linear.added(flat, out).view(*x.shape[:-1], -1)
+        yield linear.added(flat, multiply(flat, linear)).view(*x.shape[:-1], -1)
+
+
+def _with(numbers: Tensor, scale: Tensor) -> Multiply:
+    """The products of an input that is quantised already."""
+    return lambda x, linear: _multiplied(numbers, scale, linear, dtype=x.dtype)
 
 
 def _multiplied(numbers: Tensor, scale: Tensor, linear: Int8Linear, *, dtype: torch.dtype) -> Tensor:
@@ -190,12 +198,12 @@ def is_quick_on(device: torch.device) -> bool:
 
 
 @cache
-def _fused(device: str) -> Callable[[Tensor, Int8Linear], Tensor] | None:
+def _fused(device: str) -> Multiply | None:
     """comfy-kitchen's kernels, which do all of it in one go, where they are installed and there is a card for them."""
     return _kitchen() if device == "cuda" else None
 
 
-def _kitchen() -> Callable[[Tensor, Int8Linear], Tensor] | None:
+def _kitchen() -> Multiply | None:
     """None where the package is missing, does not load here, or is of a version without rotation."""
     try:
         import comfy_kitchen  # pyright: ignore[reportMissingImports]  # an optional package
@@ -206,7 +214,7 @@ def _kitchen() -> Callable[[Tensor, Int8Linear], Tensor] | None:
     return kitchen_linear(comfy_kitchen) if rotates else None
 
 
-def kitchen_linear(kitchen: Any) -> Callable[[Tensor, Int8Linear], Tensor]:
+def kitchen_linear(kitchen: Any) -> Multiply:
     """(x, layer) -> x @ weight.T, by comfy-kitchen's best kernel for the device."""
 
     def linear(x: Tensor, layer: Int8Linear) -> Tensor:

@@ -119,6 +119,7 @@ class Server:
         arguments = ["--cpu", "--base-directory", str(self.base), "--disable-all-custom-nodes"]
         arguments += ["--whitelist-custom-nodes", *self.packs, "--disable-api-nodes", "--port", str(self.port)]
         arguments += ["--database-url", "sqlite:///:memory:"]  # its default lies in ComfyUI's own folder
+        arguments += ["--cache-classic"]  # its default forgets results while other programs fill the memory
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [self.installation.python, "main.py", *arguments],

@@ -7,15 +7,13 @@ Writes subgraphs/*.json, which ComfyUI offers among its nodes. Needs ComfyUI (CO
 
 import json
 import re
-import sys
-import tempfile
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.live import browser, comfyui
 from tests.live.workflows import read
+from tools.workflows.opened import opened_editor
 
 FOLDER = comfyui.REPOSITORY / "subgraphs"
 CATEGORY = "SenseNova U1"
@@ -127,24 +125,13 @@ def _with_settled_names(workflow: dict[str, Any], title: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    installation = comfyui.find()
-    if reason := (None if installation else comfyui.NOT_FOUND) or browser.missing():
-        sys.exit(reason)
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        comfyui.prepare_base(installation, base)
-        browser.write_settings(base)
-        with (
-            comfyui.Server(installation, base) as server,
-            browser.launched() as chromium,
-            browser.editor(chromium, server.url) as editor,
-        ):
-            for blueprint in BLUEPRINTS:
-                target = FOLDER / f"{blueprint.title}.json"
-                text = json.dumps(made(editor, blueprint), indent=2, ensure_ascii=False)
-                target.write_text(text + "\n", encoding="utf-8")
-                print(target)
+    with opened_editor() as editor:
+        for blueprint in BLUEPRINTS:
+            target = FOLDER / f"{blueprint.title}.json"
+            text = json.dumps(made(editor, blueprint), indent=2, ensure_ascii=False)
+            target.write_text(text + "\n", encoding="utf-8")
+            print(target)
 
 
 if __name__ == "__main__":

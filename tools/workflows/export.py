@@ -11,7 +11,6 @@ to be there bypassed stand in the `_meta.bypassed` of another one, in API form, 
 import argparse
 import json
 import sys
-import tempfile
 import uuid
 from copy import deepcopy
 from pathlib import Path
@@ -20,10 +19,11 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.live import browser, comfyui  # noqa: E402
+from tests.live import browser  # noqa: E402
 from tests.live.workflows import inputs  # noqa: E402
 from tools.workflows import wires  # noqa: E402
 from tools.workflows.layout import Box, arrange  # noqa: E402
+from tools.workflows.opened import opened_editor  # noqa: E402
 
 VIEW = {"width": 1400, "height": 800}  # of a small window's canvas, which the saved view is to fit
 LEAST_SCALE = 0.7  # what does not fit then is below or to the right
@@ -132,23 +132,12 @@ def _links(node: dict[str, Any]) -> list[list]:
 
 
 def main(paths: list[Path]) -> None:
-    installation = comfyui.find()
-    if reason := (None if installation else comfyui.NOT_FOUND) or browser.missing():
-        sys.exit(reason)
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        comfyui.prepare_base(installation, base)
-        browser.write_settings(base)
-        with (
-            comfyui.Server(installation, base) as server,
-            browser.launched() as chromium,
-            browser.editor(chromium, server.url) as editor,
-        ):
-            for path in paths:
-                workflow = export(editor, json.loads(path.read_text(encoding="utf-8")), path.stem)
-                target = path.parents[1] / path.name
-                target.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-                print(target)
+    with opened_editor() as editor:
+        for path in paths:
+            workflow = export(editor, json.loads(path.read_text(encoding="utf-8")), path.stem)
+            target = path.parents[1] / path.name
+            target.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(target)
 
 
 if __name__ == "__main__":
