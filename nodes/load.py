@@ -14,6 +14,12 @@ from .sockets import CATEGORY, Model
 LOADING = ("dtype", "vram_mode", "max_memory", "attention")
 
 
+ABOUT_DEMO = (
+    "This is the demo: a tiny model that knows one to three simple shapes in eight colours at 128 x 128, and nothing "
+    "else. For a real one put a checkpoint into {folder}, or switch download on (35 GB), and run again.\n"
+)
+
+
 def checkpoint_input() -> io.Combo.Input:
     """The list of checkpoints, refreshed whenever the graph editor asks."""
     return io.Combo.Input(
@@ -60,7 +66,12 @@ class Loader(io.ComfyNode):
                 ),
                 *widgets.further_inputs(LoadSettings, LOADING),
             ],
-            outputs=[Model.Output(display_name="model")],
+            outputs=[
+                Model.Output(
+                    display_name="model",
+                    tooltip="For every other node of this pack. For ComfyUI's own samplers it goes through To ComfyUI.",
+                )
+            ],
         )
 
     @classmethod
@@ -83,5 +94,6 @@ class Loader(io.ComfyNode):
         name, path = folders.chosen(checkpoint, repo if download else "")
         model = LoadedEngine.load(path, **settings)
         copies = "".join(f"\nWarning: {words}" for words in host.warnings(__file__))
-        tell(f"Model: {name}\n{model.engine.checkpoint.found()}{copies}")
+        about = ABOUT_DEMO.format(folder=folders.models_folder()) if name == folders.BUILT_IN else ""
+        tell(f"Model: {name}\n{about}{model.engine.checkpoint.found()}{copies}")
         return io.NodeOutput(model)
