@@ -15,8 +15,8 @@ LOADING = ("dtype", "vram_mode", "max_memory", "attention")
 
 
 ABOUT_DEMO = (
-    "This is the demo: a tiny model that knows one to three simple shapes in eight colours at 128 x 128, and nothing "
-    "else. For a real one put a checkpoint into {folder}, or switch download on (35 GB), and run again.\n"
+    "This is the demo: it knows simple shapes in eight colours at 128 x 128, and nothing else. For a real model put "
+    "one into models/sensenova, or switch download on (35 GB)."
 )
 
 
@@ -94,6 +94,6 @@ class Loader(io.ComfyNode):
         name, path = folders.chosen(checkpoint, repo if download else "")
         model = LoadedEngine.load(path, **settings)
         copies = "".join(f"\nWarning: {words}" for words in host.warnings(__file__))
-        about = ABOUT_DEMO.format(folder=folders.models_folder()) if name == folders.BUILT_IN else ""
-        tell(f"Model: {name}\n{about}{model.engine.checkpoint.found()}{copies}")
+        about = ABOUT_DEMO if name == folders.BUILT_IN else model.engine.checkpoint.found()
+        tell(f"Model: {name}\n{about}{copies}")
         return io.NodeOutput(model)

@@ -98,6 +98,8 @@ def _bar(
     if bar.limit and chart.most:
         at = MARGIN + round((WIDTH - 2 * MARGIN) * bar.limit[0] / chart.most)
         draw.line((at, top - 4, at, top + BAR + 4), LIMIT, 3)
+    if [piece.name for piece in bar.pieces] == [bar.title]:
+        return top + BAR + GAP
     return _legend(draw, font, bar, chart=chart, top=top + BAR + 8) + GAP
 
 

@@ -31,7 +31,8 @@ def time_chart(profile: Profile) -> Chart:
     spent = {"loading": profile.load_seconds, **phases, "everything else": rest}
     bars = [Bar(kind, (Piece(kind, each, COLOURS[kind]),)) for kind, each in spent.items() if each]
     if waiting := profile.spent["waiting"]:
-        bars.append(Bar("of these, waiting for copies", (Piece("waiting", waiting, WAITING),)))
+        among = "of these, waiting for copies"
+        bars.append(Bar(among, (Piece(among, waiting, WAITING),)))
     heading = f"Where the time went: {in_seconds(profile.generation_seconds)}, and {in_seconds(profile.load_seconds)}"
     return Chart(f"{heading} to load", tuple(bars), in_seconds)
 

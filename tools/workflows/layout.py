@@ -29,7 +29,7 @@ CHARACTERS, LINE = 47, 16  # of a text box at TEXT_WIDTH
 TEXT_HEIGHT = (90, 480)
 NOTE_CHARACTERS, NOTE_LINE, NOTE_FRAME = 60, 14, 46
 KEPT_TEXT_HEIGHT = 210
-PREVIEW, WRITTEN = 212, 60  # heights for what a node draws and writes while it runs
+PREVIEW = 212  # height for what a node draws while it runs
 REROUTES = ("reroutes", "linkExtensions")  # what a saved workflow has of them, under "extra"
 RIGHT, BELOW, NEW_ROW = "right", "below", "new row"
 
@@ -46,7 +46,7 @@ class Box:
     keeps_picture: bool = False
     keeps_text: bool = False
     draws: bool = False
-    writes: bool = False
+    writes: float = 0  # height for what it says while it runs
     below: int | None = None  # of a note: the node that it is about
     feeds: set[int] = field(default_factory=set)
 
@@ -64,7 +64,7 @@ class Box:
             width, height = max(width, PICTURE_SIDE), height + PICTURE_SIDE
         elif self.draws:
             height += PREVIEW
-        return width, height + (WRITTEN if self.writes else 0)
+        return width, height + self.writes
 
 
 def _lines(text: str | None, characters: int) -> int:
