@@ -19,7 +19,7 @@ from .clock import Clock
 from .fixed import Fixed
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
-from .plan_text import explained, in_one_line
+from .plan_text import explained, for_the_log
 from .residency import Residency
 from .transfers import transfers_to
 from .units import Units, units_of, with_changes
@@ -233,7 +233,7 @@ class Placement:
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
         self.residency.begin(plan)
-        if (brief := in_one_line(plan)) != self._said:
+        if (brief := for_the_log(plan)) != self._said:
             log.info(brief)
         self._said = brief
         log.debug("plan:\n%s", explained(plan))

@@ -19,12 +19,24 @@ def mode_of(plan: Plan) -> str:
 
 
 def in_one_line(plan: Plan | None) -> str:
-    """What the mode comes to, and what it takes. None: nothing is planned."""
+    """What the mode comes to, and what it takes, where the task is known. None: nothing is planned."""
     if plan is None:
         return IN_PLACE
+    return f"memory {mode_of(plan)}; {_compute(plan)}up to {_most(plan)}"
+
+
+def for_the_log(plan: Plan) -> str:
+    """`in_one_line`, with the task."""
+    return f"memory {mode_of(plan)}; {_compute(plan)}{plan.task} takes up to {_most(plan)}"
+
+
+def _compute(plan: Plan) -> str:
+    return "INT8; " if plan.int8 else ""
+
+
+def _most(plan: Plan) -> str:
     limit = "" if plan.limits.device is None else f" of {in_words(plan.limits.device)}"
-    compute = "INT8; " if plan.int8 else ""
-    return f"memory {mode_of(plan)}; {compute}{plan.task} takes up to {in_words(plan.device_bytes)}{limit}"
+    return f"{in_words(plan.device_bytes)}{limit}"
 
 
 def explained(plan: Plan) -> str:

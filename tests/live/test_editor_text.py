@@ -6,8 +6,10 @@ from tests.live import browser
 from tests.live.browser import SAID
 from tests.live.workflows import node_id, read
 
-SWITCH = "async on => { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on); }"
-HIGHEST = 200  # pixels of a box in the classic editor, which scrolls from there on
+SETTINGS = "/settings"  # of the editor, which the server keeps
+NODES_2 = "Comfy.VueNodes.Enabled"
+EDITORS = {"classic": "auto", "Nodes 2.0": "float32"}  # with another dtype, so that nothing is kept from the first
+HIGHEST = 7 * 16  # pixels of lines in the classic editor, where a box scrolls from there on
 # The smallest elements in sight that hold a text: [what is seen of it, what there is, its lines].
 BOXES = """start => [...document.querySelectorAll("div")]
     .filter(box => box.checkVisibility() && box.innerText.trim().startsWith(start))
@@ -20,15 +22,15 @@ BOXES = """start => [...document.querySelectorAll("div")]
     })"""
 
 
-@pytest.fixture(params=["classic", "Nodes 2.0"])
-def shown(request, server, chromium):
+@pytest.fixture(params=EDITORS)
+def shown(request, server, client, chromium):
     """(which editor, it with its page)."""
-    with browser.editor(chromium, server.url) as opened:
-        opened.page.evaluate(SWITCH, request.param != "classic")
-        try:
+    client.post(SETTINGS, {NODES_2: request.param != "classic"})
+    try:
+        with browser.editor(chromium, server.url) as opened:
             yield request.param, opened
-        finally:
-            opened.page.evaluate(SWITCH, False)
+    finally:
+        client.post(SETTINGS, {NODES_2: False})
 
 
 def test_text_is_read_on_its_node(shown, screenshot):
@@ -36,9 +38,8 @@ def test_text_is_read_on_its_node(shown, screenshot):
     api = read("api/understand.json")
     editor.open(read("understand.json"), f"understand {kind}")
     loader, ask = node_id(api, "Loader"), node_id(api, "Understand")
-    editor.put(loader, checkpoint="talkative")
-    editor.put(ask, max_tokens=900 if kind == "classic" else 901)
-    editor.page.wait_for_timeout(300)
+    editor.put(loader, checkpoint="talkative", dtype=EDITORS[kind])
+    editor.put(ask, max_tokens=900)
     editor.run()
     editor.wait_for(ask, f"{SAID}.includes('cut by max_tokens')")
     editor.page.wait_for_timeout(1000)

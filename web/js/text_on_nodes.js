@@ -9,7 +9,7 @@ const FONT = "12px Inter, sans-serif";
 const LINE = 16;
 const SIDES = 52; // left and right of the text: the box's distance from the node, and its padding
 const ENDS = 36; // above and below, likewise
-const MOST = 200 + 20; // a higher box scrolls
+const MOST = ENDS + 7 * LINE; // a higher box scrolls, and workflows have room for this one
 
 const pen = document.createElement("canvas").getContext("2d");
 
