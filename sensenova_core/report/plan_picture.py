@@ -41,7 +41,7 @@ def charts_of(plan: Plan) -> list[Chart]:
     locked = plan.page_locked_bytes - plan.staging
     pieces = (Piece("parts kept page-locked", locked, LOCKED), Piece("buffers to read files", plan.staging, STREAMS))
     system = Bar("page-locked, in system memory", _some(pieces), (float(plan.system_free), "free:"))
-    return [Chart(plan.task, tuple(bars), in_words), Chart("", (system,), in_words)]
+    return [Chart(plan.task, tuple(bars), _bytes), Chart("", (system,), _bytes)]
 
 
 def charts_in_place(task: str, made: InPlace) -> list[Chart]:
@@ -49,7 +49,11 @@ def charts_in_place(task: str, made: InPlace) -> list[Chart]:
     pieces = (Piece("the task itself", made.work, WORK), Piece("one layer made ready", made.unpacking, READY))
     free = None if made.free is None else (float(made.free), "free:")
     files = Bar("weights, read where they lie", (Piece("in their files", made.stored, FILES),))
-    return [Chart(task, (Bar("system memory", _some(pieces), free),), in_words), Chart("", (files,), in_words)]
+    return [Chart(task, (Bar("system memory", _some(pieces), free),), _bytes), Chart("", (files,), _bytes)]
+
+
+def _bytes(amount: float) -> str:
+    return in_words(round(amount))
 
 
 def _some(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:

@@ -29,8 +29,8 @@ VIEW = {"width": 1400, "height": 800}  # of a small window's canvas, which the s
 LEAST_SCALE = 0.7  # what does not fit then is below or to the right
 NOTE_TITLE = "Note"
 # A widget of each kind of node that shows text on itself -> the height for it. The box may be up to 48 higher, see
-# web/js/text_on_nodes.js: there is ROW_GAP below.
-SAYS = {"decoding": 100, "card": 100, "checkpoint": 84, "steps": 60, "format": 60, "lora_name": 60}
+# web/js/text_on_nodes.js: there is ROW_GAP below, and more of it below nodes that draw.
+SAYS = {"decoding": 100, "card": 100, "checkpoint": 84, "format": 60, "lora_name": 60}
 DRAWS = ["steps", "card"]  # likewise of nodes that show a picture
 AFTER_RUN = "control_after_generate"  # the widget that says what becomes of a seed
 BYPASSED = 4  # how LiteGraph calls that mode

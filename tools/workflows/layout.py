@@ -17,6 +17,7 @@ from tools.workflows.wires import TITLE, Point, Rectangle, behind, curve, curves
 COLUMN_GAP = 60
 ROW_GAP = 50  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
 PAD, HEADING = 18, 34  # around the nodes of a group; of its title
+SAID_GAP = 50  # more, below a node that says how far it is above the picture that it draws
 COLOR = "#3f789e"
 GROUP_GAP = 44  # between groups, where wires turn
 LANE, LANES = 24, 4  # wires that run beside each other, and how many there may be between rows
@@ -85,7 +86,7 @@ class Group:
             width, y = max(nodes[id].size[0] for id in column), HEADING + TITLE + PAD / 2
             for id in column:
                 self.places[id] = (x, y), (width, nodes[id].size[1])
-                y += nodes[id].size[1] + TITLE + ROW_GAP
+                y += nodes[id].size[1] + TITLE + ROW_GAP + (SAID_GAP if nodes[id].draws else 0)
             ends.append((y, x, width))
             x += width + COLUMN_GAP
         for box in boxes:
