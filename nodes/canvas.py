@@ -6,7 +6,7 @@ from torch import Tensor
 from ..sensenova_core.drawing.canvas import Canvas
 from ..sensenova_core.errors import SettingsError
 from .batches import to_image, to_mask
-from .progress import tell
+from .progress import note
 
 
 class Begun:
@@ -50,7 +50,7 @@ class Begun:
         if self.image is not None and self.mask is None and denoise == 1:
             self.notes.append("denoise is 1 and there is no mask, so that nothing of init_image is used; lower denoise")
         if self.notes:
-            tell("; ".join(self.notes))
+            note("; ".join(self.notes))
 
 
 def _scaled(image: Tensor, size: tuple[int, int], way: str) -> Tensor:

@@ -13,20 +13,28 @@ from .batches import check_image, to_pictures
 from .decoding import decoding_input, decoding_settings
 from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress, warn
-from .sockets import CATEGORY, Conditioning, Images, Model, References, profile_output
+from .sockets import CATEGORY, Conditioning, Images, Model, References, profile_outputs
 
 THOUGHT_ALREADY = (
     "the conditioning has reasoning already, which new reasoning replaces; leave Text Encode's thinking unconnected, "
     "or take this node out"
 )
+IMAGE_TIP = (
+    "A picture at its own size, or a batch, which counts as so many. Another input appears when it is connected."
+)
+MASK_TIP = "Of the image of the same number: what it covers becomes white. It is scaled to the image."
 STOPPED = "\n[the reasoning stopped without its end]"
 
 
 class ImageCondition(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        images = io.Autogrow.TemplatePrefix(io.Image.Input("image"), prefix="image", min=1, max=MAX_IMAGES)
-        masks = io.Autogrow.TemplatePrefix(io.Mask.Input("mask"), prefix="mask", min=0, max=MAX_IMAGES)
+        images = io.Autogrow.TemplatePrefix(
+            io.Image.Input("image", tooltip=IMAGE_TIP), prefix="image", min=1, max=MAX_IMAGES
+        )
+        masks = io.Autogrow.TemplatePrefix(
+            io.Mask.Input("mask", tooltip=MASK_TIP), prefix="mask", min=0, max=MAX_IMAGES
+        )
         return io.Schema(
             node_id="SenseNovaCoreImageCondition",
             display_name="SenseNova U1 Image Condition",
@@ -58,7 +66,11 @@ class ImageCondition(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
-            outputs=[Images.Output(display_name="images")],
+            outputs=[
+                Images.Output(
+                    display_name="images", tooltip="For Text Encode (an edit), Understand, Interleave or Self-Correct."
+                )
+            ],
         )
 
     @classmethod
@@ -132,7 +144,12 @@ class TextEncode(io.ComfyNode):
                     tooltip="Reasoning to draw by, such as a Think node's text that you have changed.",
                 ),
             ],
-            outputs=[Conditioning.Output(display_name="conditioning")],
+            outputs=[
+                Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="For Flow-Match Sampler or To ComfyUI; through Think first, to have the model reason.",
+                )
+            ],
         )
 
     @classmethod
@@ -163,9 +180,12 @@ class Think(io.ComfyNode):
                 decoding_input(),
             ],
             outputs=[
-                Conditioning.Output(display_name="conditioning"),
-                io.String.Output(display_name="thinking"),
-                profile_output(),
+                Conditioning.Output(display_name="conditioning", tooltip="The prompt with its reasoning, to draw."),
+                io.String.Output(
+                    display_name="thinking",
+                    tooltip="The reasoning alone: to read, or to change and give to Text Encode's thinking.",
+                ),
+                *profile_outputs(),
             ],
         )
 
@@ -180,12 +200,10 @@ class Think(io.ComfyNode):
     ) -> io.NodeOutput:
         thoughts = model.think(conditioning, decoding_settings(decoding, max_tokens=max_tokens))
         progress = TextProgress(max_tokens)
-        warning = ""
         if conditioning.think_text is not None:
             warn(THOUGHT_ALREADY)
-            warning = f"Warning: {THOUGHT_ALREADY}\n"
         for thought in thoughts:
-            progress.report(warning + thought.text, thought.tokens)
+            progress.report(thought.text, thought.tokens)
         thought = thoughts.last
-        progress.finish(warning + thought.text + ("" if thought.closed else STOPPED))
-        return io.NodeOutput(thought.conditioning, thought.text, thoughts.summary())
+        progress.finish(thought.text + ("" if thought.closed else STOPPED))
+        return io.NodeOutput(thought.conditioning, thought.text, *thoughts.report())

@@ -14,6 +14,7 @@ from ..sensenova_core.errors import (
     plain,
     quoted,
 )
+from .progress import own_board
 from .sockets import (
     Chat,
     Conditioning,
@@ -56,7 +57,8 @@ def checked(execute: Execute) -> Execute:
             given[name] = plain(given[name]) if wanted[name][0] in (int, float, bool) else given[name]
             _check(name, given[name], wanted[name])
         try:
-            return execute(cls, **given)
+            with own_board():
+                return execute(cls, **given)
         except ImportError as error:  # of what is only needed now
             raise SenseNovaError(missing_package(error)) from None
 

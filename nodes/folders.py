@@ -36,6 +36,7 @@ OTHER_FOLDER_KEYS = ("diffusion_models", "checkpoints")  # where others keep the
 LORA_KEYS = ("sensenova_loras", "loras")  # ours first
 SEARCH_DEPTH = 3
 AUTOMATIC, BUILT_IN = "automatic", "built-in demo"  # in the list of checkpoints
+NO_LORA = "none there yet"  # in a list that would be empty, where the graph editor shows "undefined"
 AS_IT_CAME = "as it came"  # in fingerprints, of what was downloaded
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "pictures"
 log = logging.getLogger(__name__)
@@ -60,6 +61,11 @@ def offer_examples() -> None:
                 shutil.copy(picture, target)
         except OSError as error:
             log.warning("example picture %s is not offered: %s", target, error)
+
+
+def models_folder() -> str:
+    """Where checkpoints belong."""
+    return folder_paths.get_folder_paths(FOLDER_KEY)[0]
 
 
 def checkpoint_choices() -> list[str]:
@@ -93,7 +99,7 @@ def checkpoint_path(name: str) -> Path:
     if name not in found:
         raise CheckpointError(
             f"checkpoint {quoted(name)} is not there. Put a checkpoint's folder (config.json, *.safetensors, tokenizer "
-            f"files) or a single .safetensors or .gguf file into {folder_paths.get_folder_paths(FOLDER_KEY)[0]} and "
+            f"files) or a single .safetensors or .gguf file into {models_folder()} and "
             f"press R to refresh the list, or turn download on; found now: {', '.join(found) or 'none'}. "
             f"{BUILT_IN!r} needs no files"
         )
@@ -159,7 +165,7 @@ def download(repo: str, file: str | None = None) -> Path:
 
 def _folder_of(repo: str) -> Path:
     """Where a repository is downloaded to."""
-    return Path(folder_paths.get_folder_paths(FOLDER_KEY)[0]) / check_name(repo)
+    return Path(models_folder()) / check_name(repo)
 
 
 def fingerprint_of(choice: str | None, repo: str | None = "") -> tuple | None:
@@ -269,8 +275,9 @@ def lora_path(name: str) -> Path:
     for key in LORA_KEYS:
         if path := folder_paths.get_full_path(key, name):
             return Path(path)
+    lacking = "no LoRA is there" if name == NO_LORA else f"LoRA {quoted(name)} is not there"
     raise CheckpointError(
-        f"LoRA {quoted(name)} is not there. Put a .safetensors file into "
+        f"{lacking}. Put a .safetensors file into "
         f"{folder_paths.get_folder_paths(LORA_KEYS[0])[0]} or ComfyUI's models/loras and press R to "
         f"refresh the list; found now: {', '.join(lora_choices()) or 'none'}"
     )

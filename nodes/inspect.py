@@ -38,7 +38,10 @@ class Inspect(io.ComfyNode):
                     tooltip="Groups to list the members of, separated by spaces; all for every group, empty for none.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="report"), io.Image.Output(display_name="picture")],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="Counts and bytes, as text. For Preview as Text."),
+                io.Image.Output(display_name="picture", tooltip="The counts as bars, which this node shows too."),
+            ],
         )
 
     @classmethod

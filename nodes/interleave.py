@@ -25,10 +25,10 @@ from . import widgets
 from .decoding import decoding_input, decoding_settings
 from .door import UNSEEN, check_choice, checked
 from .pictures import NOTHING, picture_to_wire
-from .progress import Progress, TextProgress, show_picture, show_text
+from .progress import DocumentProgress, show_picture, show_text
 from .sample import DRAWING, INTERVAL, sampling_settings
 from .size import size_input, size_of
-from .sockets import CATEGORY, Document, Images, Model, Preset, References, preset_input, profile_output
+from .sockets import CATEGORY, Document, Images, Model, Preset, References, preset_input, profile_outputs
 
 NORMS = [norm for norm in CFG_NORMS if norm != "cfg_zero_star"]  # which is for text to image only
 # As in sample.py; one picture at a time, of the model's own sizes.
@@ -63,10 +63,14 @@ class Interleave(io.ComfyNode):
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
-                io.Image.Output(display_name="pictures", is_output_list=True),
-                io.String.Output(display_name="text"),
-                Document.Output(display_name="document"),
-                profile_output(),
+                io.Image.Output(
+                    display_name="pictures",
+                    is_output_list=True,
+                    tooltip="In order, one by one: what follows runs for each, and not at all where there is none.",
+                ),
+                io.String.Output(display_name="text", tooltip="All text, with <image> where a picture stands."),
+                Document.Output(display_name="document", tooltip="Text and pictures together, for Save Document."),
+                *profile_outputs(),
             ],
         )
 
@@ -95,32 +99,26 @@ class Interleave(io.ComfyNode):
             system=system_message or None,
         )
         events = model.interleave(prompt, images=images.images, settings=settings, max_pixels=images.max_pixels)
-        document = collect(events)
+        document = collect(events, settings)
         picture = page(document)
         show_picture(picture)
         shown = ui.PreviewImage(picture_to_wire(picture), cls=cls)
         pictures = [picture_to_wire(picture) for picture in document.images] or [NOTHING]
-        return io.NodeOutput(pictures, document.text, document, events.summary(), ui=shown)
+        return io.NodeOutput(pictures, document.text, document, *events.report(), ui=shown)
 
 
-def collect(events: Iterable[Event]) -> Document.Type:
+def collect(events: Iterable[Event], settings: DocumentSettings) -> Document.Type:
     """Gather events into a document, showing text and drawing steps on the node as they come."""
-    builder = DocumentBuilder()
-    text = TextProgress(None)
-    drawing: Progress | None = None
+    builder, steps, tokens = DocumentBuilder(), settings.sampling.steps, settings.decoding.max_tokens
+    progress = DocumentProgress(pictures=settings.max_images, steps=steps, tokens=tokens)
     for event in events:
         builder.add(event)
         if isinstance(event, Text):
-            if drawing is not None:
-                drawing.report(0)  # the bar is of one picture, and this one is done
-                drawing = None
-            text.report(builder.document().text)
+            progress.wrote(builder.document().text, event.tokens)
         elif isinstance(event, Drawing):
-            if drawing is None or event.step.index == 0:
-                drawing = Progress(event.step.total)
-            drawing.report(event.step.index + 1, event.step.image() if drawing.previews else None)
+            progress.drew(event, builder.document().text)
     document = builder.document()
-    text.finish(document.text + ("" if document.ended == "end" else f"\n[ended by {document.ended}]"))
+    progress.finish(document.text + ("" if document.ended == "end" else f"\n[ended by {document.ended}]"))
     return document
 
 
@@ -148,7 +146,7 @@ class SaveDocument(io.ComfyNode):
                     tooltip="document.md or document.html.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="path")],
+            outputs=[io.String.Output(display_name="path", tooltip="Of the file that was written.")],
         )
 
     @classmethod

@@ -14,6 +14,12 @@ from .sockets import CATEGORY, Model
 LOADING = ("dtype", "vram_mode", "max_memory", "attention")
 
 
+ABOUT_DEMO = (
+    "This is the demo: it knows simple shapes in eight colours at 128 x 128, and nothing else. For a real model put "
+    "one into models/sensenova, or switch download on (35 GB)."
+)
+
+
 def checkpoint_input() -> io.Combo.Input:
     """The list of checkpoints, refreshed whenever the graph editor asks."""
     return io.Combo.Input(
@@ -60,7 +66,12 @@ class Loader(io.ComfyNode):
                 ),
                 *widgets.further_inputs(LoadSettings, LOADING),
             ],
-            outputs=[Model.Output(display_name="model")],
+            outputs=[
+                Model.Output(
+                    display_name="model",
+                    tooltip="For every other node of this pack. For ComfyUI's own samplers it goes through To ComfyUI.",
+                )
+            ],
         )
 
     @classmethod
@@ -83,5 +94,6 @@ class Loader(io.ComfyNode):
         name, path = folders.chosen(checkpoint, repo if download else "")
         model = LoadedEngine.load(path, **settings)
         copies = "".join(f"\nWarning: {words}" for words in host.warnings(__file__))
-        tell(f"Model: {name}\n{model.engine.checkpoint.found()}{copies}")
+        about = ABOUT_DEMO if name == folders.BUILT_IN else model.engine.checkpoint.found()
+        tell(f"Model: {name}\n{about}{copies}")
         return io.NodeOutput(model)

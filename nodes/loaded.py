@@ -14,8 +14,10 @@ from .. import sensenova_core
 from ..sensenova_core.drawing.sampling import Step
 from ..sensenova_core.engine import Engine
 from ..sensenova_core.memory import Task
+from ..sensenova_core.memory.forecast import Forecast
 from ..sensenova_core.reading.prompt import Conditioning, TokenSequence
 from ..sensenova_core.report.profile import Profile, Watched
+from ..sensenova_core.report.profile_picture import profile_picture
 from ..sensenova_core.settings import CorrectionSettings, DecodingSettings, DocumentSettings, SamplingSettings
 from ..sensenova_core.writing.conversation import Answer
 from ..sensenova_core.writing.document import Event
@@ -23,7 +25,8 @@ from ..sensenova_core.writing.thinking import Thought
 from .core_conditioning import KEY
 from .core_model import EngineModel, Wire
 from .patcher import EnginePatcher
-from .progress import warn
+from .pictures import picture_to_wire
+from .progress import show_plan, warn
 
 Result = TypeVar("Result")
 
@@ -45,7 +48,7 @@ class LoadedEngine:
         self.loading = loading or Profile(engine.device)
         size = engine.memory.wanted_bytes
         self.patcher = EnginePatcher(EngineModel(engine), engine.device, mm.unet_offload_device(), size=size)
-        engine.memory.tell = warn
+        engine.memory.tell, engine.memory.planned = warn, show_plan
         if not mm.is_device_cpu(engine.device):
             engine.memory.free = partial(mm.get_free_memory, engine.device)
             engine.memory.limit_page_locked(max(0, int(mm.MAX_PINNED_MEMORY)))  # none with --disable-pinned-memory
@@ -108,10 +111,10 @@ class LoadedEngine:
         events = self.engine.self_correct(prompt, images, settings=settings, first=first, max_pixels=max_pixels)
         return Run(self, lambda: self.engine.correction_task(settings, len(images)), events)
 
-    def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
-        """What a task would take, in words. asked: as Engine.forecast takes it."""
+    def foresee(self, settings: SamplingSettings, **asked: Any) -> list[Forecast]:
+        """What a task would take. asked: as Engine.foresee takes it."""
         self.use_loras()
-        return self.engine.forecast(settings, **asked)
+        return self.engine.foresee(settings, **asked)
 
     def use_loras(self) -> None:
         """Set the engine to this wire's LoRAs."""
@@ -142,6 +145,7 @@ class Run(Watched[Result]):
         with self.profile.generating(self._model.engine):
             yield from super().__iter__()
 
-    def summary(self) -> str:
-        """What the run took, in words."""
-        return self.profile.summary(self._model.engine)
+    def report(self) -> tuple[str, torch.Tensor]:
+        """What the run took, in words and as an IMAGE: what `profile_outputs` are for."""
+        engine = self._model.engine
+        return self.profile.summary(engine), picture_to_wire(profile_picture(self.profile, engine))

@@ -24,7 +24,7 @@ class Lora(io.ComfyNode):
                 Model.Input("model", tooltip="From the Loader or another LoRA."),
                 io.Combo.Input(
                     "lora_name",
-                    options=folders.lora_choices(),
+                    options=folders.lora_choices() or [folders.NO_LORA],
                     tooltip="A .safetensors LoRA of this model inside models/sensenova/loras or models/loras. Press R "
                     "to refresh the list.",
                 ),
@@ -39,7 +39,9 @@ class Lora(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Model.Output(display_name="model"),
+                Model.Output(
+                    display_name="model", tooltip="The same model with this LoRA, for any node, another LoRA included."
+                ),
                 Preset.Output(
                     display_name="preset",
                     tooltip="For the sampler and Interleave: 8 steps, cfg 1, shift 3 after an 8-step LoRA (as its "
@@ -64,6 +66,5 @@ class Lora(io.ComfyNode):
         about += [f"changes {len(lora.factors)} weights", *lora.notes]
         if warning := mismatch(lora, engine.config, engine.name):
             warn(warning)
-            about.insert(0, f"Warning: {warning}")
         show_text("\n".join(about))
         return io.NodeOutput(changed, preset)

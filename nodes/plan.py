@@ -4,9 +4,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..sensenova_core.memory.forecast import explained
+from ..sensenova_core.report.plan_picture import forecast_picture
 from ..sensenova_core.settings import ForecastSettings, SamplingSettings
 from . import widgets
 from .door import checked
+from .pictures import picture_to_wire
 from .progress import show_text
 from .size import side_inputs, size_or_best
 from .sockets import CATEGORY, Model
@@ -35,7 +38,16 @@ class MemoryPlan(io.ComfyNode):
                 *widgets.further_inputs(ForecastSettings, (*FORECAST, "ram")),
                 *widgets.inputs(SamplingSettings, ["crop"], crop={"optional": True}),
             ],
-            outputs=[io.String.Output(display_name="plan")],
+            outputs=[
+                io.String.Output(
+                    display_name="plan", tooltip="In words, for every run of the task. For Preview as Text."
+                ),
+                io.Image.Output(
+                    display_name="picture",
+                    tooltip="What lies on the card and in system memory, as bars beside what there is; this node shows "
+                    "it too.",
+                ),
+            ],
         )
 
     @classmethod
@@ -54,6 +66,8 @@ class MemoryPlan(io.ComfyNode):
         width, height = size_or_best(model, (width, height), document=forecast.get("task") == "interleave")
         guidance = {} if guided else {"cfg": 1.0}
         settings = SamplingSettings.of(width=width, height=height, batch_size=batch_size, crop=crop, **guidance)
-        text = model.forecast(settings, **forecast)
+        forecasts = model.foresee(settings, **forecast)
+        text, image = explained(forecasts), picture_to_wire(forecast_picture(forecasts))
         show_text(text)  # the graph editor draws PreviewText for its own nodes only
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(text, image, ui=shown)

@@ -11,9 +11,9 @@ from . import widgets
 from .canvas import Begun
 from .door import checked
 from .pictures import to_wire
-from .progress import Progress, show_text, warn
+from .progress import DrawingProgress, note, show, warn
 from .size import side_inputs, size_or_best
-from .sockets import CATEGORY, Conditioning, Model, Preset, preset_input, profile_output
+from .sockets import CATEGORY, Conditioning, Model, Preset, preset_input, profile_outputs
 from .solver import solver_of
 
 # In the order that saved workflows have their values in; settings that are new follow them.
@@ -26,7 +26,7 @@ INTERVAL = {"cfg_interval": "cfg_start and cfg_end"}
 def sampling_settings(preset: Preset.Type | None, **given: Any) -> SamplingSettings:
     """From the values of widgets by their names; those of a preset, which the node then says, come first."""
     if preset is not None:
-        show_text(f"Preset: {preset}")
+        note(f"Preset: {preset}")
         given |= {"steps": preset.steps, "cfg": preset.cfg, "shift": preset.shift}
     return SamplingSettings.of(**widgets.values(SamplingSettings, given))
 
@@ -52,7 +52,10 @@ class FlowMatchSampler(io.ComfyNode):
                 preset_input(),
                 *_further_sockets(),
             ],
-            outputs=[io.Image.Output(display_name="image"), profile_output()],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="What was drawn, as a batch."),
+                *profile_outputs(),
+            ],
         )
 
     @classmethod
@@ -77,11 +80,11 @@ class FlowMatchSampler(io.ComfyNode):
         begun.tell(settings.denoise if times is None else 0)
         if warning := conditioning.repeated_noise(settings.seed, (width, height)):
             warn(warning)
-        progress = Progress(settings.steps if times is None else len(times) - 1)
-        progress.report(0)
+        progress = DrawingProgress(settings.steps if times is None else len(times) - 1)
         for step in steps:
-            progress.report(step.index + 1, step.image() if progress.previews else None)
-        return io.NodeOutput(to_wire(steps.last.image()), steps.summary())
+            progress.drew(step)
+        show(status=steps.profile.in_one_line())
+        return io.NodeOutput(to_wire(steps.last.image()), *steps.report())
 
 
 def _further_sockets() -> list[io.Input]:

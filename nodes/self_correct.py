@@ -17,10 +17,10 @@ from .door import UNSEEN, check_choice, checked
 from .interleave import NORMS, SAMPLING, WITHOUT
 from .loaded import Run
 from .pictures import to_wire
-from .progress import Progress, TextProgress
+from .progress import DocumentProgress
 from .sample import INTERVAL, sampling_settings
 from .size import side_inputs, size_or_best
-from .sockets import CATEGORY, Images, Model, Preset, References, preset_input, profile_output
+from .sockets import CATEGORY, Images, Model, Preset, References, preset_input, profile_outputs
 
 
 class SelfCorrect(io.ComfyNode):
@@ -61,7 +61,7 @@ class SelfCorrect(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The last one, which is the result."),
                 io.Image.Output(display_name="images", tooltip="The picture and all revisions, in order, as a batch."),
                 io.String.Output(display_name="critique", tooltip="Every critique, and what followed from it."),
-                profile_output(),
+                *profile_outputs(),
             ],
         )
 
@@ -93,7 +93,7 @@ class SelfCorrect(io.ComfyNode):
         )
         correction = collect(events, settings, first=first)
         pictures = [*([] if image is None else [image]), *map(to_wire, correction.pictures)]
-        return io.NodeOutput(pictures[-1], _batch(pictures), correction.text(), events.summary())
+        return io.NodeOutput(pictures[-1], _batch(pictures), correction.text(), *events.report())
 
 
 def _alone(image: Tensor | None) -> Tensor | None:
@@ -116,19 +116,20 @@ def _batch(pictures: list[Tensor]) -> Tensor:
 def collect(events: Run[Event], settings: CorrectionSettings, *, first: Tensor | None) -> Correction:
     """Gather events, showing critiques and drawing steps on the node as they come.
 
-    The bar is of all pictures that there may be. first: the picture that was given, if one was.
+    first: the picture that was given, if one was.
     """
-    correction = Correction(given=first is not None)
-    begun, steps = int(first is not None), settings.sampling.steps
-    progress, text = Progress((settings.rounds + 1 - begun) * steps), TextProgress(None)
-    progress.report(0)
+    correction, begun = Correction(given=first is not None), int(first is not None)
+    progress = DocumentProgress(
+        pictures=settings.rounds + 1 - begun,
+        steps=settings.sampling.steps,
+        tokens=settings.decoding.max_tokens,
+        first=begun,
+    )
     for event in events:
         correction.add(event)
         if isinstance(event, Text):
-            text.report(correction.text())
+            progress.wrote(correction.text(), event.tokens)
         elif isinstance(event, Drawing):
-            done = (event.index - begun) * steps + event.step.index + 1
-            progress.report(done, event.step.image() if progress.previews else None)
-    progress.report(progress.total)
-    text.finish(correction.text())
+            progress.drew(event, correction.text())
+    progress.finish(correction.text())
     return correction

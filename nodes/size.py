@@ -71,7 +71,14 @@ class Resolution(io.ComfyNode):
             search_aliases=["size", "aspect ratio"],
             inputs=[size_input(cls.SIZES)],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
-            outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],
+            outputs=[
+                io.Int.Output(
+                    display_name="width", tooltip="In pixels, 0 where it is automatic: for the sampler's width."
+                ),
+                io.Int.Output(
+                    display_name="height", tooltip="In pixels, 0 where it is automatic: for the sampler's height."
+                ),
+            ],
         )
 
     @classmethod
@@ -105,7 +112,10 @@ class EditSize(io.ComfyNode):
                     "and cuts back.",
                 ),
             ],
-            outputs=[io.Int.Output(display_name="width"), io.Int.Output(display_name="height")],
+            outputs=[
+                io.Int.Output(display_name="width", tooltip="In pixels, for the sampler's width."),
+                io.Int.Output(display_name="height", tooltip="In pixels, for the sampler's height."),
+            ],
         )
 
     @classmethod

@@ -72,8 +72,14 @@ def preset_input() -> io.Input:
     )
 
 
-def profile_output() -> io.String.Output:
-    return io.String.Output(
+def profile_outputs() -> list[io.Output]:
+    """What a `Run` reports."""
+    words = io.String.Output(
         display_name="profile",
         tooltip="Times, peaks of memory, where the time went, and the plan of where weights were. For Preview as Text.",
     )
+    picture = io.Image.Output(
+        display_name="profile picture",
+        tooltip="The same as bars: where the time went, and what lay where. For Preview Image.",
+    )
+    return [words, picture]

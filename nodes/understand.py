@@ -10,7 +10,7 @@ from . import widgets
 from .decoding import decoding_input, decoding_settings
 from .door import UNSEEN, check_choice, checked
 from .progress import TextProgress
-from .sockets import CATEGORY, Chat, History, Images, Model, References, profile_output
+from .sockets import CATEGORY, Chat, History, Images, Model, References, profile_outputs
 
 ENDINGS = {
     "cut": "\n[cut by max_tokens: raise it for more]",
@@ -49,7 +49,13 @@ class Understand(io.ComfyNode):
                 ),
                 *widgets.inputs(DecodingSettings, ["repetition_penalty"]),
             ],
-            outputs=[io.String.Output(display_name="answer"), History.Output(display_name="history"), profile_output()],
+            outputs=[
+                io.String.Output(display_name="answer", tooltip="What the model wrote, without the question."),
+                History.Output(
+                    display_name="history", tooltip="The conversation so far, with its images, for the next Understand."
+                ),
+                *profile_outputs(),
+            ],
         )
 
     @classmethod
@@ -73,7 +79,7 @@ class Understand(io.ComfyNode):
         answer = answers.last
         progress.finish(answer.text + ENDINGS.get(answer.ended or "", ""))
         messages = (*chat.messages, Message("assistant", answer.text))
-        return io.NodeOutput(answer.text, replace(chat, messages=messages), answers.summary())
+        return io.NodeOutput(answer.text, replace(chat, messages=messages), *answers.report())
 
 
 def asked(chat: Chat, question: str, *, images: References, system_message: str) -> Chat:

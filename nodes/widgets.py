@@ -56,7 +56,7 @@ def widget(setting: Setting, name: str = "", **other: Any) -> io.Input:
 def automatic(setting: Setting) -> io.Input:
     """The widget of a setting that may be left to the model, which 0 says."""
     tooltip = f"{setting.help} 0, for both: {setting.automatic}."
-    return widget(setting, default=0, min=0, tooltip=tooltip)
+    return widget(setting, default=0, min=0, tooltip=tooltip, display_name=f"{setting.name} (0: automatic)")
 
 
 def values(cls: type, given: dict[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,9 @@ from .drawing.solving import Solver
 from .errors import PromptError, SenseNovaError, SettingsError, check_count, memory_in_words, quoted
 from .lora import Lora
 from .lora.in_use import LorasInUse
-from .memory import Placement, Plan, Task, forecast, limits_of
+from .memory import Placement, Plan, Task, limits_of
 from .memory.activations import PAINTING, SOLVING, Activations
+from .memory.forecast import Forecast, explained, foresee
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import MaxPixels, ReferenceImage, listed, references
@@ -207,7 +208,11 @@ class Engine:
         return self.memory.plan(task, self.remembered.nbytes, card=card, system_free=system_free)
 
     def forecast(self, settings: SamplingSettings, **asked: Any) -> str:
-        """`plan` in words, before there is a prompt. asked: see ForecastSettings.
+        """`foresee` in words."""
+        return explained(self.foresee(settings, **asked))
+
+    def foresee(self, settings: SamplingSettings, **asked: Any) -> list[Forecast]:
+        """`plan` of every run of a task, before there is a prompt. asked: see ForecastSettings.
 
         Raises SettingsError where it cannot fit, and CheckpointError for text of a model that only draws.
         """
@@ -216,7 +221,7 @@ class Engine:
             self.checkpoint.check_writes()
         settings.check_size(self.config.token_pixels)
         check_count("prompt_tokens", run.prompt_tokens, least=1, most=self.prompts.max_tokens)
-        return forecast.explain(
+        return foresee(
             self.memory,
             self.activations,
             run,

@@ -3,5 +3,18 @@
 from .budget import Limits, in_words, parse_size
 from .placement import Placement, limits_of
 from .plan import Plan, Sizes, Task, Work, make_plan
+from .plan_text import in_one_line
 
-__all__ = ["Limits", "Placement", "Plan", "Sizes", "Task", "Work", "in_words", "limits_of", "make_plan", "parse_size"]
+__all__ = [
+    "Limits",
+    "Placement",
+    "Plan",
+    "Sizes",
+    "Task",
+    "Work",
+    "in_one_line",
+    "in_words",
+    "limits_of",
+    "make_plan",
+    "parse_size",
+]

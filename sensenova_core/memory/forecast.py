@@ -1,6 +1,7 @@
 """What a task will take, said before there is a prompt for it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from ..model.unified import EXPERTS
@@ -17,11 +18,35 @@ from ..settings import (
 from .activations import PAINTING, USUAL_TEXT, Activations
 from .budget import Limits, in_words, parse_size
 from .placement import Placement
-from .plan import Task, make_plan
-from .plan_text import compute_row, in_rows, rows_of
+from .plan import Plan, Sizes, Task, make_plan
+from .plan_text import IN_PLACE, compute_row, in_rows, rows_of
 
 
-def explain(
+@dataclass(frozen=True)
+class InPlace:
+    """Bytes of a run whose weights stay in their files: work and unpacking are of the task, free those there are."""
+
+    work: int
+    unpacking: int
+    stored: int
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run's plan, or that it needs none, and what to say of it by subject."""
+
+    task: str
+    plan: Plan | InPlace
+    rows: dict[str, str]
+
+
+def explained(forecasts: Sequence[Forecast]) -> str:
+    """In words."""
+    return "\n\n".join(in_rows(each.rows) for each in forecasts)
+
+
+def foresee(
     memory: Placement,
     activations: Activations,
     asked: ForecastSettings,
@@ -29,8 +54,8 @@ def explain(
     settings: SamplingSettings,
     branches: Sequence[str],
     remembered: int,
-) -> str:
-    """Plans in words. settings: of the picture, and branches: of guidance, that it needs.
+) -> list[Forecast]:
+    """Of runs one after the other. settings: of the picture, and branches: of guidance, that it needs.
 
     remembered: bytes on the device, beside the weights, that can be given back. Raises SettingsError where it cannot
     fit.
@@ -40,15 +65,19 @@ def explain(
     more = {"assumed": _assumed(asked)}
     if memory.device.type == "cpu" and card is None:
         more["card"] = _cards_for(memory, tasks)
-    plans = []
+    made = []
     for task in tasks:
         in_place = memory.in_place and card is None
         plan = None if in_place else memory.plan(task, remembered, card=card, system_free=ram)
-        plans.append(_in_place(memory, task) if plan is None else rows_of(plan))
+        rows, free = (_in_place(memory, task) if plan is None else rows_of(plan)), None
         if memory.device.type == "cpu" and card is None:
-            needed, free = memory.on_system(task, remembered, plan)
-            plans[-1]["free"] = _there(task, needed, free if ram is None else ram)
-    return "\n\n".join(in_rows(rows | more) for rows in plans)
+            needed, there = memory.on_system(task, remembered, plan)
+            free = there if ram is None else ram
+            rows["free"] = _there(task, needed, free)
+        sizes = memory.sizes
+        bytes_in_place = InPlace(task.most_activations, _unpacking(sizes), sizes.stored_bytes, free)
+        made.append(Forecast(task.name, plan or bytes_in_place, rows | more))
+    return made
 
 
 def _usual_tasks(
@@ -84,15 +113,19 @@ def _assumed(asked: ForecastSettings) -> str:
 def _in_place(memory: Placement, task: Task) -> dict[str, str]:
     """A plan's rows where nothing is planned."""
     sizes = memory.sizes
-    unpacking = max(map(sizes.unpacking, EXPERTS))
+    unpacking = _unpacking(sizes)
     ready = f", {in_words(unpacking)} to make one layer ready at a time" if unpacking else ""
     return {
         "task": task.name,
-        "mode": "weights run where they lie, mapped from their files",
+        "mode": IN_PLACE,
         **compute_row(sizes.int8),
         "system": f"{in_words(task.most_activations)} for the task itself{ready}; "
         f"{in_words(sizes.stored_bytes)} stay in their files",
     }
+
+
+def _unpacking(sizes: Sizes) -> int:
+    return max(map(sizes.unpacking, EXPERTS))
 
 
 def _there(task: Task, needed: int, free: int) -> str:

@@ -19,7 +19,7 @@ from .clock import Clock
 from .fixed import Fixed
 from .mapped import Mapped
 from .plan import Plan, Sizes, Task, make_plan
-from .plan_text import explained, in_one_line
+from .plan_text import explained, for_the_log
 from .residency import Residency
 from .transfers import transfers_to
 from .units import Units, units_of, with_changes
@@ -79,8 +79,9 @@ class Placement:
     """Where the weights of one model are.
 
     in_place: they run where they lie, mapped from their files, and nothing is planned. tell: called with what a user
-    should know; a log entry unless replaced. free: bytes that the device has left, however its host counts them; None
-    on the CPU. clock: counts seconds of "reading", "writing" and "drawing", and of "waiting" for copies among them.
+    should know; a log entry unless replaced. planned: called with every run's plan before it begins. free: bytes that
+    the device has left, however its host counts them; None on the CPU. clock: counts seconds of "reading", "writing"
+    and "drawing", and of "waiting" for copies among them.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Placement:
             else Residency(stored, units, self.sizes, fixed=fixed, device=device, transfers=transfers, clock=self.clock)
         )
         self.tell: Callable[[str], None] = log.warning
+        self.planned: Callable[[Plan | None], None] = lambda plan: None
         self.free: Callable[[], int] | None = None if device.type == "cpu" else partial(_free_on, device)
         self._forget = forget
         self.task: Task | None = None
@@ -147,6 +149,7 @@ class Placement:
             self._carry_out(self.plan(task, remembered))
         if self.device.type == "cpu":
             self._check_system(task, remembered, None if self.in_place else self.last_plan)
+        self.planned(self.last_plan)
         self.residency.place()
         return self.last_plan
 
@@ -230,7 +233,7 @@ class Placement:
     def _carry_out(self, plan: Plan) -> None:
         self.last_plan = plan
         self.residency.begin(plan)
-        if (brief := in_one_line(plan)) != self._said:
+        if (brief := for_the_log(plan)) != self._said:
             log.info(brief)
         self._said = brief
         log.debug("plan:\n%s", explained(plan))

@@ -3,6 +3,7 @@
 from .budget import Limits, in_words
 from .plan import Phase, Plan
 
+IN_PLACE = "weights run where they lie, mapped from their files"
 USUAL_BANDWIDTH = 25e9  # bytes a second over PCIe 4 x16
 
 
@@ -17,11 +18,25 @@ def mode_of(plan: Plan) -> str:
     return f"{mode}: as many layers stay as fit"
 
 
-def in_one_line(plan: Plan) -> str:
-    """What the mode comes to, and what it takes."""
+def in_one_line(plan: Plan | None) -> str:
+    """What the mode comes to, and what it takes, where the task is known. None: nothing is planned."""
+    if plan is None:
+        return IN_PLACE
+    return f"memory {mode_of(plan)}; {_compute(plan)}up to {_most(plan)}"
+
+
+def for_the_log(plan: Plan) -> str:
+    """`in_one_line`, with the task."""
+    return f"memory {mode_of(plan)}; {_compute(plan)}{plan.task} takes up to {_most(plan)}"
+
+
+def _compute(plan: Plan) -> str:
+    return "INT8; " if plan.int8 else ""
+
+
+def _most(plan: Plan) -> str:
     limit = "" if plan.limits.device is None else f" of {in_words(plan.limits.device)}"
-    compute = "INT8; " if plan.int8 else ""
-    return f"memory {mode_of(plan)}; {compute}{plan.task} takes up to {in_words(plan.device_bytes)}{limit}"
+    return f"{in_words(plan.device_bytes)}{limit}"
 
 
 def explained(plan: Plan) -> str:

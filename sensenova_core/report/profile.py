@@ -13,7 +13,7 @@ import torch
 from ..drawing.sampling import Step
 from ..engine import Engine
 from ..memory import in_words
-from ..memory.plan_text import rows_of
+from ..memory.plan_text import IN_PLACE, rows_of
 from ..writing.conversation import Answer
 from ..writing.document import Drawing, Text
 from ..writing.thinking import Thought
@@ -110,6 +110,12 @@ class Profile:
         shown = [f"{name:<19} : {row}" for name, row in rows.items()]
         return "\n".join([line, "Profile summary", line, *shown, line, self._where(), *_plan(engine), line])
 
+    def in_one_line(self) -> str:
+        """What generating took."""
+        peak = self.generation_peak
+        card = f"peak {in_words(peak.allocated)} on the card, " if peak.allocated else "peak "
+        return f"{self.generation_seconds:.1f} s in all; {card}{in_words(peak.resident)} of system memory"
+
     def _drawn(self, side: int) -> dict[str, str]:
         """side: pixels that a token covers."""
         images, tokens = len(self.image_tokens), sum(self.image_tokens)
@@ -159,5 +165,5 @@ class Watched(Generic[Result]):
 
 def _plan(engine: Engine) -> list[str]:
     plan = engine.memory.last_plan
-    rows = {"": "weights run where they lie, mapped from their files"} if plan is None else rows_of(plan)
+    rows = {"": IN_PLACE} if plan is None else rows_of(plan)
     return [f"{f'plan {name}'.strip():<19} : {row}" for name, row in rows.items()]

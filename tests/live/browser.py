@@ -42,9 +42,9 @@ PUT = """([id, name, value]) => {
     widget.value = value;
     widget.callback?.(value);
 }"""
-# What a node says while it runs, as an expression for `Editor.node`; the editor takes its value for HTML.
+# What a node says while it runs, as an expression for `Editor.node`; the editor takes its value for HTML, and Markdown.
 SAID = """(node.widgets?.find(widget => widget.name === "$$node-text-preview")?.value ?? "")
-    .replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&")"""
+    .replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&").replaceAll("  \\n", "\\n")"""
 
 
 def missing() -> str | None:

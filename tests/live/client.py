@@ -77,7 +77,7 @@ class Run:
 
     def texts(self, node: str) -> list[str]:
         """What a node showed while it ran, one after the other, as the editor shows it."""
-        return [html.unescape(data["text"]) for data in self.of(TEXT_TYPE, node)]
+        return [html.unescape(data["text"]).replace("  \n", "\n") for data in self.of(TEXT_TYPE, node)]
 
     @property
     def previews(self) -> list[Message]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nodes.pace import PER_STEP
+from sensenova_core.memory.plan_text import IN_PLACE
 from sensenova_core.report.markdown import escaped
 from tests.live.client import Client, Run
 from tests.live.workflows import (
@@ -42,7 +44,8 @@ def saved(server, run: Run, node: str = SAVE_DOCUMENT) -> Path:
 
 
 def test_text_grows_with_marks_where_pictures_stand(made):
-    texts = made.texts(INTERLEAVE)
+    plan, *texts = [text for text in made.texts(INTERLEAVE) if not text.startswith("picture ")]
+    assert plan == IN_PLACE
     for one, other in pairwise(texts):
         assert other.startswith(one)
     [text] = made.outputs[TEXT]["text"]
@@ -61,6 +64,24 @@ def test_every_step_of_every_picture_shows(made):
     assert len(steps) == PICTURES * STEPS
     assert {preview.data["node_id"] for preview in made.previews} == {INTERLEAVE}
     assert page.image.width == PAGE_WIDTH
+
+
+def test_one_bar_counts_the_whole_document(made):
+    bar = made.of("progress", INTERLEAVE)
+    whole = PICTURES * STEPS * PER_STEP + DOCUMENT[INTERLEAVE]["inputs"]["max_tokens"]
+    values = [data["value"] for data in bar if data["max"] != 1]  # 1: of the page, which is shown at the end
+    assert values == sorted(values) and values[-1] == whole
+    assert {data["max"] for data in bar} == {whole, 1} and bar[-1]["value"] == bar[-1]["max"]
+
+
+def test_steps_are_told_above_the_text(made):
+    told = [text for text in made.texts(INTERLEAVE) if text.startswith("picture ")]
+    assert len(told) == PICTURES * STEPS
+    for number, text in enumerate(told):
+        picture, step = divmod(number, STEPS)
+        head, _, written = text.partition("\n\n")
+        assert head.startswith(f"picture {picture + 1}: step {step + 1} of {STEPS}")
+        assert written and made.outputs[TEXT]["text"][0].startswith(written.strip())
 
 
 def test_the_page_is_shown_at_the_end(client, made):

@@ -19,6 +19,7 @@ from tests.live.workflows import (
     FOLDER,
     LOADER,
     NAMES,
+    SAMPLER,
     SAVE,
     changed,
     node_id,
@@ -27,6 +28,7 @@ from tests.live.workflows import (
 )
 from tools.demo.detect import seen
 
+NO_LORA = "none there yet"
 # What the workflows ask for: background and shapes of their first picture, and what is told of pictures.
 TWO = {("circle", "red"), ("star", "blue")}
 SHOWN = {
@@ -119,6 +121,16 @@ def test_list_of_checkpoints(client, server, models):
     assert listed == [AUTOMATIC, *sorted(folder.name for folder in models.iterdir()), BUILT_IN]
 
 
+def test_a_list_without_loras_says_so(client):
+    assert _options(client, "SenseNovaCoreLora", "lora_name") == [NO_LORA]
+    api = text_to_image(Loader={"checkpoint": BUILT_IN})
+    given = {"model": [LOADER, 0], "lora_name": NO_LORA, "strength": 1.0}
+    api["lora"] = {"class_type": "SenseNovaCoreLora", "inputs": given}
+    api[SAMPLER]["inputs"]["model"] = ["lora", 0]
+    run = client.run(api)
+    assert run.error["node_id"] == "lora" and "no LoRA is there. Put a .safetensors file into" in str(run.error)
+
+
 def test_automatic_follows_what_is_there(client, fresh):
     """A checkpoint of the user's goes before the built-in demo from the run on in which it is found."""
     mine = fresh.base / "models/sensenova/by me/mine"
@@ -144,7 +156,11 @@ def test_automatic_follows_what_is_there(client, fresh):
 
 def _model_of(text: str) -> str:
     """The first line of what the Loader says it found; the others say what that is."""
-    model, found, config, tokenizer = text.splitlines()
+    model, found, *_ = lines = text.splitlines()
+    if model == f"Model: {BUILT_IN}":
+        assert found.startswith("This is the demo: it knows ") and "models/sensenova" in found and len(lines) == 2
+        return BUILT_IN
+    _, _, config, tokenizer = lines
     assert re.search(r": U1(\.5 or later \(pixel head\))?, \d layers, (F32|BF16), 1 file in ", found)
     assert (config, tokenizer) == ("Config: config.json", "Tokenizer: in the same folder")
     return model.removeprefix("Model: ")

@@ -37,12 +37,35 @@ def test_every_input_has_a_tooltip(nodes):
     ] == []
 
 
+def test_every_output_has_a_tooltip(nodes):
+    told = {id: node.get("output_tooltips") or [None] * len(node["output"]) for id, node in nodes.items()}
+    assert [
+        (id, name)
+        for id, node in nodes.items()
+        for name, tip in zip(node["output_name"], told[id], strict=True)
+        if not tip
+    ] == []
+
+
+def test_tooltips_are_looked_for_in_what_grows_and_unfolds(nodes):
+    names = {name for node in nodes.values() for name, _ in _inputs(node)}
+    assert {"images", "image", "masks", "mask", "width", "text_seed"} <= names
+
+
+def test_what_web_has_is_served(client):
+    script = f"/extensions/{comfyui.PACK}/js/text_on_nodes.js"
+    assert script in client.get("/extensions")
+    assert "registerExtension" in client.text(script)
+
+
 def _inputs(node: dict):
-    """(name, options) of the visible inputs, those of a dynamic combo's options too."""
+    """(name, options) of the visible inputs, those of a dynamic combo's options and of inputs that grow too."""
     for group in ("required", "optional"):
         for name, (_, *options) in node["input"].get(group, {}).items():
             options = options[0] if options else {}
             yield name, options
+            if "template" in options:
+                yield from _inputs(options["template"])
             for option in options.get("options", []):
                 if isinstance(option, dict):
                     yield from _inputs({"input": option["inputs"]})

@@ -1,9 +1,12 @@
 """Self-correction on a real server: shown while it goes on, counted, and what it goes on from."""
 
+import re
 from itertools import pairwise
 
 import pytest
 
+from nodes.pace import PER_STEP
+from sensenova_core.memory.plan_text import IN_PLACE
 from tests.live.client import Client, Rejected, Run
 from tests.live.workflows import SIDE, changed, node_id, sampled, tiny
 
@@ -19,6 +22,7 @@ GOING_ON[RESULT] = {"class_type": "PreviewImage", "inputs": {"images": [NODE, 0]
 CORRECT = changed(GOING_ON, SelfCorrect=SIZE)  # draws its first picture too
 del CORRECT[NODE]["inputs"]["image"]
 CONTENT = {"checkpoint": "brief"}  # it ends its turn at once
+STEP = re.compile(r"^picture \d+: step", re.MULTILINE)
 STOPS_IN = 3  # seconds, on a busy machine
 
 
@@ -38,7 +42,7 @@ def going_on(batch_size: int = 1, side: int = SIDE, **changes: dict) -> dict:
 
 
 def test_critiques_grow_on_the_node_and_are_handed_on(made):
-    texts = [text for text in made.texts(NODE) if text]
+    texts = [text for text in made.texts(NODE) if text != IN_PLACE and not STEP.search(text)]
     assert len(set(texts)) >= 2  # at most ten a second
     [text] = made.outputs[TEXT]["text"]
     assert texts[-1] == text and text.count("[revised]") == ROUNDS
@@ -49,9 +53,10 @@ def test_critiques_grow_on_the_node_and_are_handed_on(made):
 
 def test_every_step_shows_and_one_bar_counts_them_all(made):
     assert len(made.previews) == (ROUNDS + 1) * STEPS
+    whole = (ROUNDS + 1) * STEPS * PER_STEP + CORRECT[NODE]["inputs"]["max_tokens"]
     values = [data["value"] for data in made.of("progress", NODE)]
-    assert values == sorted(values) and values[-1] == (ROUNDS + 1) * STEPS
-    assert {data["max"] for data in made.of("progress", NODE)} == {(ROUNDS + 1) * STEPS}
+    assert values == sorted(values) and values[-1] == whole
+    assert {data["max"] for data in made.of("progress", NODE)} == {whole}
 
 
 def test_all_pictures_come_and_the_last_is_the_result(client, made):
@@ -65,7 +70,8 @@ def test_a_picture_that_is_given_is_not_drawn_again(client):
     pictures = client.images(run, ALL)
     assert len(run.previews) == ROUNDS * STEPS and len(pictures) == ROUNDS + 1
     assert pictures[0].getcolors() == [(SIDE * SIDE, (0x33, 0x66, 0xCC))]
-    assert run.of("progress", NODE)[-1] == run.of("progress", NODE)[-1] | {"value": ROUNDS * STEPS}
+    last = run.of("progress", NODE)[-1]
+    assert last["value"] == last["max"] == ROUNDS * STEPS * PER_STEP + CORRECT[NODE]["inputs"]["max_tokens"]
 
 
 def test_nothing_wrong_passes_through_unchanged(client):

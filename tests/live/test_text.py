@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from sensenova_core.memory.plan_text import IN_PLACE
 from tests.live.client import Client, Run
 from tests.live.workflows import changed, node_id, sampled, tiny
 
@@ -26,7 +27,8 @@ def written(request, server) -> tuple[str, Run]:
 
 def test_text_grows_on_the_node(written):
     node, run = written
-    texts = run.texts(node)
+    plan, *texts = run.texts(node)
+    assert plan == IN_PLACE
     assert len(set(texts)) >= 3
     for one, other in pairwise(texts):
         assert other.startswith(one)
@@ -68,7 +70,7 @@ def test_reasoning_that_new_reasoning_replaces_is_warned_of(client):
     node = node_id(THINK, "Think")
     run = client.run(changed(THINK, TextEncode={"thinking": "because"}, Think={"max_tokens": 30}))
     assert run.outcome == "execution_success", run.error
-    first, *_, last = run.texts(node)
+    first, _, *_, last = run.texts(node)
     assert first.startswith("Warning: the conditioning has reasoning already") and last.startswith(first)
     assert _text(run).strip() in last and "Warning" not in _text(run)
     fresh = client.run(changed(THINK, Think={"max_tokens": 30}))

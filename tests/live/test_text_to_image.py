@@ -1,9 +1,11 @@
 """The shipped text-to-image workflow on a real server: pictures, progress, previews, caching, interruption."""
 
+import re
 from itertools import pairwise
 
 from PIL import Image, ImageChops
 
+from sensenova_core.memory.plan_text import IN_PLACE
 from tests.live.client import Run
 from tests.live.workflows import (
     ENCODE,
@@ -24,6 +26,16 @@ def test_progress_counts_the_steps(first_run):
     run, _ = first_run
     assert [data["value"] for data in run.of("progress", SAMPLER)] == list(range(STEPS + 1))
     assert {data["max"] for data in run.of("progress", SAMPLER)} == {STEPS}
+
+
+def test_plan_time_left_and_what_it_took_are_told(first_run):
+    run, _ = first_run
+    texts = run.texts(SAMPLER)
+    assert texts[0] == IN_PLACE and len(texts) == STEPS + 2
+    assert [text.partition("\n")[0] for text in texts] == [IN_PLACE] * len(texts)
+    assert texts[1] == f"{IN_PLACE}\nstep 1 of {STEPS}"
+    assert re.search(rf"\nstep 2 of {STEPS}, \d+\.\d\d s each, about \d+ s left$", texts[2])
+    assert re.search(r"\n\d+\.\d s in all; peak \d+\.\d\d GiB of system memory$", texts[-1])
 
 
 def test_every_step_shows_another_preview(first_run):

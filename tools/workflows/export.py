@@ -28,7 +28,10 @@ from tools.workflows.opened import opened_editor  # noqa: E402
 VIEW = {"width": 1400, "height": 800}  # of a small window's canvas, which the saved view is to fit
 LEAST_SCALE = 0.7  # what does not fit then is below or to the right
 NOTE_TITLE = "Note"
-SAYS = ["decoding", "format", "checkpoint", "card"]  # widgets of nodes that show text on themselves
+# A widget of each kind of node that shows text on itself -> the height for it. The box may be up to 48 higher, see
+# web/js/text_on_nodes.js: there is ROW_GAP below, and more of it below nodes that draw.
+SAYS = {"decoding": 100, "card": 100, "checkpoint": 84, "format": 60, "lora_name": 60}
+DRAWS = ["steps", "card"]  # likewise of nodes that show a picture
 AFTER_RUN = "control_after_generate"  # the widget that says what becomes of a seed
 BYPASSED = 4  # how LiteGraph calls that mode
 
@@ -43,9 +46,10 @@ ADD_NOTE = """([id, title, text]) => {
 SET = "([id, name, value]) => { app.rootGraph.getNodeById(id).widgets.find(one => one.name === name).value = value; }"
 BYPASS = "([id, mode]) => { app.rootGraph.getNodeById(id).mode = mode; }"
 HAS_PICTURES = "() => app.rootGraph.nodes.every(node => node.type !== 'LoadImage' || node.imgs?.length)"
-MEASURE = """SAYS => app.rootGraph.nodes.map(node => {
+MEASURE = """([SAYS, DRAWS]) => app.rootGraph.nodes.map(node => {
     const text = node.widgets?.find(widget => widget.element && typeof widget.value === "string");
     const definition = node.constructor.nodeData ?? {};
+    const ours = node => node.type.startsWith("SenseNovaCore");
     const isImage = slot => slot.type === "IMAGE";
     return {
         id: Number(node.id),
@@ -54,8 +58,8 @@ MEASURE = """SAYS => app.rootGraph.nodes.map(node => {
         text_comes: Boolean(text && node.inputs.some(slot => slot.widget?.name === text.name && slot.link !== null)),
         keeps_picture: Boolean(definition.output_node) && node.inputs.some(isImage),
         keeps_text: node.type === "PreviewAny",
-        draws: Boolean(node.widgets?.some(widget => widget.name === "steps")),
-        writes: Boolean(node.widgets?.some(widget => SAYS.includes(widget.name))),
+        draws: Boolean(node.widgets?.some(widget => DRAWS.includes(widget.name))),
+        writes: Math.max(0, ...(node.widgets ?? []).map(widget => ours(node) && SAYS[widget.name] || 0)),
     };
 })"""
 
@@ -77,7 +81,7 @@ def export(editor: browser.Editor, api: dict[str, Any], name: str) -> dict[str, 
     for id in everything.keys() - api.keys():
         page.evaluate(BYPASS, [int(id), BYPASSED])
     page.wait_for_function(HAS_PICTURES)  # nodes grow when theirs have come
-    boxes = [_box(measured, everything, notes) for measured in page.evaluate(MEASURE, SAYS)]
+    boxes = [_box(measured, everything, notes) for measured in page.evaluate(MEASURE, [SAYS, DRAWS])]
     boxes.sort(key=lambda box: [*map(int, everything), *notes].index(box.id))
     workflow = editor.saved()
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))

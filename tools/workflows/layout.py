@@ -17,6 +17,7 @@ from tools.workflows.wires import TITLE, Point, Rectangle, behind, curve, curves
 COLUMN_GAP = 60
 ROW_GAP = 50  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
 PAD, HEADING = 18, 34  # around the nodes of a group; of its title
+SAID_GAP = 50  # more, below a node that says how far it is above the picture that it draws
 COLOR = "#3f789e"
 GROUP_GAP = 44  # between groups, where wires turn
 LANE, LANES = 24, 4  # wires that run beside each other, and how many there may be between rows
@@ -29,7 +30,7 @@ CHARACTERS, LINE = 47, 16  # of a text box at TEXT_WIDTH
 TEXT_HEIGHT = (90, 480)
 NOTE_CHARACTERS, NOTE_LINE, NOTE_FRAME = 60, 14, 46
 KEPT_TEXT_HEIGHT = 210
-PREVIEW, WRITTEN = 212, 60  # heights for what a node draws and writes while it runs
+PREVIEW = 212  # height for what a node draws while it runs
 REROUTES = ("reroutes", "linkExtensions")  # what a saved workflow has of them, under "extra"
 RIGHT, BELOW, NEW_ROW = "right", "below", "new row"
 
@@ -46,7 +47,7 @@ class Box:
     keeps_picture: bool = False
     keeps_text: bool = False
     draws: bool = False
-    writes: bool = False
+    writes: float = 0  # height for what it says while it runs
     below: int | None = None  # of a note: the node that it is about
     feeds: set[int] = field(default_factory=set)
 
@@ -64,7 +65,7 @@ class Box:
             width, height = max(width, PICTURE_SIDE), height + PICTURE_SIDE
         elif self.draws:
             height += PREVIEW
-        return width, height + (WRITTEN if self.writes else 0)
+        return width, height + self.writes
 
 
 def _lines(text: str | None, characters: int) -> int:
@@ -85,7 +86,7 @@ class Group:
             width, y = max(nodes[id].size[0] for id in column), HEADING + TITLE + PAD / 2
             for id in column:
                 self.places[id] = (x, y), (width, nodes[id].size[1])
-                y += nodes[id].size[1] + TITLE + ROW_GAP
+                y += nodes[id].size[1] + TITLE + ROW_GAP + (SAID_GAP if nodes[id].draws else 0)
             ends.append((y, x, width))
             x += width + COLUMN_GAP
         for box in boxes:
