@@ -82,7 +82,7 @@ class Memory:
     """Of the card, for one storage: given back when the last tensor on it is gone."""
 
     def __init__(self, card: "Card", nbytes: int, what: str):
-        self.card, self.owner, self.uses = card, card.here.stream, Uses(f"{nbytes} bytes of {what}")
+        self.card, self.owner, self.uses = card, card.here.stream, Uses(what, nbytes)
         self.block = card.allocator.take(nbytes, self.owner) if nbytes else None
         self.recorded: set[str] = set()  # streams that `record_stream` named
 
@@ -162,7 +162,7 @@ class Card:
                 error, self.here.error = self.here.error, ""
                 raise RuntimeError(f"CUDA error: {error} (left behind by an earlier call)")
             at = line()
-            stream, what = self.here.stream, f"{name} at {at}"
+            stream, what = self.here.stream, (name, at)
             self.order.learn(stream, self.seen())
             self.order.tick(stream)
             row = self.notes.rows.setdefault((stream, name, at), Row(kind))
@@ -185,14 +185,14 @@ class Card:
             if (uses := self.locked(tensor)) is not None:
                 self.seen()
                 part = (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
-                self.order.use(uses, self.here.actor, "a file is read to it", writes=True, part=part)
+                self.order.use(uses, self.here.actor, ("a file read", "disk"), writes=True, part=part)
 
     # Memory
 
     def new(self, nbytes: int, name: str) -> Memory:
         with self.lock:
             self._bury()
-            return self._noting(Memory(self, nbytes, f"{name} at {line()}"))
+            return self._noting(Memory(self, nbytes, name))
 
     def scratch(self, nbytes: int) -> None:
         """Memory that a kernel has while it runs."""
@@ -246,7 +246,7 @@ class Card:
                 self.faults[f"a page is locked twice at {line()}"] += 1
                 self.here.error = "part or all of the requested memory range is already mapped"
                 return 712
-            self.page_locked[start] = (start + nbytes, Uses(f"{nbytes} page-locked bytes"))
+            self.page_locked[start] = (start + nbytes, Uses("page-locked memory", nbytes))
             return 0
 
     def unregister(self, start: int) -> int:

@@ -4,6 +4,7 @@ from collections import Counter
 from math import inf
 
 Seen = dict[str, int]  # actor -> how many pieces of its work are known to be done
+Work = tuple[str, str]  # what is done, and where in the engine
 Part = tuple[float, float]
 WHOLE = (0.0, inf)
 
@@ -12,14 +13,14 @@ class Uses:
     """Of one piece of memory: the last use by each actor, reading and writing apart, and each part of it apart. A part:
     the first byte, and the one after the last. Memory of the card is used whole."""
 
-    def __init__(self, name: str):
-        self.name = name
-        self.last: dict[tuple[str, bool, Part], tuple[int, str]] = {}  # (actor, writes, part) -> when, and what it did
+    def __init__(self, name: str, nbytes: int):
+        self.name, self.nbytes = name, nbytes
+        self.last: dict[tuple[str, bool, Part], tuple[int, Work]] = {}  # (actor, writes, part) -> when, and what it did
 
     def unknown_to(self, seen: Seen, *, part: Part = WHOLE, reads_too: bool) -> list[str]:
         """Uses of a part that are not known to be done: all of them, or those that write."""
         return [
-            f"{what} on {actor}"
+            in_words(what, actor)
             for (actor, wrote, (start, end)), (tick, what) in self.last.items()
             if tick > seen.get(actor, 0) and (wrote or reads_too) and start < part[1] and part[0] < end
         ]
@@ -48,14 +49,18 @@ class Order:
             if tick > clock.get(other, 0):
                 clock[other] = tick
 
-    def use(self, uses: Uses, actor: str, what: str, *, writes: bool, part: Part = WHOLE) -> None:
+    def use(self, uses: Uses, actor: str, what: Work, *, writes: bool, part: Part = WHOLE) -> None:
         """A use by the actor's latest piece of work."""
         clock = self.clock(actor)
         for before in uses.unknown_to(clock, part=part, reads_too=writes):
-            self.races[f"{uses.name}: {before}, and {what} on {actor}"] += 1
+            self.races[f"{uses.nbytes} bytes of {uses.name}: {before}, and {in_words(what, actor)}"] += 1
         uses.last[actor, writes, part] = (clock[actor], what)
 
     def end(self, uses: Uses, seen: Seen, what: str) -> None:
         """The memory goes to somebody else, who knows of nothing but what was seen."""
         for before in uses.unknown_to(seen, reads_too=True):
-            self.races[f"{uses.name}: {before}, and {what}"] += 1
+            self.races[f"{uses.nbytes} bytes of {uses.name}: {before}, and {what}"] += 1
+
+
+def in_words(what: Work, actor: str) -> str:
+    return f"{what[0]} at {what[1]} on {actor}"

@@ -128,6 +128,10 @@ def _without_waiting(owner: type, name: str):
     return owner, name, method
 
 
+def _waits_for_copies(transfers, copy) -> None:
+    torch.cuda.current_stream().wait_event(copy.result())
+
+
 def _copy_at_once(transfers, source, target, after, real=CudaTransfers.copy):
     return real(transfers, source, target, None)
 
@@ -140,6 +144,8 @@ PLANTED = {
     "a staging buffer filled early": [_without_waiting(PageLockedStore, "send")],
     "a slot dropped under a copy": [
         _without_waiting(Slots, "evict"),
+        (CudaTransfers, "order", lambda transfers, mark, stream: None),  # of what comes to its memory next
+        (CudaTransfers, "wait", _waits_for_copies),
         (CardTensor, "record_stream", lambda tensor, stream: None),
     ],
     "memory unlocked under a copy": [
@@ -151,7 +157,7 @@ PLANTED = {
 TOLD = {  # a part of what is said of each
     "a missing wait: of computing for copies": "to the card at memory/transfers.py",
     "a missing wait: of copies for computing": "to the card at memory/transfers.py",
-    "a staging buffer filled early": "a file is read to it",
+    "a staging buffer filled early": "a file read",
     "a slot dropped under a copy": "given back",
     "memory unlocked under a copy": "unlocked",
 }
@@ -172,6 +178,6 @@ def drawn_by_streaming(path, card: Card) -> None:
 def test_an_error_in_the_engine_is_found(folder, card, planted):
     with ExitStack() as stack:
         for owner, name, value in PLANTED.get(planted, []):
-            stack.enter_context(patch.object(owner, name, value))
+            stack.enter_context(patch.object(owner, name, value, create=True))
         drawn_by_streaming(folder("float32"), card)
     assert TOLD[planted] in races(card) if planted else not races(card)

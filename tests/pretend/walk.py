@@ -66,7 +66,8 @@ class Walk:
     def _draw(self, conditioning, settings: SamplingSettings) -> None:
         self.card.begin("begun")
         drawn = iter(self.engine.denoise(conditioning, settings))
-        for index, step in enumerate(drawn, 1):
+        for index in range(1, settings.steps + 1):
+            step = next(drawn)
             self.card.begin(f"step {index}" if index < settings.steps else "shown")
         step.image().cpu()
 
