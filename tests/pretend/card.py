@@ -83,8 +83,10 @@ class Memory:
 
     def __init__(self, card: "Card", nbytes: int, what: str):
         self.card, self.owner, self.uses = card, card.here.stream, Uses(what, nbytes)
-        self.block = card.allocator.take(nbytes, self.owner) if nbytes else None
         self.recorded: set[str] = set()  # streams that `record_stream` named
+        self.block = None
+        if nbytes:
+            self.block = card.allocator.take(nbytes, self.owner)
 
     def __del__(self):  # at any moment, also while this thread has the lock
         if self.block is not None:

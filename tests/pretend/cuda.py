@@ -140,6 +140,9 @@ class Surface:
     def reset_peak_memory_stats(self, device: Any = None) -> None:
         self._card.allocator.reset_most()
 
+    def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
+        self._card.allocator.capacity = int(fraction * self._card.model.memory)
+
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
         return self._card.model.capability
 
