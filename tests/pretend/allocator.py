@@ -92,5 +92,26 @@ class Allocator:
         self.most = {name: max(most, getattr(self, name)) for name, most in self.most.items()}
 
 
+class Pool(Allocator):
+    """What the driver's own allocator takes (cudaMallocAsync): one pool, which keeps what it had at the most."""
+
+    STEP = 32 * MIB
+
+    def take(self, nbytes: int, stream: str) -> Block:
+        size = _up(max(nbytes, 1), ROUND)
+        most = max(self.reserved, _up(self.allocated + size, self.STEP))
+        if most > self.capacity:
+            raise torch.OutOfMemoryError(f"Allocation on device 0 would exceed allowed memory: {size / 2**30:.2f} GiB.")
+        self.allocated, self.reserved = self.allocated + size, most
+        self._note()
+        return Block(size, [])
+
+    def give(self, block: Block) -> None:
+        self.allocated -= block.size
+
+    def empty_cache(self) -> None:
+        self.reserved = _up(self.allocated, self.STEP)
+
+
 def _up(size: int, step: int) -> int:
     return -(-size // step) * step

@@ -104,11 +104,20 @@ class Here(threading.local):
 
 class Card:
     """meta: its tensors have sizes and no numbers. capacity: bytes that there are, where not all of the model's.
-    page: bytes that are locked together. faults: what CUDA would refuse, or take too much memory for."""
+    page: bytes that are locked together. allocator: torch's own, or the driver's. faults: what CUDA would refuse, or
+    take too much memory for."""
 
-    def __init__(self, model: Model = H200, *, meta: bool = False, capacity: int | None = None, page: int = 4096):
+    def __init__(
+        self,
+        model: Model = H200,
+        *,
+        meta: bool = False,
+        capacity: int | None = None,
+        page: int = 4096,
+        allocator: type[Allocator] = Allocator,
+    ):
         self.model, self.meta, self.page = model, meta, page
-        self.allocator = Allocator(capacity or model.memory)
+        self.allocator = allocator(capacity or model.memory)
         self.order, self.here, self.lock = Order(), Here(), threading.RLock()
         self.streams = [COMPUTE]
         self.page_locked: dict[int, tuple[int, Uses]] = {}  # first byte -> the one after the last, who used it

@@ -18,7 +18,7 @@ from tests.support.pictures import picture
 from tests.support.watch import draw, last_of, saying, thought_through
 
 from .card import Card
-from .cuda import pretended
+from .driver import pretended
 from .tensor import take_guard
 
 LAYERS = 5  # of each expert: more than stream through

@@ -13,10 +13,10 @@ from sensenova_core.memory.slots import Slots
 from sensenova_core.memory.transfers import CudaTransfers
 from tests.support.geometries import short
 
-from . import cuda
+from . import driver
 from .card import Card
 from .conftest import SIZE
-from .cuda import pretended
+from .driver import pretended
 from .tensor import CardTensor
 
 CUDA = "cuda:0"
@@ -37,7 +37,7 @@ def races(card: Card) -> str:
 
 
 @contextmanager
-def on(stream: cuda.Stream, *, after: cuda.Stream | None = None) -> Iterator[None]:
+def on(stream: driver.Stream, *, after: driver.Stream | None = None) -> Iterator[None]:
     if after is not None:
         stream.wait_stream(after)
     with torch.cuda.stream(stream):
@@ -151,7 +151,7 @@ PLANTED = {
     "memory unlocked under a copy": [
         _without_waiting(PageLockedBuffer, "release"),
         _without_waiting(Slots, "evict"),
-        (cuda.Stream, "synchronize", lambda stream: None),
+        (driver.Stream, "synchronize", lambda stream: None),
     ],
 }
 TOLD = {  # a part of what is said of each

@@ -17,7 +17,7 @@ from tests.model.test_full_size import MODELS, config_json
 from tests.support.geometries import TOKENIZER
 
 from .card import H200, Card, Model
-from .cuda import pretended
+from .driver import pretended
 
 INSTRUCTIONS = "x" * 375  # of a token each: with the prompt about 400, as many as the real ones
 PROMPT = "a red house by the sea"

@@ -123,6 +123,20 @@ class Surface:
         allocator = self._card.allocator
         return allocator.capacity - allocator.reserved, self._card.model.memory
 
+    def memory_stats(self, device: Any = None) -> dict[str, int]:
+        allocated, reserved = self.memory_allocated(), self.memory_reserved()
+        return {"active_bytes.all.current": allocated, "reserved_bytes.all.current": reserved}
+
+    def get_allocator_backend(self) -> str:
+        return "native"
+
+    def is_bf16_supported(self, *_: Any) -> bool:
+        return self._card.model.capability >= (8, 0)
+
+    def set_device(self, device: Any) -> None: ...
+
+    def ipc_collect(self) -> None: ...
+
     def memory_allocated(self, device: Any = None) -> int:
         self._card.settle()
         return self._card.allocator.allocated
@@ -169,16 +183,18 @@ class Surface:
 
 
 @contextmanager
-def pretended(card: Card) -> Iterator[Card]:
-    """While it lasts, "cuda:0" is the card, in this thread and in those of thread pools."""
+def pretended(card: Card, weights: type = StoredWeights) -> Iterator[Card]:
+    """While it lasts, "cuda:0" is the card, in this thread and in those of thread pools. weights: who reads files."""
     take_guard()
     surface = Surface(card)
     with ExitStack() as stack:
         for name in ("Stream", "Event", *(name for name in vars(Surface) if hasattr(torch.cuda, name))):
             if not name.startswith("__"):
                 stack.enter_context(patch.object(torch.cuda, name, getattr(surface, name)))
+        # A module that is moved has new parameters: those that it had are no CardTensors, whatever is put into them.
+        stack.enter_context(patch.object(torch.__future__, "_overwrite_module_params_on_conversion", True))
         stack.enter_context(_threads_of(card))
-        stack.enter_context(_files_read_for(card))
+        stack.enter_context(_files_read_for(card, weights))
         stack.enter_context(_numbers_of_python())
         stack.enter_context(Seeing(card))
         yield card
@@ -240,9 +256,9 @@ def _threads_of(card: Card) -> Iterator[None]:
 
 
 @contextmanager
-def _files_read_for(card: Card) -> Iterator[None]:
+def _files_read_for(card: Card, weights: type) -> Iterator[None]:
     """Files are read as ever, and not at all where only sizes matter."""
-    read = StoredWeights._read
+    read = weights._read
 
     def noted(stored, header, start, holder):
         card.write_on_host(holder[0])
@@ -251,5 +267,5 @@ def _files_read_for(card: Card) -> Iterator[None]:
         else:
             read(stored, header, start, holder)
 
-    with patch.object(StoredWeights, "_read", noted):
+    with patch.object(weights, "_read", noted):
         yield
