@@ -2,8 +2,8 @@
 
 import logging
 import time
-from contextlib import suppress
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import torch
