@@ -1,5 +1,7 @@
 """What has been read: buffers that grow in blocks, what is taken from them, and what is kept for how long."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -198,8 +200,8 @@ def test_images_take_their_places_without_a_mask(engines):
         context = engine.reader.new_context(len(sequence.ids))
         context.tokens = start
         with NoWaits():
-            _, x, _ = engine.reader.run("reading", lambda weights: engine.reader._unread(context, sequence, weights))
-        text = engine.reader.run("reading", lambda weights: engine.reader._embedded(sequence.ids[start:], weights))
+            _, x, _ = engine.reader.run("reading", partial(engine.reader._unread, context, sequence))
+        text = engine.reader.run("reading", partial(engine.reader._embedded, sequence.ids[start:]))
         slots, before = sequence.slots[start:], int(sequence.slots[:start].sum())
         assert torch.equal(x[slots], embedded[before:]) and torch.equal(x[~slots], text[~slots])
 
