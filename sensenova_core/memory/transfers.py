@@ -65,6 +65,9 @@ class Transfers:
     def settle(self) -> None:
         """Wait until the device has done all that was asked of it."""
 
+    def trim(self) -> None:
+        """Give back memory of the device that the allocator holds and no tensor uses."""
+
 
 class CudaTransfers(Transfers):
     """Copies on a second stream, ordered by events against the stream that computes."""
@@ -139,6 +142,9 @@ class CudaTransfers(Transfers):
 
     def settle(self) -> None:
         torch.cuda.synchronize(self.device)
+
+    def trim(self) -> None:
+        torch.cuda.empty_cache()
 
 
 def transfers_to(device: torch.device) -> Transfers:

@@ -121,6 +121,11 @@ def _has_bfloat16(card: torch.device) -> bool:
     return torch.cuda.get_device_capability(card) >= (8, 0)
 
 
+def repeats_heads(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `sdpa` repeats heads of keys and values there."""
+    return device.type == "cuda" and (dtype == torch.float32 or not _has_bfloat16(device))
+
+
 def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
     """Whether torch has a kernel for grouped heads here that does not make the whole matrix of scores.
 
