@@ -6,6 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
+from mmap import PAGESIZE
 
 from torch import Tensor
 
@@ -104,8 +105,7 @@ class Here(threading.local):
 
 class Card:
     """meta: its tensors have sizes and no numbers. capacity: bytes that there are, where not all of the model's.
-    page: bytes that are locked together. allocator: torch's own, or the driver's. faults: what CUDA would refuse, or
-    take too much memory for."""
+    allocator: torch's own, or the driver's. faults: what CUDA would refuse, or take too much memory for."""
 
     def __init__(
         self,
@@ -113,10 +113,9 @@ class Card:
         *,
         meta: bool = False,
         capacity: int | None = None,
-        page: int = 4096,
         allocator: type[Allocator] = Allocator,
     ):
-        self.model, self.meta, self.page = model, meta, page
+        self.model, self.meta = model, meta
         self.allocator = allocator(capacity or model.memory)
         self.order, self.here, self.lock = Order(), Here(), threading.RLock()
         self.streams = [COMPUTE]
@@ -251,8 +250,8 @@ class Card:
     def register(self, start: int, nbytes: int) -> int:
         """As cudaHostRegister, which locks pages: 712 where one of them is locked."""
         with self.lock:
-            first, last = start // self.page, (start + nbytes - 1) // self.page
-            ranges = ((begin // self.page, (end - 1) // self.page) for begin, (end, _) in self.page_locked.items())
+            first, last = start // PAGESIZE, (start + nbytes - 1) // PAGESIZE
+            ranges = ((begin // PAGESIZE, (end - 1) // PAGESIZE) for begin, (end, _) in self.page_locked.items())
             if any(begin <= last and first <= end for begin, end in ranges):
                 self.faults[f"a page is locked twice at {line()}"] += 1
                 self.here.error = "part or all of the requested memory range is already mapped"

@@ -88,7 +88,7 @@ def rehearsed(folder) -> Rehearsed:
 
     @contextmanager
     def engine_of(name: str = "float32", *, card: Card | None = None, **settings) -> Iterator[Engine]:
-        card = card or Card(page=1)
+        card = card or Card()
         with pretended(card):
             engine = sensenova_core.load(folder(name), device="cuda:0", **settings)
             try:

@@ -24,7 +24,7 @@ CUDA = "cuda:0"
 
 @pytest.fixture
 def card() -> Iterator[Card]:
-    with pretended(Card(page=1)) as card:
+    with pretended(Card()) as card:
         yield card
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import sensenova_core
 from sensenova_core.model import GENERATION
 from tests.support.streaming import allow
 
@@ -31,9 +30,10 @@ def test_with_few_buffers(rehearsed, on_the_cpu, slots):
         assert len(engine.memory.last_plan.phases[GENERATION].streamed) == LAYERS - max(0, slots - 3)
 
 
-def test_in_the_smallest_budget(rehearsed, folder, on_the_cpu):
-    unplaced = sensenova_core.load(folder("float32"), vram_mode="low", place=False)
-    least, _ = unplaced.memory.sizes.smallest(unplaced.document_task(DOCUMENT, 0))
+def test_in_the_smallest_budget(rehearsed, on_the_cpu):
+    with rehearsed(place=False) as engine:
+        task = engine.document_task(DOCUMENT, 0)
+        least, _ = engine.memory.sizes.smallest(task, engine.plan(task).limits.libraries)
     with rehearsed(max_memory=f"{least / 1024 + 1:.0f}KiB") as engine:
         assert same(everything(engine), on_the_cpu("float32"))
 
