@@ -513,6 +513,13 @@ class LoadSettings(Settings):
         choices=COMPUTES,
         advanced=True,
     )
+    compile: bool = _setting(
+        default=False,
+        help="Compile what layers do between their products: quicker, most of all on cards with much computing power "
+        "for their memory's speed. Takes up to a minute the first time on a machine, and seconds in every process. "
+        "Needs triton on a card, a C++ compiler on a CPU; without them layers run as they are, which is said once.",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)
