@@ -515,9 +515,9 @@ class LoadSettings(Settings):
     )
     compile: bool = _setting(
         default=False,
-        help="Compile what layers do between their products: quicker, most of all on cards with much computing power "
-        "for their memory's speed. Takes up to a minute the first time on a machine, and seconds in every process. "
-        "Needs triton on a card, a C++ compiler on a CPU; without them layers run as they are, which is said once.",
+        help="Have torch compile what layers do between their products: quicker steps, most of all on fast cards, "
+        "after up to a minute when it is first used on a machine, and some seconds in every process. Needs triton on a "
+        "card, a C++ compiler on a CPU; where they are missing, layers run as they are.",
         advanced=True,
     )
 

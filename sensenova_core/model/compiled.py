@@ -151,7 +151,7 @@ class Compiler:
         began = time.perf_counter()
         log.info("compiling layers; what comes of it is kept for the next time")
         try:
-            _keep_in_cache_folder()
+            keep_in_cache_folder()
             made_of = Pieces.compiled(self._device)
             for expert in EXPERTS:
                 for rows in (USUAL_ROWS, 1)[: 3 - self._least_rows]:
@@ -213,7 +213,7 @@ class Compiler:
         )
 
 
-def _keep_in_cache_folder() -> None:
+def keep_in_cache_folder() -> None:
     """Have torch keep what it compiles beside what it downloads, unless somebody has said where."""
     said = os.environ.get(CACHE)
     if said and Path(said).parent != Path(tempfile.gettempdir()):
