@@ -56,6 +56,7 @@ class Slots:
 
     def __init__(self, device: torch.device, transfers: Transfers):
         self.room, self.most_bytes = 0, 0
+        self.times_taken = 0  # a buffer, from a unit
         self.of: dict[Key, Slot] = {}
         self.free: list[Slot] = []
         self.working: Slot | None = None
@@ -88,6 +89,7 @@ class Slots:
     def evict(self, key: Key) -> None:
         """Take a unit's buffer away from it; a copy into it that is under way ends first."""
         slot = self.of.pop(key)
+        self.times_taken += 1
         if slot.ready is not None:
             if not slot.ready.cancel() and slot.ready.exception() is None:
                 self._transfers.finish(slot.ready.result())

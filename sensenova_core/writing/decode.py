@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NOT_FINITE, SenseNovaError
-from ..reading.prefix import Context
-from ..reading.reader import Reader
 from ..settings import DecodingSettings
+from .pen import Pen
 
 # (float32 logits (vocabulary,), tokens chosen so far) -> token
 Choose = Callable[[Tensor, list[int]], int]
@@ -96,9 +95,7 @@ class Chosen:
 
 
 def decode(
-    reader: Reader,
-    context: Context,
-    hidden: Tensor,
+    pen: Pen,
     *,
     choose: Choose,
     stop: Collection[int],
@@ -107,16 +104,16 @@ def decode(
 ) -> Iterator[Chosen]:
     """Choose tokens until one of `stop` (which is not read) or of `last` (which is), or until `limit` were read.
 
-    hidden: the last hidden state (1, hidden). Each token is read before it is yielded.
+    Each token is read before it is yielded.
     """
     chosen: list[int] = []
     for _ in range(limit):
-        token = choose(reader.logits(hidden), chosen)
+        token = choose(pen.logits(), chosen)
         if token in stop:
             yield Chosen(token, read=False)
             return
         chosen.append(token)
-        hidden = reader.feed([context], [token])[0]
+        pen.write(token)
         yield Chosen(token, read=True)
         if token in last:
             return
