@@ -22,7 +22,7 @@ class Rotation:
 
     def turn(self, x: Tensor) -> Tensor:
         """x: float32 (batch, tokens, heads, head_dim)."""
-        return x * self.cos + partners(x) * self.sin
+        return partners(x).mul_(self.sin).add_(x * self.cos)
 
     def of(self, start: int, stop: int) -> "Rotation":
         """Of these tokens."""
