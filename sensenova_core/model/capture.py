@@ -5,6 +5,9 @@ from typing import Protocol
 
 import torch
 
+# Of the device: numbers between its kernels, cuBLAS's workspaces, and what the driver keeps of a graph.
+BYTES = 96 * 2**20
+
 Work = Callable[[], None]  # reads and writes buffers that stay where they are
 
 
