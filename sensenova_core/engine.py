@@ -153,7 +153,9 @@ class Engine:
         self.attention = settings.attention
         self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
         # None: nobody wants layers compiled.
-        self._compiler = Compiler(self.model, self.device, self._say) if settings.compile else None
+        self._compiler = (
+            Compiler(self.model, self.device, self._say) if settings.compile and not settings.enforce_eager else None
+        )
         self._work = self.memory.run if self._compiler is None else self._compiler.around(self.memory.run)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)

@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RepositoryIsAFolder())
+    config.addinivalue_line("markers", "cuda: needs a real card")
     config.addinivalue_line("markers", "long: run by `make live`, and not by `make test`")
 
 

@@ -70,7 +70,7 @@ class _Repeated:
         if marks is None or marks.device != logits.device or chosen[:count] != self._marked:
             marks, count = torch.zeros_like(logits, dtype=torch.bool), 0
         for token in chosen[count:]:
-            marks[token] = True
+            marks[token].fill_(1)
         self._marks, self._marked = marks, list(chosen)
         return marks
 

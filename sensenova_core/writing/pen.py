@@ -63,6 +63,8 @@ class Pen:
             self._graph = self.reader.run("writing", lambda weights: self._made(token, weights, capture))
         except RuntimeError as error:
             self.reader.capture = None
+            self.context.truncate(self.context.tokens - 1, self.context.last_t - 1)
+            self._hidden = self.reader.feed_token(self.context, token, self._rows)
             said = "there is no memory for it" if out_of_memory(error) else first_line(error)
             log.warning("tokens are written one launch after the other, for they cannot be captured here: %s", said)
 
