@@ -27,7 +27,9 @@ Started again with the same arguments, it goes on where it was ended, in whateve
 def add_parser(commands) -> None:
     parser = commands.add_parser("queue", help="run a workflow for each line of a table", description=_DESCRIPTION)
     parser.add_argument("workflow", metavar="WORKFLOW.json", help="in API form: Workflow > Export (API) in the editor")
-    parser.add_argument("table", metavar="TABLE", help="a .csv file whose first line names the columns, or .jsonl")
+    parser.add_argument(
+        "table", metavar="TABLE", help="a .csv or .tsv file whose first line names the columns, or .jsonl"
+    )
     parser.add_argument(
         "--server",
         nargs="+",

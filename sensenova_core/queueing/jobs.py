@@ -13,7 +13,7 @@ from ..errors import SenseNovaError, SettingsError, quoted
 from ..system.paths import path_of
 from .node_types import Declared, NodeTypes, converted
 from .table import Line, Table
-from .workflow import Target, Workflow, is_link
+from .workflow import Target, Workflow, check_sendable, is_link
 
 UPLOADED = "sensenova-queue-"  # begins the names of files that were sent to a server
 
@@ -56,11 +56,13 @@ def make_jobs(workflow: Workflow, table: Table, types: NodeTypes, *, columns: di
         for column, target, value in _cells(line, columns):
             declared = types.declared(workflow.nodes[target.node]["class_type"], target.input)
             try:
+                check_sendable(value)
                 if file := _file(value, declared, table.path.parent):
                     uploads[target] = file
                     changes[target] = f"{UPLOADED}{_sum(file, sums)}{file.suffix.lower()}"
                 else:
                     changes[target] = _value(value, workflow, target, declared=declared)
+                check_sendable(changes[target])  # again: a cell of JSON may have become what it says
             except (SenseNovaError, OSError) as error:
                 raise table.error(line.number, str(error), column) from error
         nodes = workflow.changed(changes)
