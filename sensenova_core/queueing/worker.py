@@ -149,7 +149,7 @@ class Worker(threading.Thread):
         self._listener = Listener(self.server.url, self._sender.client)
         if self._listener.deaf:
             log.warning("%s: %s; it is asked every few seconds instead", self.server.url, self._listener.deaf)
-        for id in self.shared.pool.here(self.server.url, waiting):
+        for id in self.shared.pool.here(self.server.url, waiting, self._sender.client):
             self.server.cancel(id)
 
     def _close(self) -> None:

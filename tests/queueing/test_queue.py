@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from PIL import Image
 
 from sensenova_core.cli import main
 from sensenova_core.queueing import following, sending, worker
+from sensenova_core.queueing import server as queueing_server
 from tests.support.stand_in import WORKFLOW, StandIn
 
 ROOT = Path(__file__).parents[2]
@@ -370,7 +372,9 @@ def test_pictures_are_sent_once_under_a_name_by_content(tmp_path, server):
     ("arguments", "said"),
     [
         (["--server", "http://"], "is no address; give one such as http://127.0.0.1:8188"),
-        (["--server", "a:1", "http://a:1/"], "--server http://a:1 is given twice"),
+        (["--server", "a:1", "http://A:1/"], "--server http://a:1 http://A:1 is one server, given twice"),
+        (["--server", "a", "a:80"], "is one server, given twice"),
+        (["--server", "localhost:1", "127.0.0.1:1"], "--server http://localhost:1 http://127.0.0.1:1 is one server"),
         (["--wait", "-1"], "--wait -1.0"),
     ],
 )
@@ -378,6 +382,21 @@ def test_a_wrong_flag_is_named(tmp_path, capsys, arguments, said):
     batch = Batch(tmp_path, 1)
     assert main(["queue", str(batch.workflow), str(batch.table), *arguments]) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        ["http://127.0.0.1:1", "http://localhost:2"],
+        ["http://127.0.0.1:1/a", "http://localhost:1/b"],
+        ["http://127.0.0.1:1", "http://127.0.0.2:1"],
+        ["https://first.example", "https://second.example"],  # a proxy's names of two servers
+    ],
+)
+def test_two_servers_are_not_taken_for_one(urls, monkeypatch):
+    known = {"first.example": "192.0.2.1", "second.example": "192.0.2.1", "localhost": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port: [(2, 1, 6, "", (known.get(host, host), 0))])
+    assert queueing_server.one_server(urls) is None
 
 
 def test_a_node_that_the_server_lacks_is_named_before_anything_is_sent(tmp_path, server, capsys):
@@ -393,3 +412,21 @@ def test_a_missing_package_is_named_with_how_to_install_it(tmp_path, server, cap
     assert Batch(tmp_path, 1).run(server) == 1
     named = {"websocket": "websocket-client"}.get(package, package)
     assert f"the package {named} is" in (said := capsys.readouterr().err) and "-m pip install" in said
+
+
+def test_a_server_under_two_names_loses_no_job(tmp_path, monkeypatch):
+    """Each name is taken for a server; one of them has a hiccup while the other's job is there."""
+    monkeypatch.setattr(queueing_server, "one_server", lambda urls: None)
+    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.05)
+    batch = Batch(tmp_path, 6)
+    with StandIn(0.3) as server:
+        done = threading.Thread(target=lambda: statuses.append(main([*batch.arguments(server), other_name])))
+        other_name, statuses = server.url.replace("127.0.0.1", "localhost"), []
+        done.start()
+        for jobs in range(1, 4):
+            until(lambda jobs=jobs: len(server.drawn) >= jobs and len(server.queue) == 2)
+            server.answers["/queue"] = [503, 503]
+        done.join(60)
+        assert statuses == [0] and not server.cancelled
+        batch.check()
+        assert sorted(server.drawn) == sorted(batch.jobs)
