@@ -11,13 +11,14 @@ from .jobs import Job
 @dataclass
 class Run:
     """A job that is to be done. sent: a server has taken it. losses: how often one that had it has not any more.
-    troubles: how often in a row one had no answer but an error."""
+    troubles: how often in a row one had no answer but an error. interrupted: somebody has ended it on its server."""
 
     job: Job
     attempt: int
     sent: bool = False
     losses: int = 0
     troubles: int = 0
+    interrupted: bool = False
     since: float = field(default_factory=time.monotonic)
 
     @property

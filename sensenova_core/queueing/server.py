@@ -37,7 +37,8 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a server's history says of a prompt that is over. error: "" for one that has succeeded."""
+    """What a server's history says of a prompt that is over. error: "" for one that has succeeded. interrupted: it has
+    failed by being ended on the server."""
 
     outputs: Files
     error: str = ""

@@ -101,7 +101,7 @@ class Worker(threading.Thread):
             raise Missing(f"{results.server.url} does not answer") from None
         if not results.followed and (other := not_of(run.job, folder, files)):
             raise Missing(f"{results.server.url} has another job's picture where {other} was")
-        self._over(run, files=files, error=None)
+        self._over(run, files=list(files), error=None)
 
     def _over(self, run: Run, *, files: list[str], error: str | None) -> None:
         seconds = round(time.monotonic() - run.since, 2)

@@ -18,7 +18,8 @@ from PIL import Image
 from sensenova_core.cli import main
 from sensenova_core.queueing import following, sending, worker
 from sensenova_core.queueing import server as queueing_server
-from tests.support.stand_in import WORKFLOW, StandIn
+from sensenova_core.queueing.record import PART
+from tests.support.stand_in import WORKFLOW, StandIn, picture_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,6 +132,30 @@ def test_a_job_that_fails_is_recorded_and_the_next_goes_on(tmp_path, server, cap
     assert len(server.drawn) == 3
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_interrupted_on_the_server_is_drawn_once_more(tmp_path, capsys, times):
+    batch = Batch(tmp_path, 2)
+    statuses: list[int] = []
+    with StandIn(60) as server:
+        done = threading.Thread(target=lambda: statuses.append(batch.run(server)))
+        done.start()
+        for _ in range(times):
+            until(lambda: server.queue and server.queue[0][0] not in server.cancelled)
+            server.cancelled.append(server.queue[0][0])
+        until(lambda: len(server.history) == times)
+        server.seconds = 0
+        done.join(30)
+        said = capsys.readouterr().err
+        assert f"line 2 was interrupted on {server.url}; it is drawn once more" in said
+        if times == 1:
+            assert statuses == [0]
+            batch.check()
+            assert server.drawn == batch.jobs
+        else:
+            assert statuses == [1] and "line 2: it was interrupted on the server" in said
+            assert server.drawn == batch.jobs[1:]
+
+
 def test_what_the_server_refuses_fails_its_job_alone(tmp_path, server):
     batch = Batch(tmp_path, 2)
     server.answers["/prompt"] = [400]
@@ -233,6 +258,34 @@ def test_another_job_s_picture_under_the_same_name_is_not_taken(tmp_path, server
     assert len(server.drawn) == 3
 
 
+class WithABorder(StandIn):
+    """Its workflow saves another picture too, which no column changes: it is drawn once, and shown for every job."""
+
+    def _drawn(self, id: str, nodes: dict) -> dict:
+        found = super()._drawn(id, nodes)
+        self.files.setdefault("border.png", picture_of(nodes))
+        found["outputs"]["9"] = {"images": [{"filename": "border.png", "subfolder": "", "type": "output"}]}
+        return found
+
+
+def test_a_picture_that_the_server_drew_for_an_earlier_job_is_taken_where_no_column_changes_it(tmp_path):
+    batch = Batch(tmp_path, 3)
+    border = {"8": {"class_type": "Text", "inputs": {"prompt": "a border"}}, "9": {"class_type": "Save"}}
+    border["9"]["inputs"] = {"images": ["8", 0]}
+    batch.workflow.write_text(json.dumps(WORKFLOW | border))
+    prompt = ["--set", "1.prompt=prompt"]
+    with WithABorder() as server:
+        assert main(batch.arguments(server) + prompt) == 0
+        shutil.rmtree(batch.output)
+        assert main(batch.arguments(server) + prompt) == 0
+        assert sorted(server.drawn) == sorted(batch.jobs)
+        shutil.rmtree(batch.output)
+        changed = WORKFLOW | {"8": {"class_type": "Text", "inputs": {"prompt": "a frame"}}, "9": border["9"]}
+        server.files["border.png"] = picture_of(changed)  # under a name that was given anew
+        assert main(batch.arguments(server) + prompt) == 0
+        assert len(server.drawn) == 6
+
+
 def test_a_file_that_the_server_has_lost_is_drawn_again(tmp_path, server):
     batch = Batch(tmp_path, 2)
     server.answers["/view"] = [404]
@@ -309,6 +362,18 @@ def test_servers_that_stay_away_end_it_with_what_is_left(tmp_path, server, capsy
     assert f"{server.url} did not answer for 0.3 s" in said and "2 are left; run the same command to go on" in said
     assert batch.run(server, wait=["0"]) == 1
     assert f"no server answers: {server.url}" in capsys.readouterr().err
+
+
+def test_what_was_broken_off_is_removed_and_other_folders_are_not_looked_through(tmp_path, server):
+    batch = Batch(tmp_path, 1)
+    ours = [batch.output / name for name in ("0002_0123abcd_3_1.png", "0002_0123abcd_7/image_1.png")]
+    others = [batch.output / name for name in ("photos/a.png", "0002_0123abcd_7/deeper/a.png", "2024_holidays_1/b.png")]
+    parts = [path.with_name(path.name + PART) for path in (*ours, *others)]
+    for part in parts:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    assert batch.run(server) == 0
+    assert [part.exists() for part in parts] == [False] * len(ours) + [True] * len(others)
 
 
 def test_one_client_at_a_time_uses_a_folder(tmp_path, capsys):
