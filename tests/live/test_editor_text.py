@@ -3,11 +3,10 @@
 import pytest
 
 from tests.live import browser
-from tests.live.browser import SAID
+from tests.live.browser import NODES_2, SAID
 from tests.live.workflows import node_id, read
 
 SETTINGS = "/settings"  # of the editor, which the server keeps
-NODES_2 = "Comfy.VueNodes.Enabled"
 EDITORS = {"classic": "auto", "Nodes 2.0": "float32"}  # with another dtype, so that nothing is kept from the first
 HIGHEST = 7 * 16  # pixels of lines in the classic editor, where a box scrolls from there on
 # The smallest elements in sight that hold a text: [what is seen of it, what there is, its lines].
