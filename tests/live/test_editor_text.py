@@ -20,6 +20,14 @@ BOXES = """start => [...document.querySelectorAll("div")]
         return [box.clientHeight, box.scrollHeight, inner.innerText.trim().split("\\n")];
     })"""
 
+WHOLE_WORDS = """start => [...document.querySelectorAll(".dom-widget .break-all")]
+    .some(box => box.innerText.startsWith(start) && getComputedStyle(box).wordBreak === "normal")"""
+# Whether a node shows one picture of the server's, and no live preview.
+ONE_PICTURE = """id => {
+    const shown = [...document.querySelectorAll(`[data-node-id="${id}"] img`)].map(picture => picture.src);
+    return shown.length === 1 && shown[0].includes("/view?");
+}"""
+
 
 @pytest.fixture(params=EDITORS)
 def shown(request, server, client, chromium):
@@ -50,4 +58,41 @@ def test_text_is_read_on_its_node(shown, screenshot):
     [(seen, there, lines)] = editor.page.evaluate(BOXES, answer[:40])
     assert seen >= min(there, HIGHEST), "the answer is cut"
     assert "".join(lines).split()[:20] == answer.split()[:20]
-    assert editor.overlaps() == [] or kind != "classic"
+    assert editor.overlaps() == [] and editor.outside() == []
+
+
+def test_heights_stay_as_they_were_saved(editor):
+    """Menus that show further widgets give their node the least height that it can have."""
+    saved = read("understand.json")
+    editor.open(saved, "understand, heights")
+    for node in saved["nodes"]:
+        assert editor.node(node["id"], "node.size[1]") == pytest.approx(node["size"][1], abs=1), node["type"]
+
+
+def test_words_are_not_broken(editor):
+    """Of what a node says in the classic editor; the editor itself breaks lines anywhere."""
+    api = read("api/understand.json")
+    editor.open(read("understand.json"), "understand, words")
+    editor.put(node_id(api, "Loader"), checkpoint="built-in demo")
+    editor.run()
+    editor.wait_for(node_id(api, "Understand"), f"{SAID}.length > 0")
+    editor.page.wait_for_function(WHOLE_WORDS, arg="Model: built-in demo", timeout=browser.SECONDS * 1000)
+
+
+def test_a_page_is_shown_once_in_nodes_2(server, client, chromium, screenshot):
+    """The last live preview and the picture of a node that has one are of the same."""
+    client.post(SETTINGS, {NODES_2: True})
+    try:
+        with browser.editor(chromium, server.url) as editor:
+            api = read("api/interleave.json")
+            document = node_id(api, "Interleave")
+            editor.open(read("interleave.json"), "interleave, Nodes 2.0")
+            editor.put(node_id(api, "Loader"), checkpoint="built-in demo")
+            editor.put(document, steps=4)
+            editor.run()
+            editor.page.wait_for_function(ONE_PICTURE, arg=document, timeout=browser.SECONDS * 1000)
+            editor.page.wait_for_timeout(500)
+            screenshot(editor.page, "page_in_nodes_2")
+            assert editor.overlaps() == [] and editor.outside() == []
+    finally:
+        client.post(SETTINGS, {NODES_2: False})
