@@ -8,7 +8,7 @@ const TEXT_BOX = "$$node-text-preview";
 const FONT = "12px Inter, sans-serif";
 const LINE = 16;
 const SIDES = 52; // left and right of the text: the box's distance from the node, and its padding
-const ENDS = 36; // above and below, likewise
+const ENDS = 40; // above and below, likewise
 const MOST_LINES = 7; // a higher box scrolls, and workflows have room for this one
 const MORE_LINES = { SenseNovaCoreMemoryPlan: 10 }; // the most that the editor's own style allows
 
