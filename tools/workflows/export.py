@@ -31,7 +31,7 @@ LEAST_SCALE = 0.7  # what does not fit then is below or to the right
 NOTE_TITLE = "Note"
 # A widget of each kind of node that shows text on itself -> the height for it: of as many lines as it mostly has, up to
 # the most that web/js/text_on_nodes.js gives it.
-SAYS = {"decoding": 152, "card": 200, "checkpoint": 136, "t_eps": 104, "scheduler": 72, "format": 88, "lora_name": 88}
+SAYS = {"decoding": 152, "card": 200, "checkpoint": 152, "t_eps": 104, "scheduler": 72, "format": 88, "lora_name": 88}
 DRAWS = ["steps", "card"]  # likewise of nodes that show a picture
 AFTER_RUN = "control_after_generate"  # the widget that says what becomes of a seed
 BYPASSED = 4  # how LiteGraph calls that mode
