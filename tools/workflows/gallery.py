@@ -153,6 +153,10 @@ def photograph(editor: browser.Editor, target: Path) -> None:
         if target.stat().st_size <= MOST_BYTES:
             break
     print(target, f"{target.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def tell_faults(editor: browser.Editor) -> None:
+    """Print what can be told without looking at a picture."""
     for one, other in editor.overlaps():
         print(f"  {one} lies on {other}")
     for title in editor.outside():
@@ -168,6 +172,8 @@ def main(pictures: list[Picture], folder: Path) -> None:
                     client.free(memory=True)  # what is not run anew says nothing on its node
                     OTHERS.get(picture.name, run)(editor, picture)
                     photograph(editor, folder / picture.file)
+                    if picture.name not in OTHERS:
+                        tell_faults(editor)
 
 
 if __name__ == "__main__":
