@@ -34,6 +34,7 @@ from .memory import Placement, Plan, Task, limits_of
 from .memory.activations import PAINTING, SOLVING, Activations
 from .memory.forecast import Forecast, explained, foresee
 from .model import SenseNovaU1, Weights, attention_kernel
+from .model.compiled import Compiler
 from .model.devices import TORCH_DTYPES, device_named
 from .reading.images import MaxPixels, ReferenceImage, listed, references
 from .reading.prefix import Context
@@ -74,6 +75,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = LoadSettings.dtype,
     compute: str = LoadSettings.compute,
+    compile: bool = LoadSettings.compile,
     vram_mode: str = LoadSettings.vram_mode,
     max_memory: str | None = LoadSettings.max_memory,
     attention: str = LoadSettings.attention,
@@ -85,6 +87,7 @@ def load(
 
     dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS. compute: "auto"
     multiplies as INT8 what is stored so, where the device is quick at it; "bf16" nothing; "int8" all linear layers.
+    compile: have torch compile what layers do between their products, where it can.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -100,6 +103,7 @@ def load(
         max_memory=max_memory,
         attention=attention,
         compute=compute,
+        compile=compile,
     )
     engine = Engine(path, settings)
     engine.use_loras(loras)
@@ -137,9 +141,12 @@ class Engine:
         )
         self.attention = settings.attention
         self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
+        # None: nobody wants layers compiled.
+        self._compiler = Compiler(self.model, self.device, self._say) if settings.compile else None
+        self._work = self.memory.run if self._compiler is None else self._compiler.around(self.memory.run)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
-        self.reader = Reader(self.model, self._kernel, run=self.memory.run, remembered=self.remembered)
+        self.reader = Reader(self.model, self._kernel, run=self._work, remembered=self.remembered)
         decoder = self.config.decoder
         # A LoRA of the whole model may change the output head too.
         head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}
@@ -148,6 +155,14 @@ class Engine:
         # What `guess` was asked for last, and what it made for that.
         self._guessing: tuple[object, Denoiser] | None = None
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
+
+    @property
+    def compiles(self) -> bool | None:
+        """Whether layers run compiled, as far as that was tried; None where nobody asked for it."""
+        return self._compiler and bool(self._compiler.works)
+
+    def _say(self, words: str) -> None:
+        self.memory.tell(words)  # which may be another one by now
 
     def __reduce__(self):
         raise SenseNovaError(
@@ -405,7 +420,7 @@ class Engine:
                     settings,
                     kernel=self._kernel,
                     edit=conditioning.is_edit,
-                    run=self.memory.run,
+                    run=self._work,
                     canvas=canvas,
                     times=times,
                     solver=solver,
@@ -448,9 +463,7 @@ class Engine:
         edit = any(each.images for each in sequences)
         return self.memory.run(
             "drawing",
-            lambda weights: Denoiser(
-                self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=self.memory.run
-            ),
+            lambda weights: Denoiser(self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=self._work),
         )
 
     def guessing_task(self, sequences: Sequence[TokenSequence], settings: SamplingSettings) -> Task:

@@ -513,6 +513,13 @@ class LoadSettings(Settings):
         choices=COMPUTES,
         advanced=True,
     )
+    compile: bool = _setting(
+        default=False,
+        help="Have torch compile what layers do between their products: quicker steps, most of all on fast cards, "
+        "after up to a minute when it is first used on a machine, and some seconds in every process. Needs triton on a "
+        "card, a C++ compiler on a CPU; where they are missing, layers run as they are.",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)

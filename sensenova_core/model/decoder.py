@@ -11,6 +11,8 @@ from .rope import Rotation
 
 # layer index -> how that layer's new tokens attend
 AttendAt = Callable[[int], Attend]
+# (x, rotation, attend) -> x after a layer: a DecoderLayer, or what runs as one.
+Layer = Callable[[Tensor, Rotation, Attend], Tensor]
 
 
 class DecoderLayer(nn.Module):
@@ -33,13 +35,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, layer_experts) for layer_experts in experts)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt, *, layers: Iterable[nn.Module]) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, attend_at: AttendAt, *, layers: Iterable[Layer]) -> Tensor:
         """x: (batch, tokens, hidden) -> the same, after the final norm. layers: see `Weights.layers`."""
         return self.together([(x, rotation, attend_at)], layers)[0]
 
-    def together(
-        self, inputs: Sequence[tuple[Tensor, Rotation, AttendAt]], layers: Iterable[nn.Module]
-    ) -> list[Tensor]:
+    def together(self, inputs: Sequence[tuple[Tensor, Rotation, AttendAt]], layers: Iterable[Layer]) -> list[Tensor]:
         """`forward` of several inputs in one pass: each layer is wanted once, however many there are."""
         states = [x for x, *_ in inputs]
         for index, layer in enumerate(layers):

@@ -22,7 +22,7 @@ class Rotation:
 
     def turn(self, x: Tensor) -> Tensor:
         """x: float32 (batch, tokens, heads, head_dim)."""
-        return x * self.cos + partners(x) * self.sin
+        return partners(x).mul_(self.sin).add_(x * self.cos)
 
     def first(self, rows: int) -> "Rotation":
         """The first `rows` of the batch."""

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from .decoder import Layer
 from .unified import SenseNovaU1
 
 Result = TypeVar("Result")
@@ -14,7 +15,7 @@ Result = TypeVar("Result")
 class Weights(Protocol):
     """The weights that move: each is ready to run when it is asked for, wherever it lies."""
 
-    def layers(self, expert: str) -> Iterable[nn.Module]:
+    def layers(self, expert: str) -> Iterable[Layer]:
         """One pass over an expert's layers in order: each is ready until the next one is asked for."""
         ...
 
@@ -40,7 +41,7 @@ class InModule:
     def __init__(self, model: SenseNovaU1):
         self.model = model
 
-    def layers(self, expert: str) -> Iterable[nn.Module]:
+    def layers(self, expert: str) -> Iterable[Layer]:
         return getattr(self.model, expert).decoder.layers
 
     def head(self) -> Iterable[Tensor]:

@@ -95,7 +95,8 @@ class Profile:
         backend = "sdpa" if engine.attention == "auto" else engine.attention
         rows = {
             "config": f"vram_mode={engine.memory.limits.mode}, attn_backend={backend}, dtype={dtype}"
-            + (", compute=int8" if engine.stored.int8 else ""),
+            + (", compute=int8" if engine.stored.int8 else "")
+            + ("" if engine.compiles is None else ", compiled" if engine.compiles else ", not compiled"),
             "model load": f"{self.load_seconds:.3f} s",
             "load peak memory": self.load_peak,
             "generations": f"{self.calls} call(s), {f'{images} image(s) total, ' if images else ''}"
