@@ -22,7 +22,7 @@ ARROWS = {
     "lora": ("checkpoint", "hub"),
     "checkpoint": ("model", "hub"),
     "hub": ("settings", "system"),
-    "model": ("settings", "errors"),
+    "model": ("settings", "system"),
     "settings": ("errors",),
     "queueing": ("system", "errors"),
     "system": ("errors",),
