@@ -499,11 +499,11 @@ class LoadSettings(Settings):
     )
     attention: str = _setting(
         "auto",
-        "auto: on a card the quickest of torch's kernels and the flash-attn that is installed, measured once and "
-        "remembered; elsewhere sdpa. sdpa: what torch picks. sdpa_cudnn, sdpa_flash, sdpa_efficient: this one of torch's "
+        "auto: on an NVIDIA card the quickest of torch's kernels and the flash-attn that is installed, measured once "
+        "and remembered; else sdpa. sdpa: what torch picks. sdpa_cudnn, sdpa_flash, sdpa_efficient: one of torch's "
         "kernels. flash, flash3, sage: the packages flash-attn, flash-attn 3 and SageAttention, which must be "
-        "installed; sage is quicker and less exact. All but auto and sdpa need an NVIDIA card, and most float16 or "
-        "bfloat16. One whose results are wrong here is refused.",
+        "installed; sage is less exact. All but auto and sdpa need an NVIDIA card, and most float16 or bfloat16. One "
+        "that is wrong here is refused.",
         option="attn_backend",
         choices=BACKENDS,
         advanced=True,

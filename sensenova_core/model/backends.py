@@ -1,11 +1,13 @@
-"""Attention backends: torch's kernels by name, and those of packages. Each is held against float32 before it is used."""
+"""Attention backends: torch's kernels by name, those of packages; each is held against float32 before it is used."""
 
 import logging
-import warnings
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from .exactness import LIMITS, Use, attention_error
 
 # torch's kernels, by the names of torch.nn.attention.SDPBackend.
 TORCH = {"sdpa_cudnn": "CUDNN_ATTENTION", "sdpa_flash": "FLASH_ATTENTION", "sdpa_efficient": "EFFICIENT_ATTENTION"}
+NO_KERNEL = ("No available kernel", "No viable backend")  # as torch says that it has none for a card or a type
 IN_FLOAT32 = ("sdpa", "sdpa_efficient")
 SAGE_LIMIT = 0.1  # it computes with numbers of a byte: rows differ by 0.03 to 0.06
 REMEDY = "choose 'auto' or 'sdpa'"
@@ -34,14 +37,16 @@ class Package:
     kernel: Callable[[Any], Kernel]
 
     @property
+    def is_installed(self) -> bool:
+        return self.module in sys.modules or find_spec(self.module) is not None
+
+    @property
     def version(self) -> str:
-        """Empty where it is not installed."""
+        """As far as the package tells."""
         for name in self.distributions:
-            try:
+            with suppress(metadata.PackageNotFoundError):
                 return metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
-        return ""
+        return "unknown" if self.is_installed else "not installed"
 
 
 class TorchKernel:
@@ -135,9 +140,7 @@ def _torch_kernel(backend: str, use: Use) -> Kernel:
     """With grouped heads where it has them, which depends on torch's version; else they are repeated."""
     grouped = TorchKernel(backend, grouped=True)
     try:
-        with warnings.catch_warnings():  # torch warns of everything that a kernel was not chosen for
-            warnings.simplefilter("ignore")
-            attention_error(grouped, use)
+        attention_error(grouped, use)
         return grouped
     except RuntimeError as error:
         if out_of_memory(error):
@@ -148,9 +151,7 @@ def _torch_kernel(backend: str, use: Use) -> Kernel:
 def _tried(backend: str, kernel: Kernel, use: Use) -> float:
     """How far it is from float32."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return attention_error(kernel, use)
+        return attention_error(kernel, use)
     except Exception as error:  # of whatever kind a package's compilers raise
         if out_of_memory(error):
             raise

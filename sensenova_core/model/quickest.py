@@ -1,6 +1,7 @@
 """attention "auto": the quickest backend for what is computed, measured once on each card and remembered on disk."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from .backends import PACKAGES, TORCH, checked_kernel
 from .exactness import Use
 
 FILE = "attention"
-# Size class -> (new tokens, tokens seen, causal) that stand for it: a token of text, a prompt, a picture of 2048 x 2048.
+# Size class -> (new tokens, tokens seen, causal) that stand for it: a token, a prompt, a picture of 2048 x 2048.
 CLASSES = {"token": (1, 2048, True), "text": (512, 512, True), "picture": (4096, 4496, False)}
 LARGE = 1024  # new tokens that make a picture's class
 # Without "sage", which is less exact.
@@ -38,9 +39,7 @@ def attention_kernel(
     use = use or Use(device, dtype)
     if backend != "auto":
         return checked_kernel(backend, use)
-    if use.device.type != "cuda" or use.dtype == torch.float32:  # of which torch has one kernel
-        return sdpa
-    return Quickest(use)
+    return Quickest(use) if use.device.type == "cuda" else sdpa
 
 
 class Quickest:
@@ -67,6 +66,8 @@ class Quickest:
             log.info("attention: %s", self)
 
     def __str__(self) -> str:
+        if len(names := set(self.names.values())) == 1:
+            return names.pop()
         return ", ".join(f"{kind} {name}" for kind, name in self.names.items()) or "not measured yet"
 
 
@@ -79,7 +80,7 @@ def prepare(kernel: Kernel) -> None:
 def name_of(kernel: Kernel, backend: str) -> str:
     """The backend that computes, where this one was asked for."""
     if isinstance(kernel, Quickest):
-        return f"auto ({kernel})"
+        return str(kernel)
     return "sdpa" if backend == "auto" else backend
 
 
@@ -89,53 +90,60 @@ def size_class(new: int) -> str:
 
 
 def usable_kernels(use: Use) -> dict[str, Kernel]:
-    """Those that run here and are right. What is installed and wrong is told, for nobody asked for it by name."""
-    kernels: dict[str, Kernel] = {"sdpa": sdpa}
-    for name in CANDIDATES[1:]:
-        if name in PACKAGES and not PACKAGES[name].version:
+    """Those that run here and are right, torch's own first. What is installed and wrong is told, for nobody asked for
+    it by name. Raises SettingsError where none is right."""
+    kernels: dict[str, Kernel] = {}
+    refused: list[SettingsError] = []
+    for name in ("sdpa",) if use.dtype == torch.float32 else CANDIDATES:  # of which torch has one kernel
+        if name in PACKAGES and not PACKAGES[name].is_installed:
             continue
         try:
             kernels[name] = checked_kernel(name, use)
         except SettingsError as error:
-            log.log(logging.WARNING if name in PACKAGES else logging.DEBUG, "not used: %s", error.problem)
+            log.log(logging.DEBUG if name in TORCH else logging.WARNING, "not used: %s", error.problem)
+            refused.append(error)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-    return kernels
+    if refused and not kernels:
+        raise refused[0]
+    return kernels or {"sdpa": sdpa}  # where there was no memory to try anything
 
 
 def quickest(use: Use, kernels: dict[str, Kernel]) -> dict[str, str]:
-    """Size class -> backend, as remembered, or else measured and remembered. Where memory runs out on the way, torch's
-    own, and it is measured another time."""
+    """Size class -> backend, as remembered, or else measured and remembered. Where memory runs out on the way, the
+    first of them, and it is measured another time."""
+    first = next(iter(kernels))
     if len(kernels) == 1:
-        return dict.fromkeys(CLASSES, "sdpa")
-    known = remembered(FILE).get(key_of(use))
-    if _is_valid(known, kernels):
-        return {kind: known[kind]["backend"] for kind in CLASSES}
+        return dict.fromkeys(CLASSES, first)
+    if known := _known(remembered(FILE).get(key_of(use)), kernels):
+        return known
     try:
         found = {kind: _measured(use, kind, kernels) for kind in CLASSES}
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        log.info("no memory to measure attention with: torch's own is used")
-        return dict.fromkeys(CLASSES, "sdpa")
+        log.info("no memory to measure attention with: %s is used", first)
+        return dict.fromkeys(CLASSES, first)
     finally:
         torch.cuda.empty_cache()  # what was measured with is not there in the plan that follows
     remember(FILE, key_of(use), found)
     return {kind: found[kind]["backend"] for kind in CLASSES}
 
 
-def _is_valid(known: Any, kernels: dict[str, Kernel]) -> bool:
-    """Whether something remembered names a usable backend for every class."""
-    if not isinstance(known, dict):
-        return False
-    return all(isinstance(each := known.get(kind), dict) and each.get("backend") in kernels for kind in CLASSES)
+def _known(found: Any, kernels: dict[str, Kernel]) -> dict[str, str]:
+    """Size class -> backend, of what is remembered; empty unless that names one which can be used for every class."""
+    try:
+        names = {kind: found[kind]["backend"] for kind in CLASSES}
+        return names if all(name in kernels for name in names.values()) else {}
+    except (TypeError, KeyError):
+        return {}
 
 
 def key_of(use: Use) -> str:
     """What a measurement is true for: card, type, heads, and the versions of all that computes."""
     major, minor = torch.cuda.get_device_capability(use.device)
-    versions = [f"{name} {PACKAGES[name].version or '-'}" for name in CANDIDATES if name in PACKAGES]
+    versions = [f"{name} {PACKAGES[name].version}" for name in CANDIDATES if name in PACKAGES]
     parts = (
         f"{torch.cuda.get_device_name(use.device)} {major}.{minor}",
         str(use.dtype).removeprefix("torch."),
@@ -162,12 +170,12 @@ def _measured(use: Use, kind: str, kernels: dict[str, Kernel]) -> dict[str, Any]
 def choice(times: dict[str, float]) -> str:
     """The quickest, if it is quicker than torch's own choice by more than what timings differ by."""
     best = min(times, key=lambda name: times[name])
-    return best if times[best] < MARGIN * times["sdpa"] else "sdpa"
+    return best if times[best] < MARGIN * times.get("sdpa", math.inf) else "sdpa"
 
 
 def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
     """The least of a few rounds, of a call each; the time that the host takes counts where it is the longer one."""
-    began, best = time.perf_counter(), float("inf")
+    began, best = time.perf_counter(), math.inf
     call()  # loads or compiles the kernel
     for _ in range(ROUNDS):
         torch.cuda.synchronize(device)
