@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ..model.attention import RMSNorm
@@ -43,8 +44,8 @@ def _pointwise(device: torch.device, dtype: torch.dtype) -> float:
 def _norm(device: torch.device, dtype: torch.dtype) -> float:
     """Of numbers so large that their squares leave float16."""
     x, weight = (randoms(64, 1024) * 300).to(dtype), 1 + randoms(1024, seed=1) / 10
-    norm = RMSNorm(1024, 1e-6).to(device)
-    norm.weight.copy_(weight)
+    norm = RMSNorm(1024, 1e-6)
+    norm.weight = nn.Parameter(weight.to(device), requires_grad=False)
     wide = x.double()
     return difference(norm(x.to(device)), wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight.double())
 

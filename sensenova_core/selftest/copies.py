@@ -30,7 +30,7 @@ def _there(device: torch.device, *, locked: bool) -> Measured:
         target = torch.zeros(SIZE, dtype=torch.uint8, device=device)
 
         def copy() -> None:
-            transfers.finish(transfers.copy(source[ODD:], target[ODD:], None))
+            transfers.finish(transfers.copy(source[ODD:], target[ODD:], transfers.mark()))
 
         copy()
         error = unequal(target[ODD:], given[ODD:])

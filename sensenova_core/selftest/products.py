@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoint.formats import FORMATS
@@ -34,13 +34,12 @@ def _sums(device: torch.device) -> float:
     """The largest numbers among them, whose sums leave 16 bits."""
     _need_int8(device)
     random = torch.Generator().manual_seed(0)
-    numbers = torch.randint(-128, 128, (ROWS, INPUTS), generator=random).to(torch.int8)
-    numbers[0] = numbers[1] = -128
-    layer = int8.Int8Linear(INPUTS, OUTPUTS, scales=1, group=0)
-    layer.weight.copy_(torch.randint(-128, 128, (OUTPUTS, INPUTS), generator=random).to(torch.int8))
-    layer.weight[0] = -128
-    right = (numbers.long() @ layer.weight.long().T).to(torch.int32)
-    return unequal(layer.to(device).sums(numbers.to(device)), right)
+    numbers, weight = (
+        torch.randint(-128, 128, (rows, INPUTS), generator=random).to(torch.int8) for rows in (ROWS, OUTPUTS)
+    )
+    numbers[:2], weight[0] = -128, -128
+    layer = _filled(weight.to(device), torch.ones(1, 1, device=device))
+    return unequal(layer.sums(numbers.to(device)), (numbers.long() @ weight.long().T).to(torch.int32))
 
 
 @torch.inference_mode()
@@ -76,12 +75,15 @@ def _given() -> tuple[Tensor, Tensor]:
 
 
 def _layer(weight: Tensor, group: int, *, device: torch.device) -> int8.Int8Linear:
-    layer = int8.Int8Linear(weight.shape[1], weight.shape[0], scales=weight.shape[0], group=group)
     numbers, scale = int8.quantised(weight, group)
-    with torch.inference_mode():
-        layer.weight.copy_(numbers)
-        layer.weight_scale.copy_(scale)
-    return layer.to(device)
+    return _filled(numbers.to(device), scale.to(device), group)
+
+
+def _filled(numbers: Tensor, scale: Tensor, group: int = 0) -> int8.Int8Linear:
+    layer = int8.Int8Linear(numbers.shape[1], numbers.shape[0], scales=len(scale), group=group)
+    layer.weight = nn.Parameter(numbers, requires_grad=False)
+    layer.weight_scale = nn.Parameter(scale, requires_grad=False)
+    return layer
 
 
 def _unpacked(device: torch.device, name: str) -> float:
