@@ -35,6 +35,8 @@ from .memory.activations import PAINTING, SOLVING, Activations
 from .memory.forecast import Forecast, explained, foresee
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.attention import repeats_heads
+from .model.capture import BYTES as CAPTURED_BYTES
+from .model.capture import capture_on
 from .model.compiled import Compiler
 from .model.devices import TORCH_DTYPES, device_named
 from .model.exactness import Use
@@ -79,6 +81,7 @@ def load(
     dtype: str | torch.dtype = LoadSettings.dtype,
     compute: str = LoadSettings.compute,
     compile: bool = LoadSettings.compile,
+    enforce_eager: bool = LoadSettings.enforce_eager,
     vram_mode: str = LoadSettings.vram_mode,
     max_memory: str | None = LoadSettings.max_memory,
     attention: str = LoadSettings.attention,
@@ -90,7 +93,8 @@ def load(
 
     dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS. compute: "auto"
     multiplies as INT8 what is stored so, where the device is quick at it; "bf16" nothing; "int8" all linear layers.
-    compile: have torch compile what layers do between their products, where it can.
+    compile: have torch compile what layers do between their products, where it can. enforce_eager: capture no graphs of
+    tokens either.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -107,6 +111,7 @@ def load(
         attention=attention,
         compute=compute,
         compile=compile,
+        enforce_eager=enforce_eager,
     )
     engine = Engine(path, settings)
     engine.use_loras(loras)
@@ -139,8 +144,13 @@ class Engine:
         self.stored = StoredWeights(self.model, self.checkpoint.headers, dtype, int8=int8)
         self.remembered = Remembered()
         compute = self.stored.compute_dtype
+        capture = None if settings.enforce_eager else capture_on(self.device)
         self.activations = Activations(
-            self.config, compute.itemsize, int8=bool(int8), repeats=repeats_heads(self.device, compute)
+            self.config,
+            compute.itemsize,
+            int8=bool(int8),
+            repeats=repeats_heads(self.device, compute),
+            captured=0 if capture is None else CAPTURED_BYTES,
         )
         self.memory = Placement(
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
@@ -149,11 +159,14 @@ class Engine:
         use = Use.of(self.config.decoder, self.device, dtype=self.stored.compute_dtype)
         self._kernel = attention_kernel(settings.attention, use=use)
         # None: nobody wants layers compiled.
-        self._compiler = Compiler(self.model, self.device, self._say) if settings.compile else None
+        self._compiler = (
+            Compiler(self.model, self.device, self._say) if settings.compile and not settings.enforce_eager else None
+        )
         self._work = self.memory.run if self._compiler is None else self._compiler.around(self.memory.run)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
         self.reader = Reader(self.model, self._kernel, run=self._work, remembered=self.remembered)
+        self.reader.capture = capture
         decoder = self.config.decoder
         # A LoRA of the whole model may change the output head too.
         head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}

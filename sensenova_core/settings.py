@@ -523,6 +523,12 @@ class LoadSettings(Settings):
         "card, a C++ compiler on a CPU; where they are missing, layers run as they are.",
         advanced=True,
     )
+    enforce_eager: bool = _setting(
+        default=False,
+        help="Compile nothing, and launch everything by itself. Without it, each token of text is one CUDA graph on "
+        "NVIDIA cards while all layers stay there, which is quicker and the same but for rounding.",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)

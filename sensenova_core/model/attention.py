@@ -16,6 +16,7 @@ from .rope import Rotation
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 BLOCK_TOKENS = 512  # buffers of keys and values grow by this many tokens at a time
+PORTION = 4096  # tokens of a long text that go through a layer at once
 CPU = torch.device("cpu")
 
 

@@ -108,6 +108,10 @@ class _CompiledWeights:
         self.head, self.embed = weights.head, weights.embed
         self._weights, self._made_of, self._least_rows = weights, made_of, least_rows
 
+    @property
+    def at_rest(self) -> object | None:
+        return self._weights.at_rest
+
     def layers(self, expert: str) -> Iterable[Layer]:
         return (self._compiled(layer) for layer in self._weights.layers(expert))
 

@@ -24,6 +24,10 @@ class Rotation:
         """x: float32 (batch, tokens, heads, head_dim)."""
         return partners(x).mul_(self.sin).add_(x * self.cos)
 
+    def of(self, start: int, stop: int) -> "Rotation":
+        """Of these tokens."""
+        return Rotation(self.cos[..., start:stop, :, :], self.sin[..., start:stop, :, :])
+
     def first(self, rows: int) -> "Rotation":
         """The first `rows` of the batch."""
         return Rotation(self.cos[:rows], self.sin[:rows])

@@ -13,7 +13,14 @@ Result = TypeVar("Result")
 
 
 class Weights(Protocol):
-    """The weights that move: each is ready to run when it is asked for, wherever it lies."""
+    """The weights that move: each is ready to run when it is asked for, wherever it lies.
+
+    at_rest: what stays equal while every weight that writing needs lies where it lies, on the device and as it runs;
+    None while some move.
+    """
+
+    @property
+    def at_rest(self) -> object | None: ...
 
     def layers(self, expert: str) -> Iterable[Layer]:
         """One pass over an expert's layers in order: each is ready until the next one is asked for."""
@@ -37,6 +44,8 @@ class Runner(Protocol):
 
 class InModule:
     """The weights of a model that has them in its own parameters."""
+
+    at_rest = ()
 
     def __init__(self, model: SenseNovaU1):
         self.model = model
