@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RepositoryIsAFolder())
     config.addinivalue_line("markers", "cuda: needs a real card, and is skipped without one")
     config.addinivalue_line("markers", "long: run by `make live`, and not by `make test`")
+    config.addinivalue_line("markers", "cuda: needs a real card")
 
 
 @pytest.fixture(autouse=True, scope="session")
