@@ -36,6 +36,8 @@ from .memory.forecast import Forecast, explained, foresee
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.compiled import Compiler
 from .model.devices import TORCH_DTYPES, device_named
+from .model.exactness import Use
+from .model.quickest import name_of, prepare
 from .reading.images import MaxPixels, ReferenceImage, listed, references
 from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder, TokenSequence
@@ -140,7 +142,8 @@ class Engine:
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
         )
         self.attention = settings.attention
-        self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
+        use = Use.of(self.config.decoder, self.device, dtype=self.stored.compute_dtype)
+        self._kernel = attention_kernel(settings.attention, use=use)
         # None: nobody wants layers compiled.
         self._compiler = Compiler(self.model, self.device, self._say) if settings.compile else None
         self._work = self.memory.run if self._compiler is None else self._compiler.around(self.memory.run)
@@ -169,6 +172,11 @@ class Engine:
             f"a loaded model cannot be pickled or copied: {self.name} holds files and threads; hand on its path, and "
             "load it in the process that uses it"
         )
+
+    @property
+    def attention_used(self) -> str:
+        """The attention backend that computes: of "auto" what it found to be the quickest."""
+        return name_of(self._kernel, self.attention)
 
     def alone(self) -> AbstractContextManager[None]:
         """Within it no other thread uses this engine: for several calls that belong together, such as `use_loras` and
@@ -658,6 +666,7 @@ class Engine:
 
     def _start(self, task: Task, needed: Sequence[str] = (), *, conversation: bool = False, growing: int = 0) -> None:
         """growing: bytes that the run itself has on the device already, beside what is remembered."""
+        prepare(self._kernel)
         plan = self.memory.start(task, self.remembered.nbytes + growing)
         if plan is not None:
             device = plan.limits.device

@@ -30,7 +30,7 @@ CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
 DTYPES = ("float32", "bfloat16", "float16")
 VRAM_MODES = ("auto", "full", "balanced", "low")
 COMPUTES = ("auto", "bf16", "int8")
-BACKENDS = ("auto", "sdpa", "flash")
+BACKENDS = ("auto", "sdpa", "flash", "flash3", "sage", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient")
 TASKS = ("draw", "understand", "interleave")
 PAGE_FORMATS = ("markdown", "html")  # that a document is saved in; the first unless told otherwise
 SIZE_UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
@@ -499,8 +499,11 @@ class LoadSettings(Settings):
     )
     attention: str = _setting(
         "auto",
-        "auto and sdpa: torch's own attention. flash: the flash-attn package, which must be installed; float16 or "
-        "bfloat16 on NVIDIA cards only.",
+        "auto: on an NVIDIA card the quickest of torch's kernels and the flash-attn that is installed, measured once "
+        "and remembered; else sdpa. sdpa: what torch picks. sdpa_cudnn, sdpa_flash, sdpa_efficient: one of torch's "
+        "kernels. flash, flash3, sage: the packages flash-attn, flash-attn 3 and SageAttention, which must be "
+        "installed; sage is less exact. All but auto and sdpa need an NVIDIA card, and most float16 or bfloat16. One "
+        "that is wrong here is refused.",
         option="attn_backend",
         choices=BACKENDS,
         advanced=True,
