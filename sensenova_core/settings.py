@@ -529,7 +529,7 @@ class LoadSettings(Settings):
 class ForecastSettings(Settings):
     """What is to be planned before there is a prompt for it. Checked when made; raises SettingsError.
 
-    task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
+    task: one of TASKS: a picture, an answer, or a document at its largest. images: how many are edited or
     read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
     inpaint: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for,
     in place of what is free here.
@@ -538,7 +538,7 @@ class ForecastSettings(Settings):
     task: str = _setting(
         "draw",
         "draw: a picture, or with images an edit. understand: an answer, which {width}, {height} and "
-        "{batch_size} do not change. interleave: a document as far as its first picture.",
+        "{batch_size} do not change. interleave: a document at its largest.",
         choices=TASKS,
     )
     images: int = _setting(0, "Images to edit, or to read.", option="num_images", low=0, high=MAX_IMAGES)

@@ -95,13 +95,32 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, grouped: bo
     grouped = groups > 1 and (_groups_heads(query, mask) if grouped is None else grouped)
     if groups > 1 and not grouped:
         key, value = (part.repeat_interleave(groups, dim=2) for part in (key, value))
+    computed = torch.float16 if _lacks_bfloat16(query) else query.dtype
     out = F.scaled_dot_product_attention(
-        *(part.transpose(1, 2) for part in (query, key, value)),
+        *(part.to(computed).transpose(1, 2) for part in (query, key, value)),
         attn_mask=mask,
         is_causal=causal and new == seen and new > 1,
         enable_gqa=grouped,
     )
-    return out.transpose(1, 2)
+    return out.transpose(1, 2).to(query.dtype)
+
+
+def _lacks_bfloat16(query: Tensor) -> bool:
+    """Whether these are numbers for which only kernels that make the whole matrix of scores are there: bfloat16 on a
+    card before compute capability 8.0.
+
+    In float16 there are others. Queries and keys are normalised before, and it has three bits more than bfloat16.
+    """
+    return query.dtype == torch.bfloat16 and query.is_cuda and not _has_bfloat16(query.device)
+
+
+def _has_bfloat16(card: torch.device) -> bool:
+    return torch.cuda.get_device_capability(card) >= (8, 0)
+
+
+def repeats_heads(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `sdpa` repeats heads of keys and values there."""
+    return device.type == "cuda" and (dtype == torch.float32 or not _has_bfloat16(device))
 
 
 def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
@@ -113,4 +132,4 @@ def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
     if query.device.type != "cuda":
         return True
     half = query.dtype != torch.float32
-    return half and mask is None and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return half and mask is None and _has_bfloat16(query.device)

@@ -97,9 +97,12 @@ class Reader:
         start = context.tokens
         ids, slots = sequence.ids[start:], sequence.slots
         x = self._embedded(ids, weights)
-        if slots[start:].any():
-            images = torch.cat([self.embed(image) for image in sequence.images])
-            x[slots[start:].to(x.device)] = images[int(slots[:start].sum()) :]
+        places = slots.nonzero().flatten().split([image.grid.tokens for image in sequence.images])
+        for image, place in zip(sequence.images, places, strict=True):
+            first, stop = int(place[0]), int(place[-1]) + 1  # an image's tokens follow each other
+            if stop > start:
+                unread = max(first, start)
+                x[unread - start : stop - start] = self.embed(image)[unread - first :]
         return context, x, sequence.positions[:, start:]
 
     def feed(self, contexts: list[Context], ids: list[int]) -> list[Tensor]:
@@ -168,7 +171,7 @@ class Reader:
                 context.reserve(context.tokens + len(x))
                 reading = ReadingAttention(context, runs(positions[0]), self.kernel)
                 inputs.append((x[None], self.model.rotation(positions[None].to(x.device)), reading.attend_at))
-            read_in = self.model.understanding.decoder.together(inputs, weights.layers(UNDERSTANDING))
+            read_in = self.model.understanding.decoder.together(inputs, weights.layers(UNDERSTANDING), last=True)
             return [hidden[:, -1] for hidden in read_in]
 
         longest = max(len(x) for _, x, _ in unread)
