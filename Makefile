@@ -11,7 +11,7 @@ endif
 PIP := $(PY) -m pip --disable-pip-version-check
 PROMPT := a big yellow star to the left of a small red circle on a blue background
 
-.PHONY: demo demo-eval test live workflows nightly bench lint clean
+.PHONY: demo demo-eval test live workflows gallery nightly bench lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sensenova generate --model demo --prompt "$(PROMPT)" --output outputs/demo.png
@@ -34,6 +34,10 @@ workflows: $(VENV)/.test
 	PYTHONPATH=. $(PY) tools/workflows/export.py workflows/api/*.json
 	PYTHONPATH=. $(PY) -m tools.workflows.thumbnails workflows/api/*.json
 	PYTHONPATH=. $(PY) -m tools.workflows.blueprints
+
+# The pictures of docs/gallery.md, each to be looked at. Needs the same.
+gallery: $(VENV)/.test
+	PYTHONPATH=. $(PY) -m tools.workflows.gallery
 
 # What takes too long for every change: 100,000 damaged files.
 nightly: $(VENV)/.test

@@ -34,10 +34,13 @@ from .memory import Placement, Plan, Task, limits_of
 from .memory.activations import PAINTING, SOLVING, Activations
 from .memory.forecast import Forecast, explained, foresee
 from .model import SenseNovaU1, Weights, attention_kernel
+from .model.attention import repeats_heads
 from .model.capture import BYTES as CAPTURED_BYTES
 from .model.capture import capture_on
 from .model.compiled import Compiler
 from .model.devices import TORCH_DTYPES, device_named
+from .model.exactness import Use
+from .model.quickest import name_of, prepare
 from .reading.images import MaxPixels, ReferenceImage, listed, references
 from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder, TokenSequence
@@ -140,18 +143,21 @@ class Engine:
         dtype = TORCH_DTYPES.get(settings.dtype)
         self.stored = StoredWeights(self.model, self.checkpoint.headers, dtype, int8=int8)
         self.remembered = Remembered()
+        compute = self.stored.compute_dtype
         capture = None if settings.enforce_eager else capture_on(self.device)
         self.activations = Activations(
             self.config,
-            self.stored.compute_dtype.itemsize,
+            compute.itemsize,
             int8=bool(int8),
+            repeats=repeats_heads(self.device, compute),
             captured=0 if capture is None else CAPTURED_BYTES,
         )
         self.memory = Placement(
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
         )
         self.attention = settings.attention
-        self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
+        use = Use.of(self.config.decoder, self.device, dtype=self.stored.compute_dtype)
+        self._kernel = attention_kernel(settings.attention, use=use)
         # None: nobody wants layers compiled.
         self._compiler = (
             Compiler(self.model, self.device, self._say) if settings.compile and not settings.enforce_eager else None
@@ -183,6 +189,11 @@ class Engine:
             f"a loaded model cannot be pickled or copied: {self.name} holds files and threads; hand on its path, and "
             "load it in the process that uses it"
         )
+
+    @property
+    def attention_used(self) -> str:
+        """The attention backend that computes: of "auto" what it found to be the quickest."""
+        return name_of(self._kernel, self.attention)
 
     def alone(self) -> AbstractContextManager[None]:
         """Within it no other thread uses this engine: for several calls that belong together, such as `use_loras` and
@@ -217,19 +228,21 @@ class Engine:
 
     def document_task(self, settings: DocumentSettings, images: int = 0) -> Task:
         """What `interleave` is to do as far as its first picture, for `plan`, after a usual prompt with images."""
-        return self._document_task(settings, self.activations.usual_tokens(images))
+        return self._document_tasks(settings, self.activations.usual_tokens(images))[0]
 
     def correction_task(self, settings: CorrectionSettings, images: int = 0) -> Task:
         """`document_task` of `self_correct`."""
-        return self._document_task(settings.document, self.activations.usual_tokens(images), name=SELF_CORRECTION)
+        tokens = self.activations.usual_tokens(images)
+        return self._document_tasks(settings.document, tokens, name=SELF_CORRECTION)[0]
 
-    def _document_task(
+    def _document_tasks(
         self, settings: DocumentSettings, tokens: int | dict[str, int], index: int = 0, *, name: str = "a document"
-    ) -> Task:
-        """As far as the picture of that index. tokens: written so far, by growing branch, or of each."""
+    ) -> list[Task]:
+        """As far as the picture of that index, and each later one. tokens: written so far, by growing branch, or of
+        each."""
         written = dict.fromkeys(growing(settings), tokens) if isinstance(tokens, int) else tokens
         unconditional = flow.UNCONDITIONAL in flow.branches_needed(settings.sampling, edit=True)
-        return self.activations.document(settings, written, index, unconditional=unconditional, name=name)
+        return self.activations.documents(settings, written, index, unconditional=unconditional, name=name)
 
     def plan(self, task: Task, card: int | None = None, system_free: int | None = None) -> Plan:
         """What a task will take, and where the weights will be. card, system_free: bytes to plan for in place of what
@@ -472,7 +485,7 @@ class Engine:
     def _guesser(self, sequences: Sequence[TokenSequence], keys: Sequence[str], settings: SamplingSettings) -> Denoiser:
         self.end_guessing()
         settings.check_size(self.config.token_pixels)
-        self._start(self.guessing_task(sequences, settings), keys)
+        self._start(self.guessing_task(sequences, settings), needed=keys)
         prefixes = self.reader.prefixes_of({str(index): each for index, each in enumerate(sequences)})
         edit = any(each.images for each in sequences)
         return self.memory.run(
@@ -612,10 +625,10 @@ class Engine:
             """Plan anew before a picture: all that was written has grown."""
             written = {branch: context.tokens for branch, context in contexts.items()}
             grown = sum(context.nbytes for context in contexts.values())
-            self._start(self._document_task(settings, written, index, name=name), growing=grown)
+            self._start(*self._document_tasks(settings, written, index, name=name), growing=grown)
 
         return self._running(
-            lambda: self._document_task(settings, begun, name=name),
+            lambda: self._document_tasks(settings, begun, name=name),
             lambda: Writer(
                 self.reader,
                 self.prompts,
@@ -630,7 +643,7 @@ class Engine:
 
     def _running(
         self,
-        task: Callable[[], Task],
+        task: Callable[[], Task | list[Task]],
         start: Callable[[], Iterator[Result]],
         *,
         needed: Callable[[], Sequence[str]] = lambda: (),
@@ -638,7 +651,8 @@ class Engine:
     ) -> Iterator[Result]:
         """What `start` yields, once the run is planned and prepared; an error if weights are taken away in between.
 
-        needed, conversation: what the run goes on from, see Remembered.trim.
+        task: several of a run that is planned anew for each, as it grows. needed, conversation: what the run goes on
+        from, see Remembered.trim.
         """
         run = self._run(task, start, needed, conversation=conversation)
         return Results(self._turn, run, partial(memory_in_words, self.memory.given_up))
@@ -646,7 +660,7 @@ class Engine:
     @torch.inference_mode()
     def _run(
         self,
-        task: Callable[[], Task],
+        task: Callable[[], Task | list[Task]],
         start: Callable[[], Iterator[Result]],
         needed: Callable[[], Sequence[str]],
         *,
@@ -655,7 +669,9 @@ class Engine:
         """`_running`, within the engine's turn."""
         self.use_loras(self.loras)  # as their files are now
         self.end_guessing()
-        self._start(task(), needed(), conversation=conversation)
+        tasks = task()
+        tasks = tasks if isinstance(tasks, list) else [tasks]
+        self._start(*tasks, needed=needed(), conversation=conversation)
         dropped, loras = self.memory.residency.times_dropped, self.loras
         for result in start():
             yield result
@@ -670,9 +686,18 @@ class Engine:
         with self._turn, memory_in_words(self.memory.given_up):
             yield
 
-    def _start(self, task: Task, needed: Sequence[str] = (), *, conversation: bool = False, growing: int = 0) -> None:
-        """growing: bytes that the run itself has on the device already, beside what is remembered."""
-        plan = self.memory.start(task, self.remembered.nbytes + growing)
+    def _start(
+        self,
+        task: Task,
+        *later: Task,
+        needed: Sequence[str] = (),
+        conversation: bool = False,
+        growing: int = 0,
+    ) -> None:
+        """later: what the run will be planned anew for. growing: bytes that it has on the device already, beside what
+        is remembered."""
+        prepare(self._kernel)
+        plan = self.memory.start(task, self.remembered.nbytes + growing, later)
         if plan is not None:
             device = plan.limits.device
             spare = 0 if plan.streams else PREFIX_CACHE_BYTES if device is None else device - plan.device_bytes

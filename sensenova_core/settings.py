@@ -30,7 +30,7 @@ CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
 DTYPES = ("float32", "bfloat16", "float16")
 VRAM_MODES = ("auto", "full", "balanced", "low")
 COMPUTES = ("auto", "bf16", "int8")
-BACKENDS = ("auto", "sdpa", "flash")
+BACKENDS = ("auto", "sdpa", "flash", "flash3", "sage", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient")
 TASKS = ("draw", "understand", "interleave")
 PAGE_FORMATS = ("markdown", "html")  # that a document is saved in; the first unless told otherwise
 SIZE_UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
@@ -499,8 +499,11 @@ class LoadSettings(Settings):
     )
     attention: str = _setting(
         "auto",
-        "auto and sdpa: torch's own attention. flash: the flash-attn package, which must be installed; float16 or "
-        "bfloat16 on NVIDIA cards only.",
+        "auto: on an NVIDIA card the quickest of torch's kernels and the flash-attn that is installed, measured once "
+        "and remembered; else sdpa. sdpa: what torch picks. sdpa_cudnn, sdpa_flash, sdpa_efficient: one of torch's "
+        "kernels. flash, flash3, sage: the packages flash-attn, flash-attn 3 and SageAttention, which must be "
+        "installed; sage is less exact. All but auto and sdpa need an NVIDIA card, and most float16 or bfloat16. One "
+        "that is wrong here is refused.",
         option="attn_backend",
         choices=BACKENDS,
         advanced=True,
@@ -532,7 +535,7 @@ class LoadSettings(Settings):
 class ForecastSettings(Settings):
     """What is to be planned before there is a prompt for it. Checked when made; raises SettingsError.
 
-    task: one of TASKS: a picture, an answer, or a document as far as its first picture. images: how many are edited or
+    task: one of TASKS: a picture, an answer, or a document at its largest. images: how many are edited or
     read. think_tokens: of reasoning before a picture. max_tokens: of an answer. prompt_tokens: with the system message.
     inpaint: whether the picture is painted within a mask. card, ram: sizes such as "11GiB" of free memory to plan for,
     in place of what is free here.
@@ -541,7 +544,7 @@ class ForecastSettings(Settings):
     task: str = _setting(
         "draw",
         "draw: a picture, or with images an edit. understand: an answer, which {width}, {height} and "
-        "{batch_size} do not change. interleave: a document as far as its first picture.",
+        "{batch_size} do not change. interleave: a document at its largest.",
         choices=TASKS,
     )
     images: int = _setting(0, "Images to edit, or to read.", option="num_images", low=0, high=MAX_IMAGES)

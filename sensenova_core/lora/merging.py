@@ -24,10 +24,11 @@ def merge(value: Tensor | Packed, terms: Sequence[Term], into: Tensor) -> None:
     """Write value + sum of amount * up @ down to a contiguous tensor of its shape, on the same device.
 
     Summed in float32 and rounded once, some rows at a time, so that no whole change and no whole float32 weight exists.
-    The terms' order decides the last bit.
+    A weight that is not packed is first rounded to the type it runs in, wherever it lies: so it is without LoRAs, and
+    so it comes to a card. The terms' order decides the last bit.
     """
     target = into.flatten(1)
-    if isinstance(value, Tensor) and _at_once(value, terms, into):
+    if isinstance(value, Tensor) and _at_once(terms, into):
         [(amount, up, down)] = terms
         target.copy_(value.flatten(1)).addmm_(up, down, alpha=amount)
         return
@@ -37,29 +38,29 @@ def merge(value: Tensor | Packed, terms: Sequence[Term], into: Tensor) -> None:
     for first in range(0, len(target), height):
         part = target[first : first + height]
         numbers = part if beside is None else beside[: len(part)]
-        _copy_rows(value, first, numbers)
+        _copy_rows(value, first, numbers, dtype=into.dtype)
         for (amount, up, _), down in zip(terms, downs, strict=True):
             numbers.addmm_(up[first : first + height].float(), down, alpha=amount)
         if beside is not None:
             part.copy_(numbers)
 
 
-def _at_once(value: Tensor, terms: Sequence[Term], into: Tensor) -> bool:
-    """Whether one product can add to the weight: of one type, whose products are summed in float32 and rounded once.
+def _at_once(terms: Sequence[Term], into: Tensor) -> bool:
+    """Whether one product can add to the weight: of its type, whose products are summed in float32 and rounded once.
 
     That of float16 is 200 times slower than float32's on a CPU.
     """
     if len(terms) != 1 or (into.dtype == torch.float16 and not into.is_cuda):
         return False
-    return {value.dtype, *(factor.dtype for factor in terms[0][1:])} == {into.dtype}
+    return {factor.dtype for factor in terms[0][1:]} == {into.dtype}
 
 
-def _copy_rows(value: Tensor | Packed, first: int, into: Tensor) -> None:
-    """into: (rows, width) float32."""
+def _copy_rows(value: Tensor | Packed, first: int, into: Tensor, *, dtype: torch.dtype) -> None:
+    """into: (rows, width) float32. dtype: that the weight runs in."""
     if isinstance(value, Packed):
         value.rows(first, len(into)).unpack(into)
     else:
-        into.copy_(value[first : first + len(into)].view(into.shape))
+        into.copy_(value[first : first + len(into)].to(dtype).view(into.shape))
 
 
 def merge_scratch(shape: tuple[int, ...], ranks: Sequence[int], *, unpacking: int) -> int:

@@ -27,12 +27,14 @@ PAINTING, SOLVING = 5, 8
 class Activations:
     """Of one model. itemsize: bytes of a number that it computes with. int8: whether its products are of INT8.
 
-    captured: bytes that captured tokens take while text is written.
+    repeats: whether attention repeats heads of keys and values for want of a kernel. captured: bytes that captured
+    tokens take while text is written.
     """
 
     config: ModelConfig
     itemsize: int
     int8: bool = False
+    repeats: bool = False
     captured: int = 0
 
     def drawing(
@@ -51,18 +53,21 @@ class Activations:
         tokens = sum(prefix_tokens.values())
         states = tokens * self.state_bytes  # all branches go through a layer one after the other
         reading = self.kv_bytes(tokens) + self.layer_bytes(self._portion(max(prefix_tokens.values()))) + states
+        stays = self._kept(*prefix_tokens.values())
         name = f"an edit of {_counted(images, 'image')}," if images else "a picture of"
         size = (
             f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {_counted(settings.steps, 'step')}"
         )
-        drawing = Work(self.drawing_bytes(settings, prefix_tokens, beside), settings.steps)
-        return Task(f"{name} {size}", Work(reading, int(unread)), drawing=drawing)
+        drawing = Work(self.drawing_bytes(settings, prefix_tokens, beside), settings.steps, stays)
+        return Task(f"{name} {size}", Work(reading, int(unread), stays, uneven=True), drawing=drawing)
 
     def writing(self, tokens: int, more: int, name: str) -> Task:
         """Up to `more` tokens of text after `tokens`: their keys and values, of which a growing layer exists twice."""
         total = _blocks(tokens + more)
-        reading = self.kv_bytes(total) + self._one_layer(total) + self.reading_bytes(tokens) + self.captured
-        return Task(f"{name} up to {more} tokens after {tokens}", Work(reading), writes=True)
+        layer = max(self.reading_bytes(tokens), self._repeated(total))
+        reading = self.kv_bytes(total) + self._one_layer(total) + layer + self.captured
+        work = Work(reading, stays=self._kept(total), uneven=True)
+        return Task(f"{name} up to {more} tokens after {tokens}", work, writes=True)
 
     def document(
         self,
@@ -84,11 +89,37 @@ class Activations:
         drawn = self.config.grid(width=sampling.width, height=sampling.height).tokens
         grown = {name: _blocks(tokens + drawn + USUAL_TEXT) for name, tokens in written.items()}
         reading = self.kv_bytes(sum(grown.values())) + self._one_layer(max(grown.values()))
-        reading += max(self.reading_bytes(max(written.values())), self.layer_bytes(drawn)) + self.captured
+        layer = max(self.reading_bytes(max(written.values())), self.layer_bytes(drawn))
+        reading += max(layer, self._repeated(max(grown.values()))) + self.captured
         prefixes = grown | ({UNCONDITIONAL: USUAL_PROMPT} if unconditional else {})
         drawn_as = f"picture {index + 1} of {name}, {sampling.width} x {sampling.height}"
-        drawing = Work(self.drawing_bytes(sampling, prefixes), sampling.steps)
-        return Task(drawn_as, Work(reading), writes=True, drawing=drawing)
+        drawing = Work(self.drawing_bytes(sampling, prefixes), sampling.steps, self._kept(*prefixes.values()))
+        return Task(
+            drawn_as, Work(reading, stays=self._kept(*grown.values()), uneven=True), writes=True, drawing=drawing
+        )
+
+    def documents(
+        self,
+        settings: DocumentSettings,
+        written: Mapping[str, int],
+        index: int,
+        *,
+        unconditional: bool,
+        name: str = "a document",
+    ) -> list[Task]:
+        """`document` as far as the picture of that index and as far as each later one, of which each takes more: with
+        usual text between them, as long as a context has room."""
+        tasks, tokens = [], dict(written)
+        for each in range(index, max(index + 1, settings.max_images)):
+            tasks.append(self.document(settings, tokens, each, unconditional=unconditional, name=name))
+            if settings.max_images == 0:
+                break
+            drawn = settings.of_image(min(each, settings.max_images - 1))
+            grown = self.config.grid(width=drawn.width, height=drawn.height).tokens + USUAL_TEXT
+            tokens = {branch: count + grown for branch, count in tokens.items()}
+            if max(tokens.values()) > self.config.decoder.max_positions:
+                break
+        return tasks
 
     def usual_tokens(self, images: int, prompt: int = USUAL_PROMPT) -> int:
         """Of a prompt with so many images, each of the largest size that is read."""
@@ -146,6 +177,15 @@ class Activations:
             attention += _quantising_bytes(rows, max(hidden, decoder.num_heads * decoder.head_dim))
             feed_forward += _quantising_bytes(min(rows, ROWS) * places, max(hidden, inner))
         return rows * self.state_bytes + max(attention, feed_forward)
+
+    def _kept(self, *tokens: int) -> tuple[int, int]:
+        """Bytes of the keys and values of contexts of so many tokens, and how many tensors they are."""
+        return self.kv_bytes(sum(tokens)), 2 * self.config.decoder.num_layers * len(tokens)
+
+    def _repeated(self, tokens: int) -> int:
+        """What attention to so many tokens takes where a card has no kernel for fewer heads of keys and values."""
+        decoder = self.config.decoder
+        return self._one_layer(tokens) * decoder.num_heads // decoder.num_kv_heads if self.repeats else 0
 
     def _one_layer(self, tokens: int) -> int:
         return self.kv_bytes(tokens) // self.config.decoder.num_layers

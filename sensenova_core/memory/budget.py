@@ -19,7 +19,7 @@ class Limits:
 
     device: everything on the card. weights: those alone, as a host with other models to run wishes it; a ring of
     buffers may overstep it. buffers: those of weights, after memory ran out. page_locked: of system memory, of which
-    also what is free bounds it.
+    also what is free bounds it. libraries: what these take of the card beside everything that is planned.
     """
 
     mode: str = "auto"
@@ -27,6 +27,7 @@ class Limits:
     weights: int | None = None
     buffers: int | None = None
     page_locked: int | None = None
+    libraries: int = 0
 
     def __post_init__(self):
         check_choice("vram_mode", self.mode, VRAM_MODES)

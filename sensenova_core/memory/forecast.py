@@ -16,6 +16,7 @@ from ..settings import (
     understanding_pixel_limits,
 )
 from .activations import PAINTING, USUAL_TEXT, Activations
+from .allocator import libraries
 from .budget import Limits, in_words, parse_size
 from .placement import Placement
 from .plan import Plan, Sizes, Task, make_plan
@@ -63,11 +64,15 @@ def foresee(
     card, ram = parse_size("card", asked.card), parse_size("ram", asked.ram)
     tasks = _usual_tasks(activations, asked, settings=settings, branches=branches)
     more = {"assumed": _assumed(asked)}
+    in_place = memory.in_place and card is None
+    if asked.task == "interleave":  # its largest
+        fits = len(tasks) - 1 if in_place else memory.largest(tasks, remembered, card=card, system_free=ram)[0]
+        more["document"] = _as_far_as(fits, len(tasks))
+        tasks = [tasks[fits]]
     if memory.device.type == "cpu" and card is None:
         more["card"] = _cards_for(memory, tasks)
     made = []
     for task in tasks:
-        in_place = memory.in_place and card is None
         plan = None if in_place else memory.plan(task, remembered, card=card, system_free=ram)
         rows, free = (_in_place(memory, task) if plan is None else rows_of(plan)), None
         if memory.device.type == "cpu" and card is None:
@@ -92,7 +97,7 @@ def _usual_tasks(
     if asked.task == "interleave":
         written = {name: prompt + asked.think_tokens for name in branches if name != UNCONDITIONAL}
         guided = UNCONDITIONAL in branches
-        return [activations.document(DocumentSettings(settings), written, 0, unconditional=guided)]
+        return activations.documents(DocumentSettings(settings), written, 0, unconditional=guided)
     lengths = {CONDITION: prompt + asked.think_tokens, IMAGES_ONLY: prompt, UNCONDITIONAL: USUAL_PROMPT}
     used = {name: lengths[name] for name in branches}
     beside = PAINTING if asked.inpaint else 0
@@ -100,6 +105,13 @@ def _usual_tasks(
     if not asked.think_tokens:
         return [drawing]
     return [activations.writing(prompt, asked.think_tokens, "reasoning of"), drawing]
+
+
+def _as_far_as(index: int, pictures: int) -> str:
+    """index: of the last picture that fits."""
+    if index == pictures - 1:
+        return f"grows with each of up to {pictures} pictures; this is its largest, and it is planned anew before each"
+    return f"fits as far as picture {index + 1} of up to {pictures}; set max_images, or draw smaller pictures"
 
 
 def _assumed(asked: ForecastSettings) -> str:
@@ -140,8 +152,9 @@ def _there(task: Task, needed: int, free: int) -> str:
 
 def _cards_for(memory: Placement, tasks: list[Task]) -> str:
     """What to know about cards where none was named."""
-    least = max(memory.sizes.smallest(task)[0] for task in tasks)
-    most = max(make_plan(memory.sizes, task, Limits("full"), system_free=0).device_bytes for task in tasks)
+    full = Limits("full", libraries=libraries(None))
+    least = max(memory.sizes.smallest(task, full.libraries)[0] for task in tasks)
+    most = max(make_plan(memory.sizes, task, full, system_free=0).device_bytes for task in tasks)
     return (
         f"none was named; {in_words(least, ceil)} is the least that works, with {in_words(most, ceil)} all layers "
         "of the expert in use stay. To plan for one, give its free memory as card (--card), such as 11GiB"

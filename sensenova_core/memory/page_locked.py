@@ -1,6 +1,7 @@
 """Units on their way from the files to the device: read through two buffers, or kept page-locked for the next pass."""
 
 import logging
+import mmap
 import weakref
 
 import torch
@@ -16,20 +17,33 @@ log = logging.getLogger(__name__)
 
 
 class PageLockedBuffer:
-    """System memory for one unit. copied: the mark of the last copy out of it."""
+    """System memory for one unit. copied: the mark of the last copy out of it.
+
+    It has its pages to itself: what is locked and given back is pages, and one that two buffers shared would be refused
+    to the second, or taken from it.
+    """
 
     def __init__(self, size: int, transfers: Transfers, *, pin: bool):
-        self.bytes = torch.empty(size, dtype=torch.uint8, device="cpu")
-        self.pinned = pin and transfers.pin(self.bytes)
+        pages = _pages(size)
+        self.bytes = pages[:size]
+        self.pinned = pin and transfers.pin(pages)
         self.copied: Mark = None
         self._transfers = transfers
         # Memory must not be freed while it is page-locked, also when its owner is simply dropped.
-        self._unpin = weakref.finalize(self, transfers.unpin, self.bytes) if self.pinned else None
+        self._unpin = weakref.finalize(self, transfers.unpin, pages) if self.pinned else None
 
     def release(self) -> None:
         self._transfers.finish(self.copied)
         if self._unpin is not None:
             self._unpin()
+
+
+def _pages(size: int) -> Tensor:
+    """Whole pages of system memory for so many bytes, which nothing else lies in: uint8."""
+    length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    room = torch.empty(length + mmap.PAGESIZE, dtype=torch.uint8, device="cpu")
+    first = -room.data_ptr() % mmap.PAGESIZE
+    return room[first : first + length]
 
 
 class PageLockedStore:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -14,6 +15,7 @@ from ..errors import SenseNovaError, SettingsError, first_line, out_of_memory, o
 from ..lora import Lora
 from ..model import GENERATION, UNDERSTANDING, SenseNovaU1, Weights
 from . import system_memory
+from .allocator import libraries
 from .budget import GIB, Limits, in_words, parse_max_memory
 from .clock import Clock
 from .fixed import Fixed
@@ -24,7 +26,7 @@ from .residency import Residency
 from .transfers import transfers_to
 from .units import Units, units_of, with_changes
 
-CARD_RESERVE = GIB // 2  # of a card: libraries' workspaces, code, the desktop
+CARD_RESERVE = GIB // 2  # of a card: CUDA's context, code, the desktop
 SMALLER = 0.75  # of the bytes in buffers, after memory ran out
 
 Result = TypeVar("Result")
@@ -103,6 +105,7 @@ class Placement:
         self._carried: tuple[str, ...] = ()  # keys of the LoRAs that layers carry
         self.sizes = Sizes.of(units, layers=self._layers, fixed=fixed.nbytes, stored_bytes=stored.nbytes)
         transfers = transfers_to(device)
+        self._transfers, self._phase = transfers, ""  # of the last piece of work
         self.clock = Clock(transfers)
         self.in_place = device.type == "cpu" and limits.mode in ("auto", "full") and limits.device is None
         self.residency: PlacedWeights = (
@@ -131,9 +134,10 @@ class Placement:
 
         card, system_free: bytes, in place of what this machine has free. Raises SettingsError where it cannot fit.
         """
-        limits = self.limits
+        limits = replace(self.limits, libraries=libraries(self.device))
         if card is not None:
-            limits = replace(limits, weights=None)  # that was said of the card that is here
+            # What a host allows was said of the card that is here.
+            limits = replace(limits, weights=None, libraries=limits.libraries or libraries(None))
         elif self.free is not None:
             card = self.free() + self.residency.nbytes + remembered - CARD_RESERVE
         elif limits.page_locked is None:
@@ -144,12 +148,24 @@ class Placement:
             system_free = system_memory.available_bytes() + self.residency.page_locked_bytes
         return make_plan(self.sizes, task, limits, system_free=system_free)
 
-    def start(self, task: Task, remembered: int = 0) -> Plan | None:
-        """Plan a run and prepare it; None where nothing needs a plan."""
+    def largest(self, tasks: Sequence[Task], remembered: int = 0, **there: int | None) -> tuple[int, Plan]:
+        """Of tasks of which each takes more than the one before: the index of the last that fits, and its plan.
+
+        there: as `plan` takes it. Raises SettingsError where not even the first fits.
+        """
+        for index in range(len(tasks) - 1, 0, -1):
+            with suppress(SettingsError):
+                return index, self.plan(tasks[index], remembered, **there)
+        return 0, self.plan(tasks[0], remembered, **there)
+
+    def start(self, task: Task, remembered: int = 0, later: Sequence[Task] = ()) -> Plan | None:
+        """Plan a run and prepare it; None where nothing needs a plan. later: what it will be planned anew for."""
         self.task, self._mended = task, False
         self.residency.stored.check_unchanged()
         if not self.in_place:
-            self._carry_out(self.plan(task, remembered))
+            plan = self.plan(task, remembered)
+            _, largest = self.largest([task, *later], remembered)
+            self._carry_out(replace(plan, later=largest.device_bytes if later else 0))
         if self.device.type == "cpu":
             self._check_system(task, remembered, None if self.in_place else self.last_plan)
         self.planned(self.last_plan)
@@ -227,6 +243,9 @@ class Placement:
             self._make_room(reason, of_system=of_system)
 
     def _run_once(self, phase: str, work: Callable[[Weights], Result]) -> Result:
+        if phase == "reading" or phase != self._phase:
+            self._transfers.trim()  # what was made of other sizes is in the way of what comes
+        self._phase = phase
         self.residency.enter(GENERATION if phase == "drawing" else UNDERSTANDING)  # before any tensor is made
         with self.clock.counting(phase):
             result = work(self.residency)
@@ -252,8 +271,7 @@ class Placement:
             raise self._given_up(reason, of_system=of_system)
         self._forget()
         self.residency.shrink(self.residency.buffer_bytes - fewer)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._transfers.trim()
         limits = replace(plan.limits, buffers=fewer)
         self._carry_out(make_plan(self.sizes, self.task, limits, system_free=plan.system_free))
         self.tell(

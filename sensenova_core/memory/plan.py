@@ -12,11 +12,13 @@ from math import ceil
 from ..errors import SettingsError
 from ..model import GENERATION, UNDERSTANDING
 from ..model.unified import EXPERTS
+from .allocator import taken, taken_by
 from .budget import Limits, in_words
 from .units import Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
-FRAGMENTATION = 1.15  # what an allocator reserves over what activations use
+FRAGMENTATION = 1.15  # what an allocator reserves over what activations use that come and go
+UNEVEN = 1.15  # times that, where they are of many lengths
 STAGING = 2  # page-locked buffers through which files are read
 
 
@@ -57,8 +59,9 @@ class Sizes:
         return self.working[expert] + (self.scratch if self.working[expert] else 0)
 
     def slot_of(self, expert: str) -> int:
-        """A buffer that any unit of an expert fits in. The experts of a mixture may differ much."""
-        return max(self.units[expert])
+        """A buffer that any unit of an expert fits in, as an allocator gives it. The experts of a mixture may differ
+        much."""
+        return taken(max(self.units[expert]))
 
     @property
     def layers(self) -> int:
@@ -68,7 +71,7 @@ class Sizes:
     @property
     def slot(self) -> int:
         """A buffer that any unit of either expert fits in."""
-        return max(map(max, self.units.values()))
+        return max(map(self.slot_of, self.units))
 
     @property
     def staging(self) -> int:
@@ -91,24 +94,35 @@ class Sizes:
         """Most bytes of weights that a mode asks for at one time: of one expert, though "auto" keeps both if it may."""
         return self.fixed + max(map(self.unpacking, self.units)) + self.buffers("full" if mode == "auto" else mode)
 
-    def smallest(self, task: "Task") -> tuple[int, int]:
-        """Bytes of the smallest budget for a task, and those of them that are beside the weights."""
+    def smallest(self, task: "Task", libraries: int = 0) -> tuple[int, int]:
+        """Bytes of the smallest budget for a task, and those of them that are beside the weights. libraries: see
+        Limits."""
+        beside = self.fixed + libraries
         return max(
-            (work.reserved + self.fixed + self.unpacking(expert) + self.slot_of(expert), work.reserved)
+            (work.reserved + beside + self.unpacking(expert) + self.slot_of(expert), work.reserved)
             for expert, work in task.works.items()
         )
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an expert does in a run. activations: bytes beside the weights. passes: None when nobody knows them yet."""
+    """What an expert does in a run. activations: bytes beside the weights. passes: None when nobody knows them yet.
+
+    stays: of the activations, how many bytes lie there from beginning to end, and in how many tensors: keys and values.
+    uneven: whether the others are of many lengths, as images and the text between them.
+    """
 
     activations: int
     passes: int | None = None
+    stays: tuple[int, int] = (0, 0)
+    uneven: bool = False
 
     @property
     def reserved(self) -> int:
-        return int(self.activations * FRAGMENTATION)
+        """What an allocator takes for them, at the most."""
+        size, count = self.stays
+        lost = FRAGMENTATION * UNEVEN if self.uneven else FRAGMENTATION
+        return taken_by(size, count) + int((self.activations - size) * lost)
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,7 @@ class Phase:
     resident: indexes of units that stay on the card. page_locked: of those streamed whose bytes are kept page-locked in
     system memory, because every pass wants them. ring: buffers that streamed units pass through. other_expert_units:
     how many of the other expert's may stay on the card meanwhile; other_slot_bytes: of a buffer for one.
-    unpacking_bytes: of what units are unpacked in.
+    unpacking_bytes: of what units are unpacked in. library_bytes: see Limits.libraries.
     """
 
     name: str
@@ -160,6 +174,7 @@ class Phase:
     other_expert_units: int
     page_locked: tuple[int, ...] = ()
     unpacking_bytes: int = 0
+    library_bytes: int = 0
 
     @cached_property
     def stays(self) -> frozenset[int]:
@@ -190,7 +205,8 @@ class Phase:
 
     @property
     def device_bytes(self) -> int:
-        return self.fixed_bytes + self.unpacking_bytes + self.buffer_bytes + self.activation_bytes
+        weights = self.fixed_bytes + self.unpacking_bytes + self.buffer_bytes
+        return weights + self.activation_bytes + self.library_bytes
 
 
 @dataclass(frozen=True)
@@ -198,7 +214,8 @@ class Plan:
     """Where weights will be during a run. phases: by expert. system_free: bytes of system memory there were to take.
 
     staging: bytes of the page-locked buffers that files are read through. stored_bytes: of the whole model. int8: how
-    many weights are multiplied as INT8.
+    many weights are multiplied as INT8. later: bytes on the card that the same run will take at the most, where it is
+    planned anew as it grows.
     """
 
     task: str
@@ -208,11 +225,12 @@ class Plan:
     stored_bytes: int
     phases: dict[str, Phase]
     int8: int = 0
+    later: int = 0
 
     @property
     def device_bytes(self) -> int:
-        """Peak on the card."""
-        return max(phase.device_bytes for phase in self.phases.values())
+        """Peak on the card, as an allocator reserves it. CUDA's own context comes on top."""
+        return max(self.later, *(phase.device_bytes for phase in self.phases.values()))
 
     @property
     def page_locked_bytes(self) -> int:
@@ -236,7 +254,7 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, *, system_free: int) -> 
     both = limits.mode == "auto" and min(rooms.values()) >= sizes.buffers("auto")
     lockable = max(0, limits.page_lockable(system_free) - sizes.staging)
     phases = {
-        expert: _phase(sizes, task, limits.mode, expert=expert, room=room, both=both, lockable=lockable)
+        expert: _phase(sizes, task, limits, expert=expert, room=room, both=both, lockable=lockable)
         for expert, room in rooms.items()
     }
     return Plan(
@@ -253,18 +271,19 @@ def make_plan(sizes: Sizes, task: Task, limits: Limits, *, system_free: int) -> 
 def _room(sizes: Sizes, task: Task, limits: Limits, *, expert: str) -> int:
     """Bytes for buffers on the card beside everything else in an expert's phase: one buffer or more."""
     room, slot, outside = sizes.buffers("auto"), sizes.slot_of(expert), sizes.fixed + sizes.unpacking(expert)
+    work = task.works[expert].reserved + limits.libraries
     if limits.weights is not None:  # without a ring no copy hides behind computing
         room = min(room, max(sizes.ring(limits.mode, expert) * slot, limits.weights - outside))
     if limits.buffers is not None:
         room = min(room, max(slot, limits.buffers))
     if limits.device is not None:
-        room = min(room, limits.device - task.works[expert].reserved - outside)
+        room = min(room, limits.device - work - outside)
     return room
 
 
 def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
     """Raise SettingsError unless every phase has room for one buffer."""
-    needed, work = sizes.smallest(task)
+    needed, work = sizes.smallest(task, limits.libraries)
     if limits.device is not None and limits.device < needed:
         raise SettingsError(
             f"{task.name} does not fit in {in_words(limits.device)} of device memory: the smallest that works "
@@ -273,12 +292,12 @@ def _check_smallest(sizes: Sizes, task: Task, limits: Limits) -> None:
         )
 
 
-def _phase(sizes: Sizes, task: Task, mode: str, *, expert: str, room: int, both: bool, lockable: int) -> Phase:
+def _phase(sizes: Sizes, task: Task, limits: Limits, *, expert: str, room: int, both: bool, lockable: int) -> Phase:
     """An expert's phase with so many bytes for buffers on the card. both: whether both experts' units have room there.
 
     lockable: bytes of system memory that units may be kept page-locked in.
     """
-    name = "drawing" if expert == GENERATION else "writing" if task.writes else "reading"
+    mode, name = limits.mode, "drawing" if expert == GENERATION else "writing" if task.writes else "reading"
     units, slot, work = sizes.units[expert], sizes.slot_of(expert), task.works[expert]
     if name == "reading":
         units = units[: len(units) - sizes.head_pieces]
@@ -314,6 +333,7 @@ def _phase(sizes: Sizes, task: Task, mode: str, *, expert: str, room: int, both:
         other_expert_units=other_units,
         page_locked=tuple(page_locked),
         unpacking_bytes=sizes.unpacking(expert),
+        library_bytes=limits.libraries,
     )
 
 

@@ -51,6 +51,8 @@ def rows_of(plan: Plan) -> dict[str, str]:
     rows |= compute_row(plan.int8)
     rows |= {phase.name: _phase_in_words(phase, plan.limits) for phase in plan.phases.values()}
     rows["device"] = f"{in_words(plan.device_bytes)} at most"
+    if any(phase.library_bytes for phase in plan.phases.values()):
+        rows["device"] += " (CUDA's own context comes on top)"
     if unpacking := max(phase.unpacking_bytes for phase in plan.phases.values()):
         rows["device"] += f", {in_words(unpacking)} of it to make one layer ready at a time"
     rows["system"] = (

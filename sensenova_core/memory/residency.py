@@ -274,7 +274,9 @@ class Residency:
 
     @torch.inference_mode()
     def _send(self, key: Key, slot: Slot, free: Mark) -> Mark:
-        return self.store.send(key, slot.buffer, free)
+        mark = self.store.send(key, slot.buffer, free)
+        slot.copied(mark)
+        return mark
 
 
 def _parts_in(slot: Slot) -> Callable[[Part], Tensor | Packed]:

@@ -1,7 +1,10 @@
 """Buffers on the device: those that units lie in, those that are free, and the one that units are made ready in."""
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +18,17 @@ class Slot:
     """A buffer on the device that any unit of an expert fits in, or that any of them is made ready in.
 
     ready: the copy into it. free: the end of its last use, noted late where nothing waits for it.
+
+    Its memory is given back to the queue that it was taken from, and that queue comes after the copies into it first,
+    also where nobody drops it but its owner ends.
     """
 
     def __init__(self, size: int, device: torch.device, transfers: Transfers):
         self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
         self.ready: Future[Mark] | None = None
+        self._copied: list[Mark] = [None]  # of the last copy
+        self._order = partial(_order, transfers, self._copied, transfers.stream())
+        weakref.finalize(self, self._order).atexit = False
         self.free = transfers.mark()  # after the allocation, which may itself be a piece of work in the device's queue
         self._modules: dict[str, nn.Module] = {}
 
@@ -38,14 +47,24 @@ class Slot:
             plant(unit, module, lying)
         return module
 
+    def copied(self, mark: Mark) -> None:
+        """Note the mark of a copy into it that has begun."""
+        self._copied[0] = mark
+
     def drop(self) -> None:
         """Give the memory back now, whoever still has a module on it, as a pass does until it gets the next one."""
+        self._order()
         for module in self._modules.values():
             uproot(module)
             for value in module.parameters():
                 value.data = value.data.new_empty(0)
         self._modules.clear()
         self.buffer = self.buffer.new_empty(0)
+
+
+def _order(transfers: Transfers, copied: list[Mark], stream: Any) -> None:
+    """Have a queue come after the last copy into a buffer of its. Holds no slot, for it outlives them."""
+    transfers.order(copied[0], stream)
 
 
 class Slots:
@@ -87,12 +106,13 @@ class Slots:
         return slot
 
     def evict(self, key: Key) -> None:
-        """Take a unit's buffer away from it; a copy into it that is under way ends first."""
+        """Take a unit's buffer away from it. A copy into it may be under way: what comes to it next is ordered behind
+        that, another copy by the queue of copies, and whoever is given its memory by `Slot.drop`."""
         slot = self.of.pop(key)
         self.times_taken += 1
         if slot.ready is not None:
-            if not slot.ready.cancel() and slot.ready.exception() is None:
-                self._transfers.finish(slot.ready.result())
+            if not slot.ready.cancel():
+                slot.ready.exception()  # waits until it has begun
             slot.ready = None
         if slot.free is None:
             slot.free = self._transfers.mark()
@@ -117,6 +137,7 @@ class Slots:
             self.working = None
 
     def drop(self) -> None:
+        """Give all of it back."""
         for key in list(self.of):
             self.evict(key)
         self.drop_free()

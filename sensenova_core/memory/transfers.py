@@ -3,6 +3,7 @@
 import logging
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -29,9 +30,16 @@ class Transfers:
     def mark(self) -> Mark:
         """The end of all computing asked for so far."""
 
+    def stream(self) -> Any:
+        """The queue of device work that computing asked for now goes to, and that memory taken now belongs to."""
+
     def wait(self, copy: "Future[Mark]") -> None:
         """Let whatever is computed from now on wait for a copy, once another thread has begun it."""
         copy.result()
+
+    def order(self, mark: Mark, stream: Any) -> None:
+        """Let whatever is asked of a queue from now on come after a mark; blocks nobody. What belonged to that queue
+        may be given back then, for only what comes later can be given it."""
 
     def finish(self, mark: Mark) -> None:
         """Block this thread until the device has passed a mark."""
@@ -57,25 +65,27 @@ class Transfers:
     def settle(self) -> None:
         """Wait until the device has done all that was asked of it."""
 
+    def trim(self) -> None:
+        """Give back memory of the device that the allocator holds and no tensor uses."""
+
 
 class CudaTransfers(Transfers):
     """Copies on a second stream, ordered by events against the stream that computes."""
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self._copying = torch.cuda.Stream(device)
         cudart = torch.cuda.cudart()
         assert cudart is not None  # a stream of its is there
         self._cudart = cudart
 
     def copy(self, source: Tensor, target: Tensor, after: Mark) -> Mark:
         done = torch.cuda.Event()
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self._copying):
             if after is not None:
-                self.stream.wait_event(after)
+                self._copying.wait_event(after)
             target.copy_(source, non_blocking=True)
-            target.record_stream(self.stream)  # its memory is not used anew while this runs, whoever drops it
-            done.record(self.stream)
+            done.record(self._copying)
         return done
 
     def mark(self) -> Mark:
@@ -83,8 +93,15 @@ class CudaTransfers(Transfers):
         event.record(torch.cuda.current_stream(self.device))
         return event
 
+    def stream(self) -> torch.cuda.Stream:
+        return torch.cuda.current_stream(self.device)
+
     def wait(self, copy: "Future[Mark]") -> None:
-        torch.cuda.current_stream(self.device).wait_event(copy.result())
+        self.order(copy.result(), self.stream())
+
+    def order(self, mark: Mark, stream: torch.cuda.Stream) -> None:
+        if mark is not None:
+            stream.wait_event(mark)
 
     def finish(self, mark: Mark) -> None:
         if mark is not None:
@@ -95,13 +112,22 @@ class CudaTransfers(Transfers):
         with torch.cuda.device(self.device):
             error = int(self._cudart.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
         if error:
+            self._pick_up_error()
             log.warning("page-locking %s of system memory failed (CUDA error %d)", in_words(buffer.nbytes), error)
         return not error
 
     def unpin(self, buffer: Tensor) -> None:
-        self.stream.synchronize()  # a copy out of it may be under way
+        self._copying.synchronize()  # a copy out of it may be under way
         with torch.cuda.device(self.device):
-            self._cudart.cudaHostUnregister(buffer.data_ptr())
+            error = int(self._cudart.cudaHostUnregister(buffer.data_ptr()))
+        if error:
+            self._pick_up_error()
+
+    def _pick_up_error(self) -> None:
+        """CUDA keeps the error of a call that failed for whoever launches something next from this thread, as if that
+        had failed: so something is launched for it."""
+        with suppress(RuntimeError):
+            torch.ones(1, device=self.device)
 
     def stamp(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -116,6 +142,9 @@ class CudaTransfers(Transfers):
 
     def settle(self) -> None:
         torch.cuda.synchronize(self.device)
+
+    def trim(self) -> None:
+        torch.cuda.empty_cache()
 
 
 def transfers_to(device: torch.device) -> Transfers:

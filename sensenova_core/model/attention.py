@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import SettingsError, check_choice
-from ..settings import BACKENDS
 from .config import DecoderConfig
 from .int8 import projected
 from .rope import Rotation
@@ -85,38 +83,45 @@ def _position(x: Tensor, norms: tuple[RMSNorm, RMSNorm], rotation: Rotation) -> 
     return rotation.turn(halves.flatten(-2)).to(x.dtype)
 
 
-def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Kernel:
-    """The kernel of a backend: "sdpa" (torch), "flash" (the flash-attn package), "auto" (torch's own choice).
+def sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, grouped: bool | None = None) -> Tensor:
+    """Attention through torch, which picks the fastest of its kernels that can run.
 
-    device, dtype: what it will run on. Raises SettingsError for an unknown name, or for "flash" where it cannot run.
+    grouped: whether that takes fewer heads of keys and values than of queries; None where it is not known.
     """
-    check_choice("attention", backend, BACKENDS)
-    if backend != "flash":
-        return sdpa
-    kernel = _flash_kernel()
-    if device.type != "cuda" or dtype == torch.float32:
-        problem = f"'flash' runs on CUDA in float16 or bfloat16, not on {device} in {dtype}"
-        raise SettingsError(problem, "choose 'auto' or 'sdpa'", setting="attention", value=backend)
-    return kernel
-
-
-def sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Attention through torch, which picks the fastest of its kernels that can run."""
     new, seen = query.shape[1], key.shape[1]
     mask = None
     if causal and new > 1 and new != seen:  # torch aligns is_causal to the top left; a small mask aligns it right
         mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
     groups = query.shape[2] // key.shape[2]
-    grouped = groups > 1 and _groups_heads(query, mask)
+    grouped = groups > 1 and (_groups_heads(query, mask) if grouped is None else grouped)
     if groups > 1 and not grouped:
         key, value = (part.repeat_interleave(groups, dim=2) for part in (key, value))
+    computed = torch.float16 if _lacks_bfloat16(query) else query.dtype
     out = F.scaled_dot_product_attention(
-        *(part.transpose(1, 2) for part in (query, key, value)),
+        *(part.to(computed).transpose(1, 2) for part in (query, key, value)),
         attn_mask=mask,
         is_causal=causal and new == seen and new > 1,
         enable_gqa=grouped,
     )
-    return out.transpose(1, 2)
+    return out.transpose(1, 2).to(query.dtype)
+
+
+def _lacks_bfloat16(query: Tensor) -> bool:
+    """Whether these are numbers for which only kernels that make the whole matrix of scores are there: bfloat16 on a
+    card before compute capability 8.0.
+
+    In float16 there are others. Queries and keys are normalised before, and it has three bits more than bfloat16.
+    """
+    return query.dtype == torch.bfloat16 and query.is_cuda and not _has_bfloat16(query.device)
+
+
+def _has_bfloat16(card: torch.device) -> bool:
+    return torch.cuda.get_device_capability(card) >= (8, 0)
+
+
+def repeats_heads(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `sdpa` repeats heads of keys and values there."""
+    return device.type == "cuda" and (dtype == torch.float32 or not _has_bfloat16(device))
 
 
 def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
@@ -128,17 +133,4 @@ def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
     if query.device.type != "cuda":
         return True
     half = query.dtype != torch.float32
-    return half and mask is None and torch.cuda.get_device_capability(query.device) >= (8, 0)
-
-
-def _flash_kernel() -> Kernel:
-    try:
-        from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]  # an optional package
-    except ImportError as error:
-        raise SettingsError(
-            f"'flash' needs the flash-attn package, which does not import here ({error})",
-            "install flash-attn, or choose 'auto' or 'sdpa'",
-            setting="attention",
-            value="flash",
-        ) from error
-    return flash_attn_func
+    return half and mask is None and _has_bfloat16(query.device)

@@ -27,7 +27,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._pool: Any = None  # a handle of memory, which one graph after the other takes
+        self._pool: Any = None  # of memory, which one graph after the other takes
 
     def __call__(self, work: Work) -> Work:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import first_line, out_of_memory
 from . import pieces
 from .attention import Attend, Attention, RMSNorm
-from .decoder import DecoderLayer
+from .decoder import LAST_TOKENS, DecoderLayer
 from .feed_forward import ROWS, FeedForward
 from .int8 import feeds_forward, projected
 from .rope import Rotation
@@ -61,13 +61,15 @@ class CompiledLayer:
     def __init__(self, layer: DecoderLayer, made_of: Pieces):
         self.layer, self.made_of = layer, made_of
 
-    def __call__(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        """x: (batch, tokens, hidden) -> the same."""
+    def __call__(self, x: Tensor, rotation: Rotation, attend: Attend, *, last: bool = False) -> Tensor:
+        """x: (batch, tokens, hidden) -> the same. last: see DecoderLayer."""
         layer, rows = self.layer, x.flatten(0, -2)
         first, then = layer.input_layernorm, layer.post_attention_layernorm
         made = self.made_of.normed(rows, first.weight, first.eps).view(x.shape)
-        made = self._attended(layer.self_attn, made, rotation, attend=attend).flatten(0, -2)
-        rows, made = self.made_of.added(rows, made, weight=then.weight, eps=then.eps)
+        made = self._attended(layer.self_attn, made, rotation, attend=attend)
+        if last and layer.leaves_out(x):
+            x, made = x[:, -LAST_TOKENS:], made[:, -LAST_TOKENS:]
+        rows, made = self.made_of.added(x.flatten(0, -2), made.flatten(0, -2), weight=then.weight, eps=then.eps)
         return (rows + self._fed(layer.mlp, made)).view(x.shape)
 
     def _attended(self, attention: Attention, x: Tensor, rotation: Rotation, *, attend: Attend) -> Tensor:
@@ -118,8 +120,8 @@ class _CompiledWeights:
             return layer
         compiled, least = CompiledLayer(layer, self._made_of), self._least_rows
 
-        def chosen(x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-            return (compiled if x.shape[:-1].numel() >= least else layer)(x, rotation, attend)
+        def chosen(x: Tensor, rotation: Rotation, attend: Attend, *, last: bool = False) -> Tensor:
+            return (compiled if x.shape[:-1].numel() >= least else layer)(x, rotation, attend, last=last)
 
         return chosen
 

@@ -38,8 +38,8 @@ class TokenLayer:
         # Of all queries and keys: (heads + kv_heads, 2, head_dim / 2).
         self.head_norms = torch.stack([queries] * self.heads + [keys] * self.kv_heads)
 
-    def __call__(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        """x: (1, 1, hidden) -> the same."""
+    def __call__(self, x: Tensor, rotation: Rotation, attend: Attend, *, last: bool = False) -> Tensor:
+        """x: (1, 1, hidden) -> the same. last: see DecoderLayer; of one token nothing is left out."""
         made = self.inner(self.first(x)).unflatten(-1, (-1, self.head_dim))  # of queries, keys and values
         turned = self._turned(made[..., : self.heads + self.kv_heads, :], rotation)
         out = attend(turned[..., : self.heads, :], turned[..., self.heads :, :], made[..., -self.kv_heads :, :])

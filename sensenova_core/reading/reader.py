@@ -102,9 +102,12 @@ class Reader:
         start = context.tokens
         ids, slots = sequence.ids[start:], sequence.slots
         x = self._embedded(ids, weights)
-        if slots[start:].any():
-            images = torch.cat([self.embed(image) for image in sequence.images])
-            x[slots[start:].to(x.device)] = images[int(slots[:start].sum()) :]
+        places = slots.nonzero().flatten().split([image.grid.tokens for image in sequence.images])
+        for image, place in zip(sequence.images, places, strict=True):
+            first, stop = int(place[0]), int(place[-1]) + 1  # an image's tokens follow each other
+            if stop > start:
+                unread = max(first, start)
+                x[unread - start : stop - start] = self.embed(image)[unread - first :]
         return context, x, sequence.positions[:, start:]
 
     def feed_token(self, context: Context, token: int, rows: TextRows) -> Tensor:
@@ -188,7 +191,7 @@ class Reader:
                     reading = ReadingAttention(context, stretches, self.kernel, after=start)
                     inputs.append((x[None, start:stop], turned.of(start, stop), reading.attend_at))
                 lasts.append(len(inputs) - 1)
-            read_in = self.model.understanding.decoder.together(inputs, weights.layers(UNDERSTANDING))
+            read_in = self.model.understanding.decoder.together(inputs, weights.layers(UNDERSTANDING), last=True)
             return [read_in[index][:, -1] for index in lasts]
 
         longest = max(len(x) for _, x, _ in unread)

@@ -9,7 +9,7 @@ from ..memory.forecast import Forecast, InPlace
 from .bars import Bar, Chart, Piece, picture
 
 STAYS, STREAMS, OTHER, WORK = "#4C78A8", "#72B7B2", "#54A24B", "#F58518"
-READY, FIXED, LOCKED, FILES = "#EECA3B", "#9D755D", "#B279A2", "#BAB0AC"
+READY, FIXED, LOCKED, FILES, LIBRARIES = "#EECA3B", "#9D755D", "#B279A2", "#BAB0AC", "#FF9DA6"
 
 
 def forecast_picture(forecasts: Sequence[Forecast]) -> Image.Image:
@@ -36,6 +36,7 @@ def charts_of(plan: Plan) -> list[Chart]:
             Piece("one layer made ready", phase.unpacking_bytes, READY),
             Piece("small weights", phase.fixed_bytes, FIXED),
             Piece("the task itself", phase.activation_bytes, WORK),
+            Piece("libraries", phase.library_bytes, LIBRARIES),
         )
         bars.append(Bar(f"{phase.name}, on the card", _some(pieces), limit))
     locked = plan.page_locked_bytes - plan.staging

@@ -61,6 +61,19 @@ def test_results_are_the_same_bit_for_bit_whatever_the_memory(lora, load, expect
     check_same(story(engine), expected(kind))
 
 
+@pytest.mark.parametrize("stored, factors", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_weights_that_run_in_another_type_are_rounded_in_one_place(tmp_path, dtype, stored, factors):
+    """On their way to a buffer, or where they lie in their file; factors of either type add up otherwise."""
+    path = write_checkpoint(tmp_path / "stored", wide(2), dtype=stored, norms=stored)
+    write_lora(tmp_path / "lora.safetensors", matrices(path), dtype=factors)
+    told = []
+    for settings in ({"vram_mode": "auto"}, {"vram_mode": "full"}, {"vram_mode": "low"}, {"max_memory": "64GiB"}):
+        loras = [(tmp_path / "lora.safetensors", 0.8)]
+        told.append(draw_short(sensenova_core.load(path, dtype=dtype, loras=loras, **settings)))
+    assert all(torch.equal(picture, told[0]) for picture in told[1:])
+
+
 @pytest.mark.parametrize(
     "kind, way",
     [

@@ -56,7 +56,7 @@ def test_in_place_a_plan_says_what_the_task_takes(planned):
         ),
         (
             ["--task", "interleave", "--width", "512", "--height", "512"],
-            ["picture 1 of a document, 512 x 512"],
+            ["picture 10 of a document, 512 x 512"],
             "a prompt of 400 tokens with the system message, 1024 tokens of text between two pictures",
         ),
     ],

@@ -52,11 +52,11 @@ class Case:
     @property
     def everything(self) -> int:
         """Bytes of buffers for all units."""
-        return sum(len(units) * max(units) for units in self.sizes.units.values())
+        return sum(len(units) * self.sizes.slot_of(expert) for expert, units in self.sizes.units.items())
 
     def room(self, expert: str) -> int:
         """Bytes for buffers beside everything else in an expert's phase."""
-        limits, room, slot = self.limits, self.everything, max(self.sizes.units[expert])
+        limits, room, slot = self.limits, self.everything, self.sizes.slot_of(expert)
         outside = self.sizes.fixed + self.sizes.unpacking(expert)
         if limits.weights is not None:
             room = min(room, max(self.ring(expert) * slot, limits.weights - outside))
@@ -143,9 +143,9 @@ def test_never_above_the_budget():
             assert plan.device_bytes <= case.limits.device, case
         for expert, phase in plan.phases.items():
             work, sizes = case.task.works[expert], case.sizes
-            other = sizes.units[UNDERSTANDING if expert == GENERATION else GENERATION]
+            other = sizes.slot_of(UNDERSTANDING if expert == GENERATION else GENERATION)
             own = len(phase.resident) + phase.ring
-            assert phase.buffer_bytes == own * max(sizes.units[expert]) + phase.other_expert_units * max(other)
+            assert phase.buffer_bytes == own * sizes.slot_of(expert) + phase.other_expert_units * other
             assert phase.unpacking_bytes == sizes.unpacking(expert)
             assert phase.device_bytes == sizes.fixed + phase.unpacking_bytes + phase.buffer_bytes + work.reserved
             assert phase.buffer_bytes <= case.room(expert), case
@@ -312,7 +312,7 @@ def test_what_a_mode_asks_for():
     for case in CASES[:50]:
         wanted = {mode: case.sizes.wanted(mode) for mode in VRAM_MODES}
         fixed, slot = case.sizes.fixed + max(map(case.sizes.unpacking, case.sizes.units)), case.sizes.slot
-        largest = max(len(units) * max(units) for units in case.sizes.units.values())
+        largest = max(len(units) * case.sizes.slot_of(expert) for expert, units in case.sizes.units.items())
         assert wanted["auto"] == wanted["full"] == fixed + largest
         assert wanted["low"] <= wanted["balanced"] <= fixed + 3 * slot
 

@@ -108,7 +108,8 @@ def plan_8b(mode: str = "auto", budget: float | None = None, system_free: int = 
 def test_units_of_the_8b_models():
     sizes = sizes_8b()
     assert {expert: len(units) for expert, units in sizes.units.items()} == {UNDERSTANDING: 46, GENERATION: 42}
-    assert sizes.head_pieces == 4 and sizes.slot == sizes.units[GENERATION][0] == 385_893_376
+    assert sizes.head_pieces == 4 and sizes.units[GENERATION][0] == 385_893_376
+    assert sizes.slot == 370 * MIB, "whole 2 MiB, as torch's allocator gives them"
     assert sizes.units[UNDERSTANDING][-1] == 311_164_928  # a quarter of lm_head
     assert 0.1 * GIB < sizes.fixed < 0.2 * GIB and 32.6 * GIB < sizes.stored_bytes < 32.7 * GIB
 
@@ -180,10 +181,10 @@ def test_what_would_take_less_is_said_of_the_task():
 def test_the_8b_models_packed(kind, bits):
     """All but the working buffer, of one layer, is planned in the bits that are stored."""
     sizes, plain = sizes_packed(kind), sizes_8b()
-    assert sizes.slot == pytest.approx(plain.slot * bits / 16, rel=1e-3) and sizes.scratch == 48 * MIB
-    assert set(sizes.working.values()) == {plain.slot} or sizes.working[GENERATION] == pytest.approx(
-        plain.slot, rel=1e-3
-    )
+    packed, whole = sizes.units[GENERATION][0], plain.units[GENERATION][0]
+    assert packed == pytest.approx(whole * bits / 16, rel=1e-3) and packed <= sizes.slot < packed + 2 * MIB
+    assert sizes.scratch == 48 * MIB
+    assert sizes.working[GENERATION] == pytest.approx(whole, rel=1e-3)
     assert sizes.stored_bytes == pytest.approx(plain.stored_bytes * bits / 16, rel=0.01)
     task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
     full, plans = make_plan(sizes, task, Limits("full"), system_free=48 * GIB), {}
@@ -193,7 +194,7 @@ def test_the_8b_models_packed(kind, bits):
     )
     assert f"{in_words(sizes.working[GENERATION] + sizes.scratch)} of it to make one layer ready" in explained(full)
     plans = {mode: make_plan(sizes, task, Limits(mode), system_free=48 * GIB) for mode in ("balanced", "low")}
-    assert all(plan.phases[GENERATION].streamed_bytes == layers for plan in plans.values())
+    assert all(plan.phases[GENERATION].streamed_bytes == 42 * packed for plan in plans.values())
     assert plans["low"].device_bytes < plan_8b("low").device_bytes
 
 
@@ -232,7 +233,9 @@ def test_a_lora_of_the_8b_models():
     sizes, off = (changed_by(units, lora, strength, plain.fixed, plain.stored_bytes) for strength in (0.7, 0))
     assert off.units == sizes.units and not any(off.working.values())
     assert sizes.units[UNDERSTANDING] == plain.units[UNDERSTANDING] and not sizes.unpacking(UNDERSTANDING)
-    assert set(sizes.units[GENERATION]) == {plain.slot + 9_699_328} and sizes.working[GENERATION] == plain.slot
+    [unit] = set(plain.units[GENERATION])
+    assert set(sizes.units[GENERATION]) == {unit + 9_699_328} and sizes.working[GENERATION] == unit
+    slot = sizes.slot_of(GENERATION) - plain.slot
     assert sizes.scratch < 24 * MIB
     task = Activations(config(), 2).drawing(SamplingSettings(), PREFIXES, unread=2)
     for mode in VRAM_MODES:
@@ -241,9 +244,7 @@ def test_a_lora_of_the_8b_models():
         )
         ours, others = phases
         assert ours.ring == max(0, others.ring - 1) and ours.resident == others.resident
-        more = (
-            sizes.unpacking(GENERATION) + (len(ours.resident) + ours.ring) * 9_699_328 - (others.ring > 0) * plain.slot
-        )
+        more = sizes.unpacking(GENERATION) + (len(ours.resident) + ours.ring) * slot - (others.ring > 0) * plain.slot
         assert ours.device_bytes - ours.other_expert_units * ours.other_slot_bytes == (
             others.device_bytes - others.other_expert_units * others.other_slot_bytes + more
         )
@@ -277,9 +278,9 @@ def test_what_any_lora_adds_to_the_sizes():
 
 FOUR_K = {  # size, what is read, pictures beside -> the least that works, and layers that stay in 16 and 24 GiB
     "4096 x 4096": ((4096, 4096), PREFIXES, 0, 6.19, (25, 42)),
-    "3840 x 2160": ((3840, 2160), PREFIXES, 0, 3.38, (33, 42)),
-    "an edit of two references": ((4096, 4096), TWO_REFERENCES, 0, 11.46, (10, 32)),
-    "the same within a mask": ((4096, 4096), TWO_REFERENCES, PAINTING, 12.54, (7, 29)),
+    "3840 x 2160": ((3840, 2160), PREFIXES, 0, 3.38, (32, 42)),
+    "an edit of two references": ((4096, 4096), TWO_REFERENCES, 0, 11.30, (11, 33)),
+    "the same within a mask": ((4096, 4096), TWO_REFERENCES, PAINTING, 12.38, (8, 30)),
 }
 
 

@@ -1,13 +1,17 @@
 """What has been read: buffers that grow in blocks, what is taken from them, and what is kept for how long."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from sensenova_core.model.decoder import LAST_TOKENS
 from sensenova_core.model.grid import Grid
 from sensenova_core.reading.prefix import BLOCK_TOKENS, Context
 from sensenova_core.reading.prompt import runs, text_positions
 from sensenova_core.reading.remembered import RecentlyUsed
 from tests.support.golden_set import relative_error
+from tests.support.on_card import NoWaits, OnCard
 from tests.support.pictures import picture
 
 TOLERANCE = 1e-5
@@ -185,3 +189,48 @@ def test_putting_again_replaces():
     held.put("a", Sized(8))
     held.put("a", Sized(5))
     assert held.nbytes == 5
+
+
+def test_images_take_their_places_without_a_mask(engines):
+    """For the indexes of a mask, and how many they are, a card would be waited for."""
+    engine = engines("tiny-u15")
+    sequence = engine.conversation("<image> and <image>?", [picture(64, 64), picture(96, 64, 1)])
+    embedded = torch.cat([engine.reader.embed(image) for image in sequence.images])
+    for start in (0, 3, int(sequence.slots.nonzero()[-1]) + 1, len(sequence.ids) - 1):
+        context = engine.reader.new_context(len(sequence.ids))
+        context.tokens = start
+        with NoWaits():
+            _, x, _ = engine.reader.run("reading", partial(engine.reader._unread, context, sequence))
+        text = engine.reader.run("reading", partial(engine.reader._embedded, sequence.ids[start:]))
+        slots, before = sequence.slots[start:], int(sequence.slots[:start].sum())
+        assert torch.equal(x[slots], embedded[before:]) and torch.equal(x[~slots], text[~slots])
+
+
+@pytest.mark.parametrize("name", ["tiny-u15", "tiny-a3b"])
+def test_on_a_card_the_last_layer_feeds_forward_no_more_tokens_than_are_wanted(engines, name):
+    engine = engines(name)
+    decoder, tokens = engine.model.understanding.decoder, 3 * LAST_TOKENS
+    x = torch.randn(1, tokens, engine.config.decoder.hidden_size, generator=torch.Generator().manual_seed(0))
+    rotation = engine.model.rotation(text_positions(0, tokens)[None])
+    fed: list[int] = []
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda _, given: fed.append(given[0].shape[1])) for layer in decoder.layers
+    ]
+
+    def read(x: torch.Tensor, *, last: bool) -> torch.Tensor:
+        fed.clear()
+        groups = engine.config.decoder.num_heads // engine.config.decoder.num_kv_heads
+        attend = [(x, rotation, lambda layer: lambda query, key, value: value.repeat_interleave(groups, 2))]
+        return decoder.together(attend, decoder.layers, last=last)[0].as_subclass(torch.Tensor)
+
+    try:
+        whole = read(x.as_subclass(OnCard), last=False)
+        assert fed == [tokens] * len(decoder.layers)
+        for here in (x, x.as_subclass(OnCard)):
+            last = read(here, last=True)[:, -1]
+            assert torch.equal(last, whole[:, -1])
+            dense = here is not x and name != "tiny-a3b"
+            assert fed[-1] == (LAST_TOKENS if dense else tokens) and set(fed[:-1]) == {tokens}
+    finally:
+        for hook in hooks:
+            hook.remove()
