@@ -59,7 +59,7 @@ class Activations:
             f"{settings.width} x {settings.height}, batch of {settings.batch_size}, {_counted(settings.steps, 'step')}"
         )
         drawing = Work(self.drawing_bytes(settings, prefix_tokens, beside), settings.steps, stays)
-        return Task(f"{name} {size}", Work(reading, int(unread), stays, uneven=True), drawing=drawing)
+        return Task(f"{name} {size}", Work(reading, int(unread), stays), drawing=drawing)
 
     def writing(self, tokens: int, more: int, name: str) -> Task:
         """Up to `more` tokens of text after `tokens`: their keys and values, of which a growing layer exists twice."""
