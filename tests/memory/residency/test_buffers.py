@@ -10,6 +10,7 @@ import torch
 import sensenova_core
 from sensenova_core import SamplingSettings
 from sensenova_core.memory import plan as plans
+from sensenova_core.memory.allocator import libraries
 from sensenova_core.memory.plan_text import mode_of
 from sensenova_core.memory.slots import Slots
 from sensenova_core.model import GENERATION, UNDERSTANDING
@@ -119,7 +120,8 @@ def test_shrinking_gives_back_as_much_as_is_asked_for(load):
 def test_what_can_be_asked_before_a_run(load):
     engine = load("dense", "auto", max_memory="64GiB")
     task = engine.drawing_task(short(engine, "x"), SamplingSettings(64, 64, 2))
-    small = engine.plan(task, card=engine.memory.sizes.fixed + task.drawing.reserved + 2 * engine.memory.sizes.slot)
+    beside = engine.memory.sizes.fixed + task.drawing.reserved + libraries(None)
+    small = engine.plan(task, card=beside + 2 * engine.memory.sizes.slot)
     assert len(small.phases[GENERATION].streamed) == engine.config.decoder.num_layers
     assert "both experts stay" in mode_of(engine.plan(task))
     assert SimpleNamespace(**vars(engine.memory.limits)).device == 64 * GIB, "asking changes nothing"
