@@ -50,6 +50,10 @@ class CardTensor(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    def tolist(self) -> Any:
+        """By way of the CPU, as torch does it for a card; it refuses that for subclasses."""
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         [card, *_] = (leaf.memory.card for leaf in leaves_of(args, kwargs) if isinstance(leaf, CardTensor))
