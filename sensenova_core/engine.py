@@ -151,6 +151,7 @@ class Engine:
             int8=bool(int8),
             repeats=repeats_heads(self.device, compute),
             captured=0 if capture is None else CAPTURED_BYTES,
+            compiled=settings.compile and not settings.enforce_eager,
         )
         self.memory = Placement(
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget

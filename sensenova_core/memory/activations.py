@@ -28,7 +28,7 @@ class Activations:
     """Of one model. itemsize: bytes of a number that it computes with. int8: whether its products are of INT8.
 
     repeats: whether attention repeats heads of keys and values for want of a kernel. captured: bytes that captured
-    tokens take while text is written.
+    tokens take while text is written. compiled: whether layers are.
     """
 
     config: ModelConfig
@@ -36,6 +36,7 @@ class Activations:
     int8: bool = False
     repeats: bool = False
     captured: int = 0
+    compiled: bool = False
 
     def drawing(
         self,
@@ -164,9 +165,10 @@ class Activations:
         more."""
         decoder, itemsize = self.config.decoder, self.itemsize
         hidden, experts = decoder.hidden_size, decoder.generation_experts[0]
-        attention = rows * decoder.num_heads * decoder.head_dim * (2 * itemsize + 5 * 4)  # turned in float32
+        attention = rows * decoder.num_heads * decoder.head_dim * (2 * itemsize + 3 * 4)  # turned in float32
         if experts is None:
-            feed_forward = min(rows, ROWS) * 3 * decoder.intermediate_size * itemsize
+            beside = 3 if self.compiled else 2  # gate and up, and of compiled layers their product
+            feed_forward = min(rows, ROWS) * beside * decoder.intermediate_size * itemsize
         else:
             values = hidden + experts.width + max(hidden, experts.width)  # gathered, and made of it
             places = 6 * 8  # where each row belongs
