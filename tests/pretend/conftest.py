@@ -90,7 +90,6 @@ def rehearsed(folder) -> Rehearsed:
     def engine_of(name: str = "float32", *, card: Card | None = None, **settings) -> Iterator[Engine]:
         card = card or Card()
         with pretended(card):
-            settings = {"attention": "sdpa"} | settings  # with nothing to measure
             engine = sensenova_core.load(folder(name), device="cuda:0", **settings)
             try:
                 yield engine

@@ -10,6 +10,8 @@ from unittest.mock import patch
 import torch
 
 from sensenova_core.checkpoint import StoredWeights
+from sensenova_core.model import quickest
+from sensenova_core.model.attention import sdpa
 
 from .card import COMPUTE, Card
 from .tensor import CUDA, Seeing, take_guard
@@ -222,6 +224,7 @@ def pretended(card: Card, weights: type = StoredWeights) -> Iterator[Card]:
         stack.enter_context(_threads_of(card))
         stack.enter_context(_files_read_for(card, weights))
         stack.enter_context(_numbers_of_python())
+        stack.enter_context(patch.object(quickest, "usable_kernels", lambda use: {"sdpa": sdpa}))  # nothing has a time
         stack.enter_context(Seeing(card))
         yield card
         card.settle()

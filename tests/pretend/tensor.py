@@ -52,6 +52,10 @@ class CardTensor(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    def tolist(self) -> Any:
+        """By way of the CPU, as torch does it for a card; it refuses that for subclasses."""
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         [card, *_] = (leaf.memory.card for leaf in leaves_of(args, kwargs) if isinstance(leaf, CardTensor))
@@ -71,9 +75,6 @@ class CardTensor(Tensor):
 
     def data_ptr(self):
         return self.inner.data_ptr()
-
-    def tolist(self):
-        return self.cpu().tolist()
 
     def record_stream(self, stream):
         self.memory.recorded.add(stream.name)

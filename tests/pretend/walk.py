@@ -123,9 +123,8 @@ def walking(checkpoint: Path, *, model: Model = H200, **settings) -> Iterator[Wa
     """settings: of `load`."""
     card = Card(model, meta=True)
     instructions = patch("sensenova_core.reading.prompt.system_message", lambda kind: INSTRUCTIONS)
-    unseen = patch("sensenova_core.model.backends._tried", lambda *_: 0.0)  # there are no results to hold against any
-    with instructions, unseen, pretended(card):
-        engine = sensenova_core.load(checkpoint, device="cuda:0", attention="sdpa", **settings)
+    with instructions, pretended(card):
+        engine = sensenova_core.load(checkpoint, device="cuda:0", **settings)
         try:
             yield Walk(engine, card)
         finally:
