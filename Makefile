@@ -50,6 +50,7 @@ bench: $(VENV)/.runtime
 	PYTHONPATH=. $(PY) benchmarks/experts.py --sizes 16x8 64x24 256x96
 	PYTHONPATH=. $(PY) benchmarks/lora.py
 	PYTHONPATH=. $(PY) benchmarks/compiled.py --rounds 3
+	PYTHONPATH=. $(PY) benchmarks/tokens.py --rounds 3
 	$(PY) benchmarks/simulation.py
 	$(PY) benchmarks/memory_modes.py --device cpu --width 256 --height 256 --steps 4 --tokens 16 \
 		--reference 256 --cases full balanced low 0=50MiB,cpu=1GiB thinking:balanced edit:balanced
