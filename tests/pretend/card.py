@@ -3,8 +3,9 @@
 import sys
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from mmap import PAGESIZE
 
@@ -95,12 +96,14 @@ class Memory:
 
 
 class Here(threading.local):
-    """Who the present thread is, the stream that it is on, and the error that a call of its left behind."""
+    """Who the present thread is, the stream that it is on, the error that a call of its left behind, and while it
+    captures, what its graph does."""
 
     numbers = count()
 
     def __init__(self):
         self.actor, self.stream, self.error = f"{threading.current_thread().name} #{next(self.numbers)}", COMPUTE, ""
+        self.captured: list[Callable[[], object]] | None = None
 
 
 class Card:
@@ -146,6 +149,8 @@ class Card:
 
     def wait(self, seen: Seen, why: str) -> None:
         """The host waits until the card has come so far."""
+        if self.here.captured is not None:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         with self.lock:
             self.learn(seen)
             self.notes.waits[f"{why} at {line()}"] += 1
@@ -160,13 +165,20 @@ class Card:
         name: str,
         kind: str,
         *,
-        reads: Iterable[tuple[Memory, int]] = (),
-        writes: Iterable[tuple[Memory, int]] = (),
+        reads: Iterable[tuple[Uses, int]] = (),
+        writes: Iterable[tuple[Uses, int]] = (),
         host: Uses | None = None,
         flops: float = 0.0,
         kernels: int = 1,
     ) -> None:
-        """Work on the present stream. reads, writes: (memory, bytes). host: page-locked memory that it reads."""
+        """Work on the present stream. reads, writes: (who used the memory, bytes). host: page-locked memory that it
+        reads."""
+        if self.here.captured is not None:
+            cost = {"flops": flops, "kernels": 0}  # which the launch of the graph stands for
+            self.here.captured.append(
+                partial(self.launch, name, kind, reads=tuple(reads), writes=tuple(writes), host=host, **cost)
+            )
+            return
         with self.lock:
             if self.here.error:
                 error, self.here.error = self.here.error, ""
@@ -178,11 +190,11 @@ class Card:
             row = self.notes.rows.setdefault((stream, name, at), Row(kind))
             row.kernels += kernels
             row.flops += flops
-            for memory, nbytes in reads:
-                self.order.use(memory.uses, stream, what, writes=False)
+            for uses, nbytes in reads:
+                self.order.use(uses, stream, what, writes=False)
                 row.read += nbytes
-            for memory, nbytes in writes:
-                self.order.use(memory.uses, stream, what, writes=True)
+            for uses, nbytes in writes:
+                self.order.use(uses, stream, what, writes=True)
                 row.written += nbytes
             if host is not None:
                 self.order.use(host, stream, what, writes=False)

@@ -66,6 +66,25 @@ class Event:
         return 0.0
 
 
+class Graph:
+    """What was done while it was captured, to be done again on the same tensors: one launch."""
+
+    def __init__(self, card: Card):
+        self.card, self.does = card, []
+
+    def capture_begin(self, **_: Any) -> None:
+        self.card.here.captured = self.does
+
+    def capture_end(self) -> None:
+        self.card.here.captured = None
+
+    def replay(self) -> None:
+        self.card.launch("a graph", "graph")
+        with torch.inference_mode():
+            for each in self.does:
+                each()
+
+
 class Surface:
     """Every method of it takes the place of what torch.cuda has by that name."""
 
@@ -73,6 +92,7 @@ class Surface:
         self._card = card
         self.Stream = lambda device=None, **_: self._new_stream()
         self.Event = lambda **_: Event(card)
+        self.CUDAGraph = lambda: Graph(card)
 
     def _new_stream(self) -> Stream:
         self._card.streams.append(f"copies {len(self._card.streams)}")
@@ -114,6 +134,12 @@ class Surface:
     def synchronize(self, device: Any = None) -> None:
         for stream in self._card.streams:
             self._card.wait_for_stream("cudaDeviceSynchronize", stream)
+
+    def graph_pool_handle(self) -> object:
+        return object()
+
+    def is_current_stream_capturing(self) -> bool:
+        return self._card.here.captured is not None
 
     def empty_cache(self) -> None:
         self.synchronize()
@@ -190,7 +216,7 @@ def pretended(card: Card, weights: type = StoredWeights) -> Iterator[Card]:
     take_guard()
     surface = Surface(card)
     with ExitStack() as stack:
-        for name in ("Stream", "Event", *(name for name in vars(Surface) if hasattr(torch.cuda, name))):
+        for name in ("Stream", "Event", "CUDAGraph", *(name for name in vars(Surface) if hasattr(torch.cuda, name))):
             if not name.startswith("__"):
                 stack.enter_context(patch.object(torch.cuda, name, getattr(surface, name)))
         # A module that is moved has new parameters: those that it had are no CardTensors, whatever is put into them.

@@ -3,7 +3,7 @@
 import ctypes
 import math
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .card import Card, Memory
+from .order import Uses
 
 CUDA, CPU, META = torch.device("cuda", 0), torch.device("cpu"), torch.device("meta")
 WHOLE = {"scaled_dot_product_attention", "rms_norm", "grouped_mm"}  # one kernel on a card, several operations elsewhere
@@ -21,6 +22,7 @@ NO_KERNEL = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_str
 OVERWRITTEN = {"fill_", "zero_"}  # which do not read what they write to
 KERNELS = {"sort": 4, "topk": 2, "nonzero": 4, "embedding_bag": 4, "_embedding_bag_forward_only": 4, "convolution": 2}
 WAITING = {"nonzero", "masked_select", "equal"}  # the host must know how many there are, or whether
+SENT_IN_PASSING = 64 * 2**10  # bytes, of which the driver takes a copy
 KEPT = 4 * 2**20  # bytes of whole numbers that keep their values where there are only sizes
 
 
@@ -143,7 +145,8 @@ def _carried_out(card: Card, func, args: tuple, kwargs: dict) -> Any:
     """Do an operation on the CPU, and note what it would be on a card."""
     name, tensors = func._schema.name.partition("::")[2], _tensors((args, kwargs))
     _check_devices(name, tensors)
-    result = func(*_bare(card, args, tensors), **_bare(card, kwargs, tensors))
+    bare_args, bare_kwargs = _bare(args, tensors), _bare(kwargs, tensors)
+    result = func(*bare_args, **bare_kwargs)
     own = {id(each.inner): each for each in tensors if isinstance(each, CardTensor)}
     memories = {each.inner.untyped_storage()._cdata: each.memory for each in own.values()}
     made: list[Tensor] = []
@@ -160,6 +163,7 @@ def _carried_out(card: Card, func, args: tuple, kwargs: dict) -> Any:
     out = mapped(on_card, result)
     written = _tensors([args[at] if at < len(args) else kwargs.get(key) for at, key in _written_by(func)])
     if name not in NO_KERNEL and (made or written):
+        _captured(card, partial(func, *bare_args, **bare_kwargs), [each.inner for each in made])
         unread = written if name in OVERWRITTEN or func._schema.overload_name == "out" else []
         reads = [each for each in own.values() if not any(each is other for other in unread)]
         kind, flops = _cost(name, tensors, [*made, *written])
@@ -173,7 +177,20 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in leaves_of(tree) if isinstance(leaf, Tensor)]
 
 
-def _bare(card: Card, tree: Any, tensors: list[Tensor]) -> Any:
+def _captured(card: Card, compute: Callable, made: list[Tensor]) -> None:
+    """While a graph is captured: what it computes anew, into the same tensors."""
+    if card.here.captured is None or any(each.is_meta for each in made):
+        return
+
+    def again() -> None:
+        results = _tensors(compute())
+        for old, new in zip(made, results[-len(made) :] if made else (), strict=True):
+            old.copy_(new)
+
+    card.here.captured.append(again)
+
+
+def _bare(tree: Any, tensors: list[Tensor]) -> Any:
     """Arguments as the CPU takes them, or as the meta device does where one of the tensors has no numbers."""
     sizes_only = any(bare(each).is_meta for each in tensors)
 
@@ -197,10 +214,10 @@ def placed(card: Card, inner: Tensor, name: str) -> CardTensor:
     return CardTensor(inner, card.new(inner.untyped_storage().nbytes(), name))
 
 
-def touched(tensor: CardTensor) -> tuple[Memory, int]:
-    """Memory, and how many bytes of it: what is expanded is there once."""
+def touched(tensor: CardTensor) -> tuple[Uses, int]:
+    """Who used its memory, and how many bytes it has there: what is expanded is there once."""
     lengths = (length for length, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not length)
-    return tensor.memory, math.prod(lengths) * tensor.itemsize
+    return tensor.memory.uses, math.prod(lengths) * tensor.itemsize
 
 
 def note(card: Card, name: str, kind: str, *, reads: Iterable[Tensor], writes: Iterable[Tensor], **cost: Any) -> None:
@@ -228,6 +245,7 @@ def _copied_to(card: Card, func, args: tuple, kwargs: dict) -> Tensor:
     inner = func(bare(source), **options)
     if device.type == "cuda":
         target = placed(card, inner, "a copy")
+        _captured(card, partial(func, bare(source), **options), [target.inner])
     else:
         target = torch.zeros(inner.shape, dtype=inner.dtype) if inner.is_meta else inner
     _moved(card, source, target, non_blocking=kwargs.get("non_blocking", False))
@@ -238,19 +256,21 @@ def _copied_into(card: Card, func, args: tuple, kwargs: dict) -> Tensor:
     target, source, *rest = args
     if not (bare(target).is_meta or bare(source).is_meta):
         bare(target).copy_(bare(source))
+        _captured(card, partial(bare(target).copy_, bare(source)), [])
     _moved(card, source, target, non_blocking=bool(rest and rest[0]) or kwargs.get("non_blocking", False))
     return target
 
 
 def _moved(card: Card, source: Tensor, target: Tensor, *, non_blocking: bool) -> None:
-    """Note a copy. The host waits for one with pageable memory, and for one that changes the type on the way."""
+    """Note a copy. The host waits for one with pageable memory that is not a few bytes to be sent in passing, and for
+    one that changes the type on the way."""
     cast = source.dtype != target.dtype
     if isinstance(source, CardTensor) and isinstance(target, CardTensor):
         note(card, "cast" if cast else "copy", "elementwise" if cast else "copy", reads=[source], writes=[target])
     elif isinstance(target, CardTensor):
         uses = card.locked(source)
         card.launch("to the card", "transfer", writes=[touched(target)], host=uses)
-        if uses is None or cast or not non_blocking:
+        if cast or not non_blocking or (uses is None and source.nbytes > SENT_IN_PASSING):
             card.wait_for_stream("a copy to the card")
     elif isinstance(source, CardTensor):
         card.launch("to the host", "transfer", reads=[touched(source)])
@@ -279,9 +299,11 @@ def _indexed(card: Card, func, args: tuple, kwargs: dict) -> Any:
     values = args[2]
     _check_devices(name, _tensors((first, indexes, values)))
     if not first.inner.is_meta:
-        func(first.inner, [each if each is None else bare(each) for each in indexes], bare(values), *args[3:])
-    memory, _ = touched(first)  # of which as much is written as there are values
-    card.launch(name, "copy", reads=[touched(values)], writes=[(memory, touched(values)[1])])
+        put = partial(func, first.inner, _bare(indexes, []), bare(values), *args[3:])
+        put()
+        _captured(card, put, [])
+    source = touched(values)  # as much is written as there are values
+    card.launch(name, "copy", reads=[source], writes=[(first.memory.uses, source[1])])
     return first
 
 
@@ -304,16 +326,18 @@ def _attention(card: Card, func, args: tuple, kwargs: dict) -> Tensor:
     kernel = kernel_of(card, query, key, mask=mask, causal=causal, grouped=named.get("enable_gqa", False))
     batch, heads, new, width = query.shape
     scores = batch * heads * new * key.shape[2]
+    compute = partial(func, *_bare(args, given), **_bare(kwargs, given))
     if query.inner.is_meta:
         inner = torch.empty(batch, new, heads, width, dtype=query.dtype, device=META).transpose(1, 2)
     else:
-        inner = func(*_bare(card, args, given), **_bare(card, kwargs, given))
+        inner = compute()
     padded = new * -(-key.shape[2] // 8) * 8 * query.itemsize
     scratch = {"flash": 0, "efficient": 0 if mask is None else 2 * padded, "math": 2 * 4 * scores}[kernel]
     card.scratch(4 * batch * heads * new + scratch)
     if kernel == "math":
         card.faults["attention makes the whole matrix of scores"] += 1
     out = placed(card, inner, f"attention ({kernel})")
+    _captured(card, compute, [out.inner])
     flops = 4.0 * scores * width / (2 if causal else 1)
     note(card, f"attention ({kernel})", "attention", reads=given, writes=[out], flops=flops)
     return out

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import sensenova_core
+from sensenova_core import DecodingSettings
 from sensenova_core.model import GENERATION
 from tests.support.streaming import allow
 
@@ -36,6 +38,15 @@ def test_in_the_smallest_budget(rehearsed, on_the_cpu):
         least, _ = engine.memory.sizes.smallest(task, engine.plan(task).limits.libraries)
     with rehearsed(max_memory=f"{least / 1024 + 1:.0f}KiB") as engine:
         assert same(everything(engine), on_the_cpu("float32"))
+
+
+def test_captured_tokens(rehearsed, folder):
+    """Not to the last bit: a graph attends to its whole block, of which it masks the rest."""
+    settings = DecodingSettings(20)
+    *_, expected = sensenova_core.load(folder("float32")).understand("what?", settings=settings)
+    with rehearsed(vram_mode="full") as engine:
+        *_, answer = engine.understand("what?", settings=settings)
+    assert answer.text == expected.text
 
 
 def test_with_nothing_kept_page_locked(rehearsed, on_the_cpu):
