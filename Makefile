@@ -11,7 +11,7 @@ endif
 PIP := $(PY) -m pip --disable-pip-version-check
 PROMPT := a big yellow star to the left of a small red circle on a blue background
 
-.PHONY: demo demo-eval test live workflows nightly bench lint clean
+.PHONY: demo demo-eval test live workflows gallery nightly bench lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sensenova generate --model demo --prompt "$(PROMPT)" --output outputs/demo.png
@@ -35,6 +35,10 @@ workflows: $(VENV)/.test
 	PYTHONPATH=. $(PY) -m tools.workflows.thumbnails workflows/api/*.json
 	PYTHONPATH=. $(PY) -m tools.workflows.blueprints
 
+# The pictures of docs/gallery.md, each to be looked at. Needs the same.
+gallery: $(VENV)/.test
+	PYTHONPATH=. $(PY) -m tools.workflows.gallery
+
 # What takes too long for every change: 100,000 damaged files.
 nightly: $(VENV)/.test
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(PY) -m tests.support.mutations --cases 100000
@@ -45,6 +49,8 @@ bench: $(VENV)/.runtime
 	PYTHONPATH=. $(PY) benchmarks/document.py
 	PYTHONPATH=. $(PY) benchmarks/experts.py --sizes 16x8 64x24 256x96
 	PYTHONPATH=. $(PY) benchmarks/lora.py
+	PYTHONPATH=. $(PY) benchmarks/compiled.py --rounds 3
+	PYTHONPATH=. $(PY) benchmarks/tokens.py --rounds 3
 	$(PY) benchmarks/simulation.py
 	$(PY) benchmarks/memory_modes.py --device cpu --width 256 --height 256 --steps 4 --tokens 16 \
 		--reference 256 --cases full balanced low 0=50MiB,cpu=1GiB thinking:balanced edit:balanced

@@ -12,6 +12,7 @@ from sensenova_core.model.config import DecoderConfig, ModelConfig, NoiseConfig,
 GEOMETRIES = {
     "tiny": (3, 64, 4, 2, 16, 128, 512, 32, False, 128),
     "small": (8, 512, 8, 2, 64, 1536, 4096, 128, False, 1024),
+    "narrow": (8, 768, 12, 4, 64, 3072, 4096, 256, False, 1536),
     "middle": (8, 2048, 16, 8, 128, 6144, 4096, 512, False, 2048),
     "u1-8b": (42, 4096, 32, 8, 128, 12288, 151936, 1024, False, 4096),
     "u1.5-8b": (42, 4096, 32, 8, 128, 12288, 151936, 1024, True, 1024),

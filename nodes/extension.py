@@ -13,6 +13,7 @@ from .lora import Lora
 from .plan import MemoryPlan
 from .sample import FlowMatchSampler
 from .self_correct import SelfCorrect
+from .selftest import SelfTest
 from .size import EditSize, Resolution
 from .to_comfyui import ToComfyUI
 from .understand import Understand
@@ -44,4 +45,5 @@ class SenseNovaCoreExtension(ComfyExtension):
             Interleave,
             SaveDocument,
             Inspect,
+            SelfTest,
         ]

@@ -16,6 +16,8 @@ from .sockets import CATEGORY, Conditioning, Model
 
 AGAINST = {"images only": IMAGES_ONLY, "nothing": UNCONDITIONAL}
 SETTINGS = ("batch_size", "shift", "t_eps")
+LEVELS = 255
+NEXT_TO_A_LEVEL = 1e-3  # of the distance of two levels; rounding is up to a tenth of it
 SHIFT_HELP = (
     "KSampler's scheduler simple then takes the times that Flow-Match Sampler takes. Over 1 spends more steps near the "
     "noise. 3 as trained. ComfyUI's ModelSamplingSD3 changes it as well."
@@ -94,5 +96,24 @@ class ToComfyUI(io.ComfyNode):
         )
         compared = to_core(Branch(conditioning, AGAINST[negative], model.engine.name))
         pixels = torch.zeros(batch_size, CHANNELS, height, width, device=mm.intermediate_device())
-        vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
-        return io.NodeOutput(model.as_core_model(settings), positive, compared, {"samples": pixels}, vae, images_only)
+        core_model = model.as_core_model(settings)
+        return io.NodeOutput(core_model, positive, compared, {"samples": pixels}, _pixel_vae(), images_only)
+
+
+def _pixel_vae() -> comfy.sd.VAE:
+    """ComfyUI's own, of which every level of an 8-bit image comes back as it was."""
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
+    vae.process_output = _from_latent
+    return vae
+
+
+def _from_latent(pixels: torch.Tensor) -> torch.Tensor:
+    """From -1..1 to 0..1, in place, as ComfyUI's VAE does.
+
+    The way to a latent and back rounds, and Save Image cuts fractions off: a level that came back a ten-millionth too
+    small would be saved as the one below. So what is next to a level of 8 bits becomes that level.
+    """
+    pixels.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+    levels = pixels.mul(LEVELS).round_()
+    beside = (pixels * LEVELS - levels).abs_() < NEXT_TO_A_LEVEL
+    return pixels.copy_(torch.where(beside, levels.div_(LEVELS), pixels))

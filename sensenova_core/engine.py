@@ -35,7 +35,12 @@ from .memory.activations import PAINTING, SOLVING, Activations
 from .memory.forecast import Forecast, explained, foresee
 from .model import SenseNovaU1, Weights, attention_kernel
 from .model.attention import repeats_heads
+from .model.capture import BYTES as CAPTURED_BYTES
+from .model.capture import capture_on
+from .model.compiled import Compiler
 from .model.devices import TORCH_DTYPES, device_named
+from .model.exactness import Use
+from .model.quickest import name_of, prepare
 from .reading.images import MaxPixels, ReferenceImage, listed, references
 from .reading.prefix import Context
 from .reading.prompt import Conditioning, Message, PromptBuilder, TokenSequence
@@ -75,6 +80,8 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = LoadSettings.dtype,
     compute: str = LoadSettings.compute,
+    compile: bool = LoadSettings.compile,
+    enforce_eager: bool = LoadSettings.enforce_eager,
     vram_mode: str = LoadSettings.vram_mode,
     max_memory: str | None = LoadSettings.max_memory,
     attention: str = LoadSettings.attention,
@@ -86,6 +93,8 @@ def load(
 
     dtype: "auto" (as stored), or one of settings.DTYPES. attention: one of settings.BACKENDS. compute: "auto"
     multiplies as INT8 what is stored so, where the device is quick at it; "bf16" nothing; "int8" all linear layers.
+    compile: have torch compile what layers do between their products, where it can. enforce_eager: capture no graphs of
+    tokens either.
     vram_mode: "full" keeps the expert in use on the device, "balanced" streams all its layers through three buffers
     while it computes, "low" through two; "auto" keeps as many layers as there is memory for. max_memory: what all of
     it may take, such as "13GiB" or "0=13GiB,cpu=64GiB"; "auto" is what is free. Results are the same whichever it is.
@@ -101,6 +110,8 @@ def load(
         max_memory=max_memory,
         attention=attention,
         compute=compute,
+        compile=compile,
+        enforce_eager=enforce_eager,
     )
     engine = Engine(path, settings)
     engine.use_loras(loras)
@@ -133,17 +144,29 @@ class Engine:
         self.stored = StoredWeights(self.model, self.checkpoint.headers, dtype, int8=int8)
         self.remembered = Remembered()
         compute = self.stored.compute_dtype
+        capture = None if settings.enforce_eager else capture_on(self.device)
         self.activations = Activations(
-            self.config, compute.itemsize, int8=bool(int8), repeats=repeats_heads(self.device, compute)
+            self.config,
+            compute.itemsize,
+            int8=bool(int8),
+            repeats=repeats_heads(self.device, compute),
+            captured=0 if capture is None else CAPTURED_BYTES,
         )
         self.memory = Placement(
             self.model, self.stored, device=self.device, limits=limits, forget=self.remembered.forget
         )
         self.attention = settings.attention
-        self._kernel = attention_kernel(settings.attention, self.device, self.stored.compute_dtype)
+        use = Use.of(self.config.decoder, self.device, dtype=self.stored.compute_dtype)
+        self._kernel = attention_kernel(settings.attention, use=use)
+        # None: nobody wants layers compiled.
+        self._compiler = (
+            Compiler(self.model, self.device, self._say) if settings.compile and not settings.enforce_eager else None
+        )
+        self._work = self.memory.run if self._compiler is None else self._compiler.around(self.memory.run)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
-        self.reader = Reader(self.model, self._kernel, run=self.memory.run, remembered=self.remembered)
+        self.reader = Reader(self.model, self._kernel, run=self._work, remembered=self.remembered)
+        self.reader.capture = capture
         decoder = self.config.decoder
         # A LoRA of the whole model may change the output head too.
         head = {} if self.config.writes else {OUTPUT_HEAD: (decoder.vocab_size, decoder.hidden_size)}
@@ -153,11 +176,24 @@ class Engine:
         self._guessing: tuple[object, Denoiser] | None = None
         log.info("loaded %s in %.1f seconds", self.name, time.perf_counter() - began)
 
+    @property
+    def compiles(self) -> bool | None:
+        """Whether layers run compiled, as far as that was tried; None where nobody asked for it."""
+        return self._compiler and bool(self._compiler.works)
+
+    def _say(self, words: str) -> None:
+        self.memory.tell(words)  # which may be another one by now
+
     def __reduce__(self):
         raise SenseNovaError(
             f"a loaded model cannot be pickled or copied: {self.name} holds files and threads; hand on its path, and "
             "load it in the process that uses it"
         )
+
+    @property
+    def attention_used(self) -> str:
+        """The attention backend that computes: of "auto" what it found to be the quickest."""
+        return name_of(self._kernel, self.attention)
 
     def alone(self) -> AbstractContextManager[None]:
         """Within it no other thread uses this engine: for several calls that belong together, such as `use_loras` and
@@ -411,7 +447,7 @@ class Engine:
                     settings,
                     kernel=self._kernel,
                     edit=conditioning.is_edit,
-                    run=self.memory.run,
+                    run=self._work,
                     canvas=canvas,
                     times=times,
                     solver=solver,
@@ -454,9 +490,7 @@ class Engine:
         edit = any(each.images for each in sequences)
         return self.memory.run(
             "drawing",
-            lambda weights: Denoiser(
-                self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=self.memory.run
-            ),
+            lambda weights: Denoiser(self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=self._work),
         )
 
     def guessing_task(self, sequences: Sequence[TokenSequence], settings: SamplingSettings) -> Task:
@@ -662,6 +696,7 @@ class Engine:
     ) -> None:
         """later: what the run will be planned anew for. growing: bytes that it has on the device already, beside what
         is remembered."""
+        prepare(self._kernel)
         plan = self.memory.start(task, self.remembered.nbytes + growing, later)
         if plan is not None:
             device = plan.limits.device

@@ -30,7 +30,7 @@ CFG_NORMS = ("none", "global", "channel", "cfg_zero_star")
 DTYPES = ("float32", "bfloat16", "float16")
 VRAM_MODES = ("auto", "full", "balanced", "low")
 COMPUTES = ("auto", "bf16", "int8")
-BACKENDS = ("auto", "sdpa", "flash")
+BACKENDS = ("auto", "sdpa", "flash", "flash3", "sage", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient")
 TASKS = ("draw", "understand", "interleave")
 PAGE_FORMATS = ("markdown", "html")  # that a document is saved in; the first unless told otherwise
 SIZE_UNITS = "GiB, MiB and KiB (of 1024), GB, MB and KB (of 1000)"
@@ -499,8 +499,11 @@ class LoadSettings(Settings):
     )
     attention: str = _setting(
         "auto",
-        "auto and sdpa: torch's own attention. flash: the flash-attn package, which must be installed; float16 or "
-        "bfloat16 on NVIDIA cards only.",
+        "auto: on an NVIDIA card the quickest of torch's kernels and the flash-attn that is installed, measured once "
+        "and remembered; else sdpa. sdpa: what torch picks. sdpa_cudnn, sdpa_flash, sdpa_efficient: one of torch's "
+        "kernels. flash, flash3, sage: the packages flash-attn, flash-attn 3 and SageAttention, which must be "
+        "installed; sage is less exact. All but auto and sdpa need an NVIDIA card, and most float16 or bfloat16. One "
+        "that is wrong here is refused.",
         option="attn_backend",
         choices=BACKENDS,
         advanced=True,
@@ -511,6 +514,19 @@ class LoadSettings(Settings):
         "in {dtype}. bf16: always in {dtype}, packed weights unpacked first. int8: INT8 whatever the weights are "
         "stored as; quicker on most cards, a little less exact.",
         choices=COMPUTES,
+        advanced=True,
+    )
+    compile: bool = _setting(
+        default=False,
+        help="Have torch compile what layers do between their products: quicker steps, most of all on fast cards, "
+        "after up to a minute when it is first used on a machine, and some seconds in every process. Needs triton on a "
+        "card, a C++ compiler on a CPU; where they are missing, layers run as they are.",
+        advanced=True,
+    )
+    enforce_eager: bool = _setting(
+        default=False,
+        help="Compile nothing, and launch everything by itself. Without it, each token of text is one CUDA graph on "
+        "NVIDIA cards while all layers stay there, which is quicker and the same but for rounding.",
         advanced=True,
     )
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sensenova_core
+from sensenova_core.system.cache import FOLDER
 from tests.support.golden_set import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
@@ -44,13 +45,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RepositoryIsAFolder())
+    config.addinivalue_line("markers", "cuda: needs a real card, and is skipped without one")
     config.addinivalue_line("markers", "long: run by `make live`, and not by `make test`")
+    config.addinivalue_line("markers", "cuda: needs a real card")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """The models are tiny, and two threads on a busy machine wait for each other: 20 times slower was measured."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """What tests find out about this machine is not remembered for its user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Draw a workflow with several prompts on a ComfyUI server: the idea of `sensenova queue` in fifty lines.
+"""Draw a workflow with several prompts on a ComfyUI server: the idea of `sensenova queue` in some fifty lines.
 
 python queue_batch.py workflow_api.json http://127.0.0.1:8188 "a red ring" "a small blue heart"
 """
@@ -6,7 +6,6 @@ python queue_batch.py workflow_api.json http://127.0.0.1:8188 "a red ring" "a sm
 import json
 import sys
 import uuid
-from copy import deepcopy
 from pathlib import Path
 
 import httpx
@@ -15,41 +14,45 @@ import websocket
 workflow_file, url, *prompts = sys.argv[1:]
 workflow = json.loads(Path(workflow_file).read_text(encoding="utf-8"))
 [encoder] = [id for id, node in workflow.items() if isinstance(node["inputs"].get("prompt"), str)]
-client_id = uuid.uuid4().hex
 
 
-def job_id(nodes: dict) -> str:
-    """The same for the same job, so that it is found again and not drawn twice."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(nodes, sort_keys=True)))
+def same_id(content: object) -> str:
+    """The same for the same content, so that a job is found again and not drawn twice."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content, sort_keys=True)))
 
 
 def follow(listener: websocket.WebSocket, job: str) -> None:
     """Print the steps of a job, up to its end."""
-    while True:
-        message = listener.recv()
-        if isinstance(message, bytes):
-            continue  # a preview
-        data = (content := json.loads(message))["data"]
-        if data.get("prompt_id") == job and content["type"] == "progress":
-            print(f"  step {data['value']} of {data['max']}")
-        if data.get("prompt_id") == job and content["type"] == "executing" and data["node"] is None:
+    for message in listener:
+        if isinstance(message, bytes) or job not in message:
+            continue  # a preview, or about another job
+        kind, data = (content := json.loads(message))["type"], content["data"]
+        if kind == "progress":
+            print(f"  step {data['value']} of {data['max']}", flush=True)
+        if kind == "executing" and data["node"] is None:
             return
 
 
+client_id = same_id([url, workflow])  # who sent a job hears of it, also when started anew
+listener = websocket.create_connection(url.replace("http", "ws", 1) + f"/ws?clientId={client_id}")
 with httpx.Client(base_url=url, timeout=60) as server:
-    listener = websocket.create_connection(url.replace("http", "ws", 1) + f"/ws?clientId={client_id}")
     for number, prompt in enumerate(prompts, 1):
-        nodes = deepcopy(workflow)
-        nodes[encoder]["inputs"]["prompt"] = prompt
-        job = job_id(nodes)
-        if not server.get(f"/history/{job}").json():
-            print(f"{number}: {prompt}")
-            body = {"prompt": nodes, "prompt_id": job, "client_id": client_id}
+        workflow[encoder]["inputs"]["prompt"] = prompt
+        job = same_id(workflow)
+        print(f"{number}: {prompt}", flush=True)
+        waits = job in server.get("/queue").text  # asked before the history, where jobs go from there
+        if not waits and not server.get(f"/history/{job}").json():
+            body = {"prompt": workflow, "prompt_id": job, "client_id": client_id}
             server.post("/prompt", json=body).raise_for_status()
+            waits = True
+        if waits:
             follow(listener, job)
-        for shown in server.get(f"/history/{job}").json()[job]["outputs"].values():
-            for index, file in enumerate(shown.get("images", ()), 1):
-                target = Path(f"{number:04d}_{index}.png")
-                target.write_bytes(server.get("/view", params=file).raise_for_status().content)
-                print(target)
-    listener.close()
+        entry = server.get(f"/history/{job}").json()[job]
+        if entry["status"]["status_str"] != "success":
+            error = dict(entry["status"]["messages"]).get("execution_error", {})
+            print("  failed:", error.get("exception_message", "it was interrupted"))
+        files = [file for shown in entry["outputs"].values() for file in shown.get("images", ())]
+        for index, file in enumerate(files, 1):
+            target = Path(f"{number:04d}_{index}.png")
+            target.write_bytes(server.get("/view", params=file).raise_for_status().content)
+            print(f"  {target}")

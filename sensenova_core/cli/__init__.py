@@ -1,4 +1,5 @@
-"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`, `download`, `queue`."""
+"""The command line: `sensenova generate`, `chat`, `interleave`, `inspect`, `plan`, `download`, `queue`,
+`selftest`."""
 
 import argparse
 import logging
@@ -6,7 +7,7 @@ import sys
 
 from .. import __version__
 from ..errors import SenseNovaError, SettingsError, missing_package, out_of_memory
-from . import chat, download, generate, inspect, interleave, plan, queue
+from . import chat, download, generate, inspect, interleave, plan, queue, selftest
 from .errors import message, smaller
 from .streams import lasting
 
@@ -69,7 +70,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"sensenova {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (generate, chat, interleave, inspect, plan, download, queue):
+    for command in (generate, chat, interleave, inspect, plan, download, queue, selftest):
         command.add_parser(commands)
     for command in commands.choices.values():
         command.add_argument("--verbose", action="store_true", help="say more: files, loading, first copies")

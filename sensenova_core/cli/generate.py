@@ -178,6 +178,8 @@ def _draw_and_save(
         else:
             images, think_text = _drawn(engine, profile, job, reasoning=texts.get("reasoning"))
             about = [{} if think_text is None else {"think_text": think_text}] * len(images)
+    if engine.compiles is not None:
+        about = [{**each, "compiled": engine.compiles} for each in about]
     paths = save(images, job, about, there=record.there(job) if record else {})
     if record:
         record.finished(job, paths)

@@ -94,7 +94,6 @@ def check_folder(folder: Path) -> None:
 def add_reference_options(parser) -> None:
     """Flags of other tools for these models, so that their commands run here or say why not."""
     parser.add_argument("--tensor-parallel-size", type=int, default=1, help="1; several cards are not supported")
-    parser.add_argument("--enforce-eager", action="store_true", help="accepted: nothing is compiled here")
     parser.add_argument("--enable-cpu-offload", action="store_true", help="the same as --vram-mode balanced")
     parser.add_argument("--device-map", choices=("auto",), default="auto", help="accepted: --max-memory decides")
     parser.add_argument("--cache-backend", default="none", help="none; steps are not cached")
@@ -111,6 +110,8 @@ def check_reference_options(options) -> None:
             f"--enable-cpu-offload means --vram-mode balanced, which --vram-mode {options.vram_mode} contradicts; "
             "give one of the two"
         )
+    if options.enforce_eager and options.compile:
+        raise SettingsError("--enforce-eager means not to compile, which --compile contradicts; give one of the two")
     if options.cache_backend.lower() != "none":
         raise SettingsError(f"--cache-backend {options.cache_backend}: steps are never cached; leave it out")
     if options.enable_cpu_offload:

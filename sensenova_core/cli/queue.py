@@ -27,7 +27,9 @@ Started again with the same arguments, it goes on where it was ended, in whateve
 def add_parser(commands) -> None:
     parser = commands.add_parser("queue", help="run a workflow for each line of a table", description=_DESCRIPTION)
     parser.add_argument("workflow", metavar="WORKFLOW.json", help="in API form: Workflow > Export (API) in the editor")
-    parser.add_argument("table", metavar="TABLE", help="a .csv file whose first line names the columns, or .jsonl")
+    parser.add_argument(
+        "table", metavar="TABLE", help="a .csv or .tsv file whose first line names the columns, or .jsonl"
+    )
     parser.add_argument(
         "--server",
         nargs="+",
@@ -57,13 +59,13 @@ def add_parser(commands) -> None:
 
 
 def run(options) -> int:
-    from ..queueing.server import Server, url_of
+    from ..queueing.server import Server, one_server, url_of
 
     if not options.wait >= 0 or math.isinf(options.wait):
         raise SettingsError(f"--wait {options.wait}: {quoted(options.wait)} is no time; give seconds from 0")
     urls = [url_of(text) for text in options.server or [DEFAULT_SERVER]]
-    if double := next((url for url in urls if urls.count(url) > 1), None):
-        raise SettingsError(f"--server {double} is given twice; leave one out")
+    if double := one_server(urls):
+        raise SettingsError(f"--server {' '.join(double)} is one server, given twice; leave one out")
     folder = path_of(options.output)
     if not options.dry_run:
         check_folder(folder)

@@ -3,11 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..model.attention import BLOCK_TOKENS
+from ..model.attention import BLOCK_TOKENS, PORTION
 from ..model.config import ModelConfig
 from ..model.feed_forward import ROWS
 from ..model.int8 import ROWS as INT8_ROWS
-from ..settings import UNCONDITIONAL, USUAL_PROMPT, DocumentSettings, SamplingSettings, edit_pixel_limits
+from ..settings import (
+    UNCONDITIONAL,
+    USUAL_PROMPT,
+    DocumentSettings,
+    SamplingSettings,
+    edit_pixel_limits,
+    understanding_pixel_limits,
+)
 from .plan import Task, Work
 
 USUAL_TEXT = 1024  # tokens between two pictures of a document
@@ -19,13 +26,17 @@ GROWING = 10  # one part in so many is lost where keys and values grew out of sm
 
 @dataclass(frozen=True)
 class Activations:
-    """Of one model. itemsize: bytes of a number that it computes with. int8: whether its products are of INT8. repeats:
-    whether attention repeats heads of keys and values for want of a kernel."""
+    """Of one model. itemsize: bytes of a number that it computes with. int8: whether its products are of INT8.
+
+    repeats: whether attention repeats heads of keys and values for want of a kernel. captured: bytes that captured
+    tokens take while text is written.
+    """
 
     config: ModelConfig
     itemsize: int
     int8: bool = False
     repeats: bool = False
+    captured: int = 0
 
     def drawing(
         self,
@@ -42,7 +53,7 @@ class Activations:
         """
         tokens = sum(prefix_tokens.values())
         states = tokens * self.state_bytes  # all branches go through a layer one after the other
-        reading = self.kv_bytes(tokens) + self.layer_bytes(max(prefix_tokens.values())) + states
+        reading = self.kv_bytes(tokens) + self.layer_bytes(self._portion(max(prefix_tokens.values()))) + states
         stays = self._kept(*prefix_tokens.values())
         name = f"an edit of {_counted(images, 'image')}," if images else "a picture of"
         size = (
@@ -54,9 +65,10 @@ class Activations:
     def writing(self, tokens: int, more: int, name: str) -> Task:
         """Up to `more` tokens of text after `tokens`: their keys and values, of which a growing layer exists twice."""
         total = max(_blocks(tokens + more), tokens + BLOCK_TOKENS)  # it begins with room for a block of text
-        layer = max(self.layer_bytes(tokens), self._repeated(total))
-        reading = Work(self.kv_bytes(total) + self._one_layer(total) + layer, stays=self._kept(total), uneven=True)
-        return Task(f"{name} up to {more} tokens after {tokens}", reading, writes=True)
+        layer = max(self.reading_bytes(tokens), self._repeated(total))
+        reading = self.kv_bytes(total) + self._one_layer(total) + layer + self.captured
+        work = Work(reading, stays=self._kept(total), uneven=True)
+        return Task(f"{name} up to {more} tokens after {tokens}", work, writes=True)
 
     def document(
         self,
@@ -79,7 +91,8 @@ class Activations:
         grown = {name: _blocks(tokens + drawn + USUAL_TEXT) for name, tokens in written.items()}
         kept = self.kv_bytes(sum(grown.values()))
         reading = kept + kept // GROWING + self._one_layer(max(grown.values()))
-        reading += max(self.layer_bytes(max(*written.values(), drawn)), self._repeated(max(grown.values())))
+        layer = max(self.reading_bytes(max(written.values())), self.layer_bytes(drawn))
+        reading += max(layer, self._repeated(max(grown.values()))) + self.captured
         prefixes = grown | ({UNCONDITIONAL: USUAL_PROMPT} if unconditional else {})
         drawn_as = f"picture {index + 1} of {name}, {sampling.width} x {sampling.height}"
         drawing = Work(self.drawing_bytes(sampling, prefixes), sampling.steps, self._kept(*prefixes.values()))
@@ -113,6 +126,17 @@ class Activations:
     def usual_tokens(self, images: int, prompt: int = USUAL_PROMPT) -> int:
         """Of a prompt with so many images, each of the largest size that is read."""
         return prompt + images * (edit_pixel_limits(images, self.config.best_area)[1] // self.config.token_pixels**2)
+
+    def reading_bytes(self, tokens: int) -> int:
+        """What goes through the layers while a sequence is read: portion by portion, but for the states of all."""
+        portion = self._portion(tokens)
+        return self.layer_bytes(portion) + (tokens - portion) * self.state_bytes
+
+    def _portion(self, tokens: int) -> int:
+        """Most tokens of a sequence that go through a layer at once: an image stays whole."""
+        areas = edit_pixel_limits(1, self.config.best_area), understanding_pixel_limits(self.config.best_area)
+        image = max(most for _, most in areas) // self.config.token_pixels**2
+        return min(tokens, max(PORTION, image))
 
     def kv_bytes(self, tokens: int) -> int:
         """Keys and values of `tokens` in all layers."""

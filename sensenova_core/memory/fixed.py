@@ -25,6 +25,7 @@ class Fixed:
             for name, owner in owners.items()
             if ".embed_tokens." not in name and ".lm_head." not in name
         }
+        self.times_placed = 0
         self.nbytes = sum(stored.headers[name].numel * stored.dtype(name).itemsize for name in self._small)
         self._stored = stored
         self._loras: tuple[tuple[Lora, float], ...] = ()
@@ -37,7 +38,7 @@ class Fixed:
         return self._changes() != before
 
     def place(self, device: torch.device) -> None:
-        stored = self._stored
+        stored, self.times_placed = self._stored, self.times_placed + 1
         for name, owner in self._small.items():
             value, dtype = stored.whole(name), stored.dtype(name)
             if changes := self._terms(name):

@@ -60,6 +60,13 @@ class Mapped:
         return (self.stored.nbytes if self.placed else 0) + self.slots.nbytes
 
     @property
+    def at_rest(self) -> object | None:
+        """See model.Weights."""
+        if not self.placed or any(unit.apart for unit in self.units[UNDERSTANDING]):
+            return None
+        return self.fixed.times_placed, self.times_dropped
+
+    @property
     def copied_bytes(self) -> int:
         """Of weights that are copies, in another type than they are stored in."""
         stored = self.stored

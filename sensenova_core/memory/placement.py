@@ -43,6 +43,9 @@ class PlacedWeights(Weights, Protocol):
     times_dropped: int
 
     @property
+    def at_rest(self) -> object | None: ...
+
+    @property
     def nbytes(self) -> int: ...
 
     @property

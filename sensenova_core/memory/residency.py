@@ -102,6 +102,18 @@ class Residency:
             raise
         self.placed = True
 
+    @property
+    def at_rest(self) -> object | None:
+        """See model.Weights."""
+        units, of = self.units[UNDERSTANDING], self.slots.of
+        writes = self.passes is not None and self.passes.expert == UNDERSTANDING and self._settled
+        if not writes or any(unit.apart for unit in units):
+            return None
+        lying = [of.get((UNDERSTANDING, index)) for index in range(len(units))]
+        if any(slot is None or slot.ready is not None for slot in lying):
+            return None
+        return self.slots.times_taken, self.fixed.times_placed, self.times_dropped
+
     def check(self) -> None:
         """Nothing to do: whatever is read from a file is checked when it is read."""
 

@@ -75,6 +75,7 @@ class Slots:
 
     def __init__(self, device: torch.device, transfers: Transfers):
         self.room, self.most_bytes = 0, 0
+        self.times_taken = 0  # a buffer, from a unit
         self.of: dict[Key, Slot] = {}
         self.free: list[Slot] = []
         self.working: Slot | None = None
@@ -108,6 +109,7 @@ class Slots:
         """Take a unit's buffer away from it. A copy into it may be under way: what comes to it next is ordered behind
         that, another copy by the queue of copies, and whoever is given its memory by `Slot.drop`."""
         slot = self.of.pop(key)
+        self.times_taken += 1
         if slot.ready is not None:
             if not slot.ready.cancel():
                 slot.ready.exception()  # waits until it has begun

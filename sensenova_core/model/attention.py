@@ -1,14 +1,13 @@
 """Grouped-query attention: projections with two norms per head, and the kernels that attend."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import SettingsError, check_choice
-from ..settings import BACKENDS
 from .config import DecoderConfig
 from .int8 import projected
 from .rope import Rotation
@@ -17,6 +16,7 @@ from .rope import Rotation
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 BLOCK_TOKENS = 512  # buffers of keys and values grow by this many tokens at a time
+PORTION = 4096  # tokens of a long text that go through a layer at once
 CPU = torch.device("cpu")
 
 
@@ -62,40 +62,38 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype and rounds_once():
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # in float32 within
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+@cache
+def rounds_once() -> bool:
+    """Whether torch's norm of half precision rounds its result alone, and not before the weight too, as old ones do."""
+    x, weight = (torch.linspace(1, most, 512, device="cpu").bfloat16() for most in (9, 2))
+    once = F.rms_norm(x.float(), x.shape, weight.float(), 1e-6).bfloat16()
+    return torch.equal(F.rms_norm(x, x.shape, weight, 1e-6), once)
 
 
 def _position(x: Tensor, norms: tuple[RMSNorm, RMSNorm], rotation: Rotation) -> Tensor:
     """Normalise the time half and the row-column half, each by its norm, then turn, in float32."""
     halves = x.float().unflatten(-1, (2, -1))  # (..., heads, 2, head_dim / 2)
     weight = torch.stack([norm.weight for norm in norms]).float()
-    halves = F.rms_norm(halves, halves.shape[-1:], eps=norms[0].eps) * weight
+    halves = F.rms_norm(halves, halves.shape[-1:], eps=norms[0].eps).mul_(weight)
     return rotation.turn(halves.flatten(-2)).to(x.dtype)
 
 
-def attention_kernel(backend: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Kernel:
-    """The kernel of a backend: "sdpa" (torch), "flash" (the flash-attn package), "auto" (torch's own choice).
+def sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, grouped: bool | None = None) -> Tensor:
+    """Attention through torch, which picks the fastest of its kernels that can run.
 
-    device, dtype: what it will run on. Raises SettingsError for an unknown name, or for "flash" where it cannot run.
+    grouped: whether that takes fewer heads of keys and values than of queries; None where it is not known.
     """
-    check_choice("attention", backend, BACKENDS)
-    if backend != "flash":
-        return sdpa
-    kernel = _flash_kernel()
-    if device.type != "cuda" or dtype == torch.float32:
-        problem = f"'flash' runs on CUDA in float16 or bfloat16, not on {device} in {dtype}"
-        raise SettingsError(problem, "choose 'auto' or 'sdpa'", setting="attention", value=backend)
-    return kernel
-
-
-def sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Attention through torch, which picks the fastest of its kernels that can run."""
     new, seen = query.shape[1], key.shape[1]
     mask = None
     if causal and new > 1 and new != seen:  # torch aligns is_causal to the top left; a small mask aligns it right
         mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
     groups = query.shape[2] // key.shape[2]
-    grouped = groups > 1 and _groups_heads(query, mask)
+    grouped = groups > 1 and (_groups_heads(query, mask) if grouped is None else grouped)
     if groups > 1 and not grouped:
         key, value = (part.repeat_interleave(groups, dim=2) for part in (key, value))
     computed = torch.float16 if _lacks_bfloat16(query) else query.dtype
@@ -136,16 +134,3 @@ def _groups_heads(query: Tensor, mask: Tensor | None) -> bool:
         return True
     half = query.dtype != torch.float32
     return half and mask is None and _has_bfloat16(query.device)
-
-
-def _flash_kernel() -> Kernel:
-    try:
-        from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]  # an optional package
-    except ImportError as error:
-        raise SettingsError(
-            f"'flash' needs the flash-attn package, which does not import here ({error})",
-            "install flash-attn, or choose 'auto' or 'sdpa'",
-            setting="attention",
-            value="flash",
-        ) from error
-    return flash_attn_func

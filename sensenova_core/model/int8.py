@@ -197,6 +197,11 @@ def is_quick_on(device: torch.device) -> bool:
     return is_multiplied_on(device) and bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
 
 
+def fused_on(device: torch.device) -> Multiply | None:
+    """The kernels that do a whole product on a device, with scales and rotation; None where there are none."""
+    return _fused(device.type)
+
+
 @cache
 def _fused(device: str) -> Multiply | None:
     """comfy-kitchen's kernels, which do all of it in one go, where they are installed and there is a card for them."""

@@ -22,7 +22,11 @@ class Rotation:
 
     def turn(self, x: Tensor) -> Tensor:
         """x: float32 (batch, tokens, heads, head_dim)."""
-        return x * self.cos + partners(x) * self.sin
+        return partners(x).mul_(self.sin).add_(x * self.cos)
+
+    def of(self, start: int, stop: int) -> "Rotation":
+        """Of these tokens."""
+        return Rotation(self.cos[..., start:stop, :, :], self.sin[..., start:stop, :, :])
 
     def first(self, rows: int) -> "Rotation":
         """The first `rows` of the batch."""

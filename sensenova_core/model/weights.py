@@ -3,18 +3,26 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from .decoder import Layer
 from .unified import SenseNovaU1
 
 Result = TypeVar("Result")
 
 
 class Weights(Protocol):
-    """The weights that move: each is ready to run when it is asked for, wherever it lies."""
+    """The weights that move: each is ready to run when it is asked for, wherever it lies.
 
-    def layers(self, expert: str) -> Iterable[nn.Module]:
+    at_rest: what stays equal while every weight that writing needs lies where it lies, on the device and as it runs;
+    None while some move.
+    """
+
+    @property
+    def at_rest(self) -> object | None: ...
+
+    def layers(self, expert: str) -> Iterable[Layer]:
         """One pass over an expert's layers in order: each is ready until the next one is asked for."""
         ...
 
@@ -37,10 +45,12 @@ class Runner(Protocol):
 class InModule:
     """The weights of a model that has them in its own parameters."""
 
+    at_rest = ()
+
     def __init__(self, model: SenseNovaU1):
         self.model = model
 
-    def layers(self, expert: str) -> Iterable[nn.Module]:
+    def layers(self, expert: str) -> Iterable[Layer]:
         return getattr(self.model, expert).decoder.layers
 
     def head(self) -> Iterable[Tensor]:

@@ -13,7 +13,7 @@ from ..errors import SenseNovaError, SettingsError, quoted
 from ..system.paths import path_of
 from .node_types import Declared, NodeTypes, converted
 from .table import Line, Table
-from .workflow import Target, Workflow, is_link
+from .workflow import Target, Workflow, check_sendable, is_link
 
 UPLOADED = "sensenova-queue-"  # begins the names of files that were sent to a server
 
@@ -38,12 +38,19 @@ class Job:
         """What names of its results begin with."""
         return f"{self.line:04d}_{self.id[:8]}"
 
-    def is_what_was_sent(self, nodes: Any) -> bool:
-        """Whether these nodes are this job's, but for what a server has called its uploads."""
-        if not isinstance(nodes, dict) or nodes.keys() != self.nodes.keys():
-            return False
+    def is_made_by(self, nodes: Any, node: str) -> bool:
+        """Whether what that node saved is of the job's settings, going by these nodes, whatever a server calls uploads.
+
+        Only it and what leads to it count: what a server has saved once it shows again for every job that changes
+        nothing there, and the file tells of the first of these jobs. A node that another has made as it ran is not
+        among the job's, and what leads to it is not known: then all count.
+        """
         uploads = {(target.node, target.input) for target in self.uploads}
-        return _content(nodes, uploads) == _content(self.nodes, uploads)
+        try:
+            found, own = (_before(node, each) if node in self.nodes else each for each in (nodes, self.nodes))
+            return _content(found, uploads) == _content(own, uploads)
+        except (TypeError, KeyError, AttributeError):  # what the file tells of is nothing of ComfyUI's
+            return False
 
 
 def make_jobs(workflow: Workflow, table: Table, types: NodeTypes, *, columns: dict[str, list[Target]]) -> list[Job]:
@@ -56,11 +63,13 @@ def make_jobs(workflow: Workflow, table: Table, types: NodeTypes, *, columns: di
         for column, target, value in _cells(line, columns):
             declared = types.declared(workflow.nodes[target.node]["class_type"], target.input)
             try:
+                check_sendable(value)
                 if file := _file(value, declared, table.path.parent):
                     uploads[target] = file
                     changes[target] = f"{UPLOADED}{_sum(file, sums)}{file.suffix.lower()}"
                 else:
                     changes[target] = _value(value, workflow, target, declared=declared)
+                check_sendable(changes[target])  # again: a cell of JSON may have become what it says
             except (SenseNovaError, OSError) as error:
                 raise table.error(line.number, str(error), column) from error
         nodes = workflow.changed(changes)
@@ -101,6 +110,17 @@ def _sum(file: Path, sums: dict[Path, str]) -> str:
     if file not in sums:
         sums[file] = hashlib.sha256(file.read_bytes()).hexdigest()[:20]
     return sums[file]
+
+
+def _before(node: str, nodes: dict[str, Any]) -> dict[str, Any]:
+    """A node, and those that its inputs come from, directly and by others."""
+    found: dict[str, Any] = {}
+    to_see = [node]
+    while to_see:
+        if (id := to_see.pop()) in nodes and id not in found:
+            found[id] = nodes[id]
+            to_see += [value[0] for value in nodes[id]["inputs"].values() if is_link(value)]
+    return found
 
 
 def _content(nodes: dict[str, Any], but: Collection[tuple[str, str]] = ()) -> str:

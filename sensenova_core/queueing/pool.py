@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .jobs import Job
@@ -11,13 +11,14 @@ from .jobs import Job
 @dataclass
 class Run:
     """A job that is to be done. sent: a server has taken it. losses: how often one that had it has not any more.
-    troubles: how often in a row one had no answer but an error."""
+    troubles: how often in a row one had no answer but an error. interrupted: somebody has ended it on its server."""
 
     job: Job
     attempt: int
     sent: bool = False
     losses: int = 0
     troubles: int = 0
+    interrupted: bool = False
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -43,15 +44,20 @@ class Pool:
         with self._changed:
             return len(self._runs) + len(self._active)
 
-    def here(self, server: str, waiting: set[str]) -> set[str]:
-        """A server is there, with these prompts in its queue; returns those that others do by now."""
+    def here(self, server: str, waiting: Mapping[str, str], client: str) -> set[str]:
+        """A server is there, with these prompts in its queue; returns those that it does for nothing, as another server
+        was given them since.
+
+        waiting: see `Server.waiting`. client: the id that prompts are sent to this server with. Only those that were
+        are returned: another may be what that other server does, if this is but a second name of it.
+        """
         with self._changed:
             self._alive.add(server)
             for run in self._runs:
                 if run.prompt_id in waiting and run.prompt_id not in self._sent:
                     self._homes[run.prompt_id] = server
             self._changed.notify_all()
-            return {id for id in waiting if self._sent.get(id, server) != server}
+            return {id for id, sender in waiting.items() if sender == client and self._sent.get(id, server) != server}
 
     def away(self, server: str) -> None:
         """A server does not answer: what it has is for others."""
@@ -78,7 +84,10 @@ class Pool:
         return self.stopped.is_set() or not (self._runs or self._active)
 
     def take(self, server: str, busy: Callable[[], int]) -> Run | None:
-        """A job for a free server, the least busy one first; None when there will be no more. busy: see `_idle`."""
+        """A job for a free server, the least busy one first; None when there will be no more.
+
+        busy: asks the server how many jobs of others it has.
+        """
         jobs_of_others = busy()
         with self._changed:
             self._unknown.discard(server)

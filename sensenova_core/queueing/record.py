@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .server import Files
 
 RECORD, NOTES, LOCK = "jobs.jsonl", ".sensenova-queue.jsonl", ".sensenova-queue.lock"
 PART = ".sensenova-queue.part"  # ends the names of files that are not whole yet
+_DOCUMENTS = "[0-9]*_" + "[0-9a-f]" * 8 + "_*"  # the folders in it that hold a document's files; see Job.stem
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def held(folder: Path) -> Iterator[None]:
         if lock is False:
             problem = f"--output: another `sensenova queue` saves into {folder}"
             raise SettingsError(problem, "wait for it, give it several --server, or give another folder")
-        for left in folder.rglob(f"*{PART}"):
+        # Looked for where our own files are, and not in all that is below: the folder may be somebody's home.
+        for left in chain(folder.glob(f"*{PART}"), folder.glob(f"{_DOCUMENTS}/*{PART}")):
             left.unlink(missing_ok=True)
         yield
 

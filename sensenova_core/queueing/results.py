@@ -15,12 +15,14 @@ _LINKING = (".md", ".html")  # what names the files that came with it, which mus
 _ODD = re.compile(r"[^\w.-]+|^\.+")
 
 
-def save(server: Server, job: Job, outputs: Files, *, folder: Path) -> list[str]:
-    """Fetch every file and write every text that the nodes show; returns names in `folder`. Raises Away, Missing.
+def save(server: Server, job: Job, outputs: Files, *, folder: Path) -> dict[str, str]:
+    """Fetch every file and write every text that the nodes show. Raises Away, Missing.
+
+    Returns the names in `folder`, each with the node that it comes from.
 
     A job's names are the same each time: saved again, it takes the place of what was saved before.
     """
-    names = []
+    names: dict[str, str] = {}
     for node, shown in sorted(outputs.items()):
         if not isinstance(shown, dict):
             continue
@@ -28,21 +30,21 @@ def save(server: Server, job: Job, outputs: Files, *, folder: Path) -> list[str]
         files = _files(shown)
         for name, file in _named(stem, files):
             _write(folder / name, lambda part, file=file: server.download(file, part))
-            names.append(name)
+            names[name] = node
         for name, text in _named_texts(stem, shown, first=len(files) + 1):
             _write(folder / name, lambda part, text=text: part.write_text(text, encoding="utf-8", errors="replace"))
-            names.append(name)
+            names[name] = node
     return names
 
 
-def not_of(job: Job, folder: Path, files: list[str]) -> str | None:
-    """The first of these files that says it is of other settings than the job's.
+def not_of(job: Job, folder: Path, files: dict[str, str]) -> str | None:
+    """The first of these files that says it is of other settings than the job's. files: see `save`.
 
     ComfyUI's pictures carry what was sent. The names that a server gives to files are given again once its output
     folder was emptied, so that what its history calls by a name may be another picture by now.
     """
-    for name in files:
-        if (sent := _sent(folder / name)) is not None and not job.is_what_was_sent(sent):
+    for name, node in files.items():
+        if (sent := _sent(folder / name)) is not None and not job.is_made_by(sent, node):
             return name
     return None
 

@@ -45,7 +45,11 @@ class Shared:
 
 @dataclass(frozen=True)
 class Results:
-    """A job's results, and who has them. followed: they were drawn just now; else only their names are known."""
+    """A job's results, and who has them.
+
+    followed: it was seen how they were drawn, so that these names mean them. Otherwise the server may have given a name
+    to another file since.
+    """
 
     server: Server
     outputs: Files
@@ -85,10 +89,11 @@ class Sender:
             if server is not self.server and not self.shared.pool.is_here(server.url):
                 continue  # it would take long to say nothing
             entry = self._entry(server, run)
-            if entry and entry.error and run.sent and server is self.server:
-                raise Failed(entry.error)
-            if entry and entry.error:  # of an earlier day
-                self._begin_attempt(run)
+            if entry and entry.error:
+                if run.sent and server is self.server:
+                    self._failed(run, entry)
+                else:  # of an earlier day
+                    self._begin_attempt(run)
                 return self._found(run)
             if entry:
                 return Results(server, entry.outputs)
@@ -110,6 +115,15 @@ class Sender:
             if server is self.server:
                 raise
             return None
+
+    def _failed(self, run: Run, entry: Entry) -> None:
+        """Raises Failed, but where a user of the server has interrupted the job for the first time. It is to be sent
+        once more then: they may not have known whose it was."""
+        if run.interrupted or not entry.interrupted:
+            raise Failed(entry.error)
+        log.warning("line %d was interrupted on %s; it is drawn once more", run.job.line, self.server.url)
+        self._begin_attempt(run)
+        run.interrupted, run.sent = True, False
 
     def _begin_attempt(self, run: Run) -> None:
         run.attempt += 1
@@ -141,7 +155,7 @@ class Sender:
         return self._uploaded[name]
 
     def _followed(self, run: Run, listener: Listener) -> Entry | None:
-        """Wait for the end of a job that the server has; None for one that it does not have any more."""
+        """Wait for the end of a job that the server has; None for one that is to be sent again."""
         told = Followed(self.shared.shown, self.server.url, self.shared.workflow, prompt_id=run.prompt_id)
         entry = None
         with self._cancelling(run):
@@ -152,7 +166,8 @@ class Sender:
                 if self.shared.pool.stopped.is_set():
                     raise Stopped
         if entry and entry.error:
-            raise Failed(entry.error)
+            self._failed(run, entry)
+            return None
         return entry
 
     @contextmanager

@@ -1,10 +1,12 @@
 """A ComfyUI server, over HTTP."""
 
 import ipaddress
+import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +37,8 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a server's history says of a prompt that is over. error: "" for one that has succeeded."""
+    """What a server's history says of a prompt that is over. error: "" for one that has succeeded. interrupted: it has
+    failed by being ended on the server."""
 
     outputs: Files
     error: str = ""
@@ -53,6 +56,37 @@ def url_of(text: str) -> str:
     if not fine:
         raise SettingsError(f"--server {text}: {quoted(text)} is no address; give one such as http://127.0.0.1:8188")
     return url
+
+
+def one_server(urls: Sequence[str]) -> tuple[str, str] | None:
+    """Two of these URLs that are one server's: of the same host, or one has the other's address as numbers.
+
+    Two different names of one address may be two servers, behind a proxy that tells them apart by what they are called.
+    """
+    for pair in combinations(urls, 2):
+        (host, *place), (other, *other_place) = map(_place, pair)
+        if place == other_place and (host == other or _one_machine(host, other)):
+            return pair
+    return None
+
+
+def _place(url: str) -> tuple[str, int, str]:
+    """Host, port and path."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme], parts.path
+
+
+def _one_machine(host: str, other: str) -> bool:
+    here, there = _numbers(host), _numbers(other)
+    return bool(here & there) and (here == {host} or there == {other})
+
+
+def _numbers(host: str) -> set[str]:
+    """The addresses of a host, itself where it is one; none for a name that nobody knows."""
+    try:
+        return {str(address[0]) for *_, address in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return set()
 
 
 class Server:
@@ -76,10 +110,11 @@ class Server:
             raise Away("it answers, but not as ComfyUI does: /object_info lists no nodes")
         return found
 
-    def waiting(self) -> set[str]:
-        """Ids of the prompts that run or wait."""
+    def waiting(self) -> dict[str, str]:
+        """Ids of the prompts that run or wait, each with the `client_id` that it was sent with; "" for none."""
         queue = self._json("/queue")
-        return {item[1] for key in ("queue_running", "queue_pending") for item in queue[key]}
+        items = [item for key in ("queue_running", "queue_pending") for item in queue[key]]
+        return {item[1]: str(item[3].get("client_id") or "") for item in items}
 
     def entry(self, prompt_id: str) -> Entry | None:
         """None for a prompt that the history does not have: it is not over, or was never there, or is forgotten."""

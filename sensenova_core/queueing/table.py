@@ -1,6 +1,7 @@
-"""A table of jobs: CSV, whose first line names the columns, or JSON lines, whose keys are the columns."""
+"""A table of jobs: CSV or TSV, whose first line names the columns, or JSON lines, whose keys are the columns."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ _DELIMITERS = ",;\t"  # what spreadsheets write, by their country
 
 @dataclass(frozen=True)
 class Line:
-    """number: as an editor counts it, from 1. values: column -> cell; of CSV all are text, and empty cells are left
-    out."""
+    """number: as an editor counts it, from 1. values: column -> cell; of CSV and TSV all are text, and empty cells
+    are left out."""
 
     number: int
     values: dict[str, Any]
@@ -36,7 +37,7 @@ class Table:
 def read_table(path: Path) -> Table:
     """Raises SettingsError naming the line."""
     if path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
-        raise SettingsError(f"{path}: {quoted(path.suffix)} is no table's ending; give a .csv or .jsonl file")
+        raise SettingsError(f"{path}: {quoted(path.suffix)} is no table's ending; give a .csv, .tsv or .jsonl file")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -64,7 +65,9 @@ def _json_lines(table: Table, text: str) -> Iterator[Line]:
 
 def _csv_lines(table: Table, text: str) -> Iterator[Line]:
     head = text.partition("\n")[0]
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=max(_DELIMITERS, key=head.count), strict=True)
+    delimiter = "\t" if table.path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=head.count)
+    # Not by splitlines: it ends lines at U+2028 and the like too, which may stand in a cell.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] = []
     begin = 1  # the line that a row begins in: a quoted cell may have several
     try:

@@ -101,7 +101,7 @@ class Worker(threading.Thread):
             raise Missing(f"{results.server.url} does not answer") from None
         if not results.followed and (other := not_of(run.job, folder, files)):
             raise Missing(f"{results.server.url} has another job's picture where {other} was")
-        self._over(run, files=files, error=None)
+        self._over(run, files=list(files), error=None)
 
     def _over(self, run: Run, *, files: list[str], error: str | None) -> None:
         seconds = round(time.monotonic() - run.since, 2)
@@ -149,7 +149,7 @@ class Worker(threading.Thread):
         self._listener = Listener(self.server.url, self._sender.client)
         if self._listener.deaf:
             log.warning("%s: %s; it is asked every few seconds instead", self.server.url, self._listener.deaf)
-        for id in self.shared.pool.here(self.server.url, waiting):
+        for id in self.shared.pool.here(self.server.url, waiting, self._sender.client):
             self.server.cancel(id)
 
     def _close(self) -> None:

@@ -138,7 +138,25 @@ def read_workflow(path: Path) -> Workflow:
         content = content["prompt"]  # what was sent to a server as a whole
     if not isinstance(content, dict) or not content or not all(map(_is_node, content.values())):
         raise SettingsError(f"{path} is no workflow in API form: {{id: {{class_type, inputs}}}}", _EXPORT)
+    for id, node in content.items():
+        node.pop("is_changed", None)  # a note of the server that drew the picture which the workflow was taken from
+        try:
+            check_sendable({id: node})
+        except SettingsError as error:
+            raise SettingsError(f"{path}, node {id}: {error.problem}", error.remedy) from error
     return Workflow(path, content)
+
+
+def check_sendable(value: Any) -> None:
+    """Raises SettingsError for what JSON in UTF-8, which servers take, has no way to say. The problem goes on after the
+    name of a cell, or of a node."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = quoted(error.object[error.start : error.end])
+        raise SettingsError(f"{half} is half a letter", "write the whole one, or take it out") from error
+    except ValueError as error:
+        raise SettingsError(f"{quoted(value)} is no finite number, or has one in it", "write a finite one") from error
 
 
 def _is_node(node: Any) -> bool:

@@ -1,5 +1,6 @@
 """What has been read, as attention sees it: every layer's keys and values, and how new tokens attend to them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from ..model.attention import BLOCK_TOKENS, Attend, Kernel
 from ..model.config import DecoderConfig
+
+Run = tuple[int, bool]  # (stop, is_image) of a stretch of tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +63,25 @@ class Context:
                 grown[:, : self.tokens] = old[:, : self.tokens]
                 buffers[layer] = grown
 
-    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put a layer's new keys and values behind what is there; returns all of both, the new ones included."""
-        stop = self.tokens + key.shape[1]
-        self._keys[layer][:, self.tokens : stop] = key
-        self._values[layer][:, self.tokens : stop] = value
+    def write(self, layer: int, key: Tensor, value: Tensor, *, after: int = 0) -> tuple[Tensor, Tensor]:
+        """Put a layer's new keys and values behind what is there; returns all of both, the new ones included.
+
+        after: tokens that this layer has written since the last `advance`.
+        """
+        start = self.tokens + after
+        stop = start + key.shape[1]
+        self._keys[layer][:, start:stop] = key
+        self._values[layer][:, start:stop] = value
         return self._keys[layer][:, :stop], self._values[layer][:, :stop]
+
+    def buffers(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values with all the room behind them, for whoever writes in place and then advances."""
+        return self._keys[layer], self._values[layer]
+
+    def clear_rest(self) -> None:
+        """Have zeros in the room behind what was written: what is masked in attention has to be a number."""
+        for buffer in (*self._keys, *self._values):
+            buffer[:, self.tokens :] = 0
 
     def advance(self, tokens: int, last_t: int) -> None:
         """Count `tokens` that every layer has written."""
@@ -89,16 +105,16 @@ class ReadingAttention:
     """Attention while the understanding expert reads: text sees what came before, an image also all of itself.
 
     runs: (stop, is_image) of each stretch of new tokens, in order; attending run by run needs no mask over the whole
-    sequence.
+    sequence. after: further new tokens that are read in the same pass before these.
     """
 
-    def __init__(self, context: Context, runs: tuple[tuple[int, bool], ...], kernel: Kernel):
-        self.context, self.runs, self.kernel = context, runs, kernel
+    def __init__(self, context: Context, runs: Sequence[Run], kernel: Kernel, *, after: int = 0):
+        self.context, self.runs, self.kernel, self.after = context, runs, kernel, after
 
     def attend_at(self, layer: int) -> Attend:
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = self.context.write(layer, key, value)
-            before, start, parts = self.context.tokens, 0, []
+            keys, values = self.context.write(layer, key, value, after=self.after)
+            before, start, parts = self.context.tokens + self.after, 0, []
             for stop, is_image in self.runs:
                 seen = before + stop
                 parts.append(self.kernel(query[:, start:stop], keys[:, :seen], values[:, :seen], causal=not is_image))

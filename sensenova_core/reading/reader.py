@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from ..model import UNDERSTANDING, InModule, Kernel, Runner, SenseNovaU1, Weights
+from ..model.capture import Capture
 from ..model.grid import Grid
+from ..model.rope import Rotation
 from .images import MEAN, STD, ReferenceImage
+from .portions import portions
 from .prefix import BLOCK_TOKENS, Context, Prefix, ReadingAttention
 from .prompt import TokenSequence, runs, text_positions
 from .remembered import Remembered
+from .text_rows import TextRows
 
 # A context; tokens to read into it, (tokens, hidden); their positions, (3, tokens).
 Unread = tuple[Context, Tensor, Tensor]
@@ -26,6 +30,7 @@ class Reader:
         self.run = run or InModule(model).run
         self.remembered = remembered or Remembered()
         self.variant = ""
+        self.capture: Capture | None = None  # how tokens are captured that are written with these weights
 
     def read_as(self, variant: str) -> None:
         """Read with weights that a name is given to, another one for others, from now on. What was read with these
@@ -105,6 +110,12 @@ class Reader:
                 x[unread - start : stop - start] = self.embed(image)[unread - first :]
         return context, x, sequence.positions[:, start:]
 
+    def feed_token(self, context: Context, token: int, rows: TextRows) -> Tensor:
+        """`feed` of one token into one context, with tables that were made before."""
+        x = self._text("writing", [token])
+        t = context.last_t + 1
+        return self._extend([(context, x, text_positions(t, 1))], rows.at(t))[0]
+
     def feed(self, contexts: list[Context], ids: list[int]) -> list[Tensor]:
         """Read more text tokens into each context; the last hidden states, (1, hidden) each."""
         x = self._text("reading" if len(ids) > 1 else "writing", ids)
@@ -125,9 +136,11 @@ class Reader:
 
     def _text(self, phase: str, ids: list[int]) -> Tensor:
         """Token ids -> (tokens, hidden), as work of a phase."""
-        return self.run(
-            phase, lambda weights: self._embedded(torch.tensor(ids, dtype=torch.int64, device="cpu"), weights)
-        )
+        return self.run(phase, lambda weights: self.embedded(ids, weights))
+
+    def embedded(self, ids: list[int], weights: Weights) -> Tensor:
+        """Token ids -> (tokens, hidden)."""
+        return self._embedded(torch.tensor(ids, dtype=torch.int64, device="cpu"), weights)
 
     def _embedded(self, ids: Tensor, weights: Weights) -> Tensor:
         """Token ids (tokens,) -> (tokens, hidden)."""
@@ -162,17 +175,24 @@ class Reader:
         vision, pixels = self.model.understanding.vision, pixels.to(self.model.device, self.model.dtype)
         return vision(grid.image_to_patches(pixels), vision.rotary(grid, pixels.device))
 
-    def _extend(self, unread: list[Unread]) -> list[Tensor]:
-        """Read into several contexts in one pass of the layers; their last hidden states, (1, hidden) each."""
+    def _extend(self, unread: list[Unread], rotation: Rotation | None = None) -> list[Tensor]:
+        """Read into several contexts in one pass of the layers; their last hidden states, (1, hidden) each.
+
+        rotation: of all of them, where it was made before.
+        """
 
         def read(weights: Weights) -> list[Tensor]:
-            inputs = []
+            inputs, lasts = [], []
             for context, x, positions in unread:
                 context.reserve(context.tokens + len(x))
-                reading = ReadingAttention(context, runs(positions[0]), self.kernel)
-                inputs.append((x[None], self.model.rotation(positions[None].to(x.device)), reading.attend_at))
+                turned = rotation or self.model.rotation(positions[None].to(x.device))
+                for start, stretches in portions(runs(positions[0])):
+                    stop = start + stretches[-1][0]
+                    reading = ReadingAttention(context, stretches, self.kernel, after=start)
+                    inputs.append((x[None, start:stop], turned.of(start, stop), reading.attend_at))
+                lasts.append(len(inputs) - 1)
             read_in = self.model.understanding.decoder.together(inputs, weights.layers(UNDERSTANDING), last=True)
-            return [hidden[:, -1] for hidden in read_in]
+            return [read_in[index][:, -1] for index in lasts]
 
         longest = max(len(x) for _, x, _ in unread)
         last = self.run("reading" if longest > 1 else "writing", read)

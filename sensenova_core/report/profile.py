@@ -92,10 +92,10 @@ class Profile:
         beneath them where the time went, and the plan of the last run."""
         images = len(self.image_tokens)
         dtype = str(engine.stored.compute_dtype).removeprefix("torch.")
-        backend = "sdpa" if engine.attention == "auto" else engine.attention
         rows = {
-            "config": f"vram_mode={engine.memory.limits.mode}, attn_backend={backend}, dtype={dtype}"
-            + (", compute=int8" if engine.stored.int8 else ""),
+            "config": f"vram_mode={engine.memory.limits.mode}, attn_backend={engine.attention_used}, dtype={dtype}"
+            + (", compute=int8" if engine.stored.int8 else "")
+            + ("" if engine.compiles is None else ", compiled" if engine.compiles else ", not compiled"),
             "model load": f"{self.load_seconds:.3f} s",
             "load peak memory": self.load_peak,
             "generations": f"{self.calls} call(s), {f'{images} image(s) total, ' if images else ''}"

@@ -9,6 +9,7 @@ from ..reading.reader import Reader
 from ..reading.tokenizer import TURN_END
 from ..settings import DecodingSettings
 from .decode import Choose, TextStream, decode
+from .pen import Pen
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def answer(
     ids: list[int] = []
     text = ""
     ended = "cut" if limit == settings.max_tokens else "context"
-    for chosen in decode(reader, context, hidden, choose=choose, stop=stop, limit=limit):
+    for chosen in decode(Pen(reader, context, hidden), choose=choose, stop=stop, limit=limit):
         if not chosen.read:
             ended = "end"
             break

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NOT_FINITE, SenseNovaError
-from ..reading.prefix import Context
-from ..reading.reader import Reader
 from ..settings import DecodingSettings
+from .pen import Pen
 
 # (float32 logits (vocabulary,), tokens chosen so far) -> token
 Choose = Callable[[Tensor, list[int]], int]
@@ -19,29 +18,61 @@ UNFINISHED = "\ufffd"  # what bytes that are no whole character decode to
 
 
 def chooser(settings: DecodingSettings) -> Choose:
-    """A function that chooses tokens by these settings; it draws from one random stream."""
+    """A function that chooses tokens by these settings; it draws from one random stream.
+
+    All of it is computed where the logits are. The token and whether it was chosen from finite logits come from there
+    in one copy.
+    """
     generator = torch.Generator("cpu").manual_seed(settings.seed)
+    repeated = _Repeated(settings.repetition_penalty)
 
     def choose(logits: Tensor, chosen: list[int]) -> int:
-        logits = _penalised(logits, chosen, settings.repetition_penalty)
-        best, likeliest = logits.max(-1)
-        if not math.isfinite(best):
-            raise SenseNovaError(f"the model's logits hold {float(best)} after {len(chosen)} tokens; {NOT_FINITE}")
-        if not settings.sample:
-            return int(likeliest)
-        likelihood = _narrowed(logits / settings.temperature, settings.top_k, settings.top_p).softmax(-1).cpu()
-        return int(torch.multinomial(likelihood, 1, generator=generator))
+        logits = repeated.penalised(logits, chosen)
+        best, token = logits.max(-1)
+        if settings.sample:
+            likelihood = _narrowed(logits / settings.temperature, settings.top_k, settings.top_p).softmax(-1)
+            token = _drawn(likelihood, generator)
+        told, highest = torch.stack([token.double(), best.double()]).tolist()
+        if not math.isfinite(highest):
+            raise SenseNovaError(f"the model's logits hold {highest} after {len(chosen)} tokens; {NOT_FINITE}")
+        return int(told)
 
     return choose
 
 
-def _penalised(logits: Tensor, chosen: list[int], penalty: float) -> Tensor:
-    """Divide a chosen token's positive logit by the penalty, multiply a negative one by it."""
-    if penalty == 1 or not chosen:
-        return logits
-    index = torch.tensor(sorted(set(chosen)), dtype=torch.int64, device=logits.device)
-    values = logits[index]
-    return logits.index_copy(0, index, torch.where(values > 0, values / penalty, values * penalty))
+def _drawn(likelihood: Tensor, generator: torch.Generator) -> Tensor:
+    """A token, each as often as it is likely.
+
+    As torch.multinomial does it on a CPU, whose random numbers are used on every device: a seed is a text anywhere, as
+    far as rounding lets it be.
+    """
+    noise = torch.empty(likelihood.shape, dtype=likelihood.dtype, device="cpu").exponential_(generator=generator)
+    return (likelihood / noise.to(likelihood.device, non_blocking=True)).argmax(-1)
+
+
+class _Repeated:
+    """The tokens chosen so far, marked on the device one by one, so that each costs the same however many there are."""
+
+    def __init__(self, penalty: float):
+        self.penalty = penalty
+        self._marked: list[int] = []
+        self._marks: Tensor | None = None
+
+    def penalised(self, logits: Tensor, chosen: list[int]) -> Tensor:
+        """Divide a chosen token's positive logit by the penalty, multiply a negative one by it."""
+        if self.penalty == 1 or not chosen:
+            return logits
+        marks = self._marks_of(chosen, logits)
+        return torch.where(marks, torch.where(logits > 0, logits / self.penalty, logits * self.penalty), logits)
+
+    def _marks_of(self, chosen: list[int], logits: Tensor) -> Tensor:
+        marks, count = self._marks, len(self._marked)
+        if marks is None or marks.device != logits.device or chosen[:count] != self._marked:
+            marks, count = torch.zeros_like(logits, dtype=torch.bool), 0
+        for token in chosen[count:]:
+            marks[token].fill_(1)
+        self._marks, self._marked = marks, list(chosen)
+        return marks
 
 
 def _narrowed(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -64,9 +95,7 @@ class Chosen:
 
 
 def decode(
-    reader: Reader,
-    context: Context,
-    hidden: Tensor,
+    pen: Pen,
     *,
     choose: Choose,
     stop: Collection[int],
@@ -75,16 +104,16 @@ def decode(
 ) -> Iterator[Chosen]:
     """Choose tokens until one of `stop` (which is not read) or of `last` (which is), or until `limit` were read.
 
-    hidden: the last hidden state (1, hidden). Each token is read before it is yielded.
+    Each token is read before it is yielded.
     """
     chosen: list[int] = []
     for _ in range(limit):
-        token = choose(reader.logits(hidden), chosen)
+        token = choose(pen.logits(), chosen)
         if token in stop:
             yield Chosen(token, read=False)
             return
         chosen.append(token)
-        hidden = reader.feed([context], [token])[0]
+        pen.write(token)
         yield Chosen(token, read=True)
         if token in last:
             return

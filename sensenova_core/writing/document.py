@@ -19,6 +19,7 @@ from ..reading.tokenizer import IMAGE_END, IMAGE_START, TURN_END
 from ..settings import DocumentSettings
 from .decode import Choose, TextStream, chooser
 from .opening import Opening
+from .pen import Pen
 
 
 def growing(settings: DocumentSettings) -> tuple[str, ...]:
@@ -83,7 +84,8 @@ class Writer:
         self.branches = flow.branches_needed(settings.sampling, edit=True)
         names = growing(settings)
         opened = reader.open_all([*sequences[: len(names)]])
-        self.full, self.hidden = opened[0]
+        self.full = opened[0][0]
+        self.pen = Pen(reader, *opened[0])
         self.contexts = {name: context for name, (context, _) in zip(names, opened, strict=True)}
         guided = flow.UNCONDITIONAL in self.branches
         self.fixed = {flow.UNCONDITIONAL: reader.prefix(unconditional)} if guided else {}
@@ -102,7 +104,7 @@ class Writer:
                 told = len(chosen)
 
         while len(chosen) < self.settings.decoding.max_tokens and self._has_room(1):
-            token = self.choose(self.reader.logits(self.hidden), chosen)
+            token = self.choose(self.pen.logits(), chosen)
             if token == ids[TURN_END]:
                 yield from piece(stream.rest())
                 yield End("end")
@@ -120,7 +122,7 @@ class Writer:
                 images += 1
                 continue
             chosen.append(token)
-            self.hidden = self.reader.feed([self.full], [token])[0]
+            self.pen.write(token)
             yield from piece(stream.push(token))
         yield from piece(stream.rest())
         yield End("max_tokens" if len(chosen) == self.settings.decoding.max_tokens else "context")
@@ -161,9 +163,10 @@ class Writer:
         """Read the finished image of that index into both contexts, and what follows it into all of the document's."""
         grid, contexts = self._grid(index), [*self.contexts.values()]
         embedded = self.reader.embed_drawn(pixels, grid)[0]
-        self.hidden = self.reader.feed_image(contexts, embedded, grid, ids=[self.tokenizer.ids[IMAGE_END]])[0]
+        hidden = self.reader.feed_image(contexts, embedded, grid, ids=[self.tokenizer.ids[IMAGE_END]])[0]
         if self.opening is not None and self.opening.after:
-            self.hidden = self.reader.feed([self.full], [*self.opening.after])[0]
+            hidden = self.reader.feed([self.full], [*self.opening.after])[0]
+        self.pen.go_on(hidden)
 
     def _steps(self, index: int) -> Generator[Step, None, Tensor]:
         """Yields the steps, and returns the finished picture on its whole grid, as `Step.pixels` does.

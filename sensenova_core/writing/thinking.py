@@ -9,6 +9,7 @@ from ..reading.reader import Reader
 from ..reading.tokenizer import THINK_END, TURN_END
 from ..settings import CONDITION, DecodingSettings
 from .decode import Choose, TextStream, decode
+from .pen import Pen
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ def think(
     stream = TextStream(prompts.tokenizer.decode)
     ids: list[int] = []
     text = ""
-    for chosen in decode(reader, context, hidden, choose=choose, stop=stop, last=last, limit=limit):
+    for chosen in decode(Pen(reader, context, hidden), choose=choose, stop=stop, last=last, limit=limit):
         if chosen.read:
             ids.append(chosen.token)
             piece = stream.push(chosen.token)

@@ -21,8 +21,8 @@ SWITCHES = (
     "--no-first-run",
 )
 SECONDS = 60  # to wait for anything
-TITLE = 30  # height of the bar above a node's position
 WINDOW = {"width": 1600, "height": 1000}
+NODES_2 = "Comfy.VueNodes.Enabled"  # the setting, and how the server is told it: a POST to /settings
 # Without the first, a fresh editor covers itself with the template browser; previews are off unless asked for.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Execution.PreviewMethod": "auto"}
 # The editor opens a workflow of its own when it starts; one opened before that would be replaced by it.
@@ -42,6 +42,18 @@ PUT = """([id, name, value]) => {
     widget.value = value;
     widget.callback?.(value);
 }"""
+# [title, x, y, width, height] of each node with its title bar, in the graph's units: with "Nodes 2.0" as it is drawn.
+BOXES = """() => app.rootGraph.nodes.map(node => {
+    const drawn = document.querySelector(`[data-node-id="${node.id}"]`);
+    if (!LiteGraph.vueNodesMode || !drawn)
+        return [node.title, node.pos[0], node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT,
+            node.size[0], node.size[1] + LiteGraph.NODE_TITLE_HEIGHT];
+    const { left, top, width, height } = drawn.getBoundingClientRect(), scale = app.canvas.ds.scale;
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    const [x, y] = app.canvas.ds.convertCanvasToOffset([left - canvas.left, top - canvas.top]);
+    return [node.title, x, y, width / scale, height / scale];
+})"""
+GROUPS = "() => app.rootGraph.groups.map(group => [...group.pos, ...group.size])"
 # What a node says while it runs, as an expression for `Editor.node`; the editor takes its value for HTML, and Markdown.
 SAID = """(node.widgets?.find(widget => widget.name === "$$node-text-preview")?.value ?? "")
     .replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&").replaceAll("  \\n", "\\n")"""
@@ -127,8 +139,15 @@ class Editor:
 
     def overlaps(self) -> list[tuple[str, str]]:
         """Pairs of nodes of which one covers a part of the other."""
-        boxes = self.page.evaluate("app.rootGraph.nodes.map(node => [node.title, ...node.pos, ...node.size])")
-        return [(one[0], other[0]) for one, other in combinations(boxes, 2) if _overlap(one[1:], other[1:])]
+        return [(one, other) for (one, *box), (other, *under) in combinations(self._boxes(), 2) if _overlap(box, under)]
+
+    def outside(self) -> list[str]:
+        """Nodes of which a part is in no group."""
+        groups = self.page.evaluate(GROUPS)
+        return [title for title, *box in self._boxes() if not any(_within(box, group) for group in groups)]
+
+    def _boxes(self) -> list[list]:
+        return self.page.evaluate(BOXES)
 
     def hover(self, id: str, widget: str) -> tuple[float, float]:
         x, y = self.page.evaluate(MIDDLE_OF_WIDGET, [int(id), widget])
@@ -151,11 +170,32 @@ class Editor:
         field.fill(str(value))
         field.press("Enter")
 
+    def drop(self, title: str) -> str:
+        """Find a node by its name as a user does, on an empty graph; the id of what is put down."""
+        page = self.page
+        page.evaluate("app.rootGraph.clear()")
+        page.wait_for_timeout(500)  # for the canvas to be drawn without what was there
+        page.mouse.dblclick(800, 500)
+        page.locator("input:focus").fill(title)
+        page.get_by_text(title, exact=True).first.wait_for()
+        page.keyboard.press("Enter")
+        page.wait_for_function("app.rootGraph.nodes.length === 1")
+        page.wait_for_timeout(500)
+        page.mouse.move(900, 400, steps=5)  # until it is put down, it hangs at the pointer
+        page.mouse.click(900, 400, delay=100)
+        page.wait_for_function("!app.rootGraph.nodes[0].flags.ghost")
+        return str(page.evaluate("app.rootGraph.nodes[0].id"))
+
     def run(self) -> None:
         self.page.get_by_test_id("queue-button").click()
 
 
 def _overlap(one: list[float], other: list[float]) -> bool:
-    """Boxes as (x, y, width, height), y below the title bar."""
+    """Boxes as (x, y, width, height)."""
     (x, y, width, height), (u, v, columns, rows) = one, other
-    return x < u + columns and u < x + width and y - TITLE < v + rows and v - TITLE < y + height
+    return x < u + columns and u < x + width and y < v + rows and v < y + height
+
+
+def _within(one: list[float], other: list[float]) -> bool:
+    (x, y, width, height), (u, v, columns, rows) = one, other
+    return u <= x and x + width <= u + columns and v <= y and y + height <= v + rows

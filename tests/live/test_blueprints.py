@@ -24,7 +24,7 @@ def test_the_server_lists_them(client):
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda blueprint: blueprint.workflow)
 def test_what_is_dropped_does_what_its_workflow_does(editor, blueprint, screenshot):
     workflow = read(f"api/{blueprint.workflow}.json")
-    id = _dropped(editor, blueprint.title)
+    id = editor.drop(blueprint.title)
     if picture := node_id(workflow, "LoadImage"):
         editor.page.evaluate(ADD_PICTURE, [int(id), workflow[picture]["inputs"]["image"]])
     screenshot(editor.page, f"blueprint_{blueprint.workflow}")
@@ -34,29 +34,12 @@ def test_what_is_dropped_does_what_its_workflow_does(editor, blueprint, screensh
 
 
 def test_the_first_one_draws(editor, client):
-    _dropped(editor, BLUEPRINTS[0].title)
+    editor.drop(BLUEPRINTS[0].title)
     prompt = changed(editor.prompt(), Loader={"checkpoint": "built-in demo"}, FlowMatchSampler={"steps": 2})
     saved = {"images": [node_id(prompt, "FlowMatchSampler"), 0], "filename_prefix": "blueprint"}
     run = client.run(prompt | {"save": {"class_type": "SaveImage", "inputs": saved}})
     assert run.outcome == "execution_success"
     assert client.images(run, "save")[0].size == (BUILT_IN_SIDE, BUILT_IN_SIDE)
-
-
-def _dropped(editor, title: str) -> str:
-    """Find a blueprint by its name as a user does, on an empty graph; the id of its node."""
-    page = editor.page
-    page.evaluate("app.rootGraph.clear()")
-    page.wait_for_timeout(500)  # for the canvas to be drawn without what was there
-    page.mouse.dblclick(800, 500)
-    page.locator("input:focus").fill(title)
-    page.get_by_text(title, exact=True).first.wait_for()
-    page.keyboard.press("Enter")
-    page.wait_for_function("app.rootGraph.nodes.length === 1")
-    page.wait_for_timeout(500)
-    page.mouse.move(900, 400, steps=5)  # until it is put down, it hangs at the pointer
-    page.mouse.click(900, 400, delay=100)
-    page.wait_for_function("!app.rootGraph.nodes[0].flags.ghost")
-    return str(page.evaluate("app.rootGraph.nodes[0].id"))
 
 
 def _work(prompt: dict[str, Any]) -> set[str]:

@@ -126,17 +126,45 @@ def test_pictures_are_sent_and_texts_come_back(server, client, tmp_path):
     assert any(name.endswith(".txt") and (queue.output / name).read_text() for name in line["files"])
 
 
+def example(folder: Path, workflow: dict, url: str, *, prompts: list[str]) -> list[object]:
+    """The command that runs it."""
+    (folder / "workflow.json").write_text(json.dumps(workflow))
+    return [
+        sys.executable,
+        comfyui.REPOSITORY / "docs/examples/queue_batch.py",
+        folder / "workflow.json",
+        url,
+        *prompts,
+    ]
+
+
 def test_the_example_draws_each_prompt_once(server, tmp_path):
-    (tmp_path / "workflow.json").write_text(json.dumps(drawing()))
-    script = comfyui.REPOSITORY / "docs/examples/queue_batch.py"
-    command = [sys.executable, script, tmp_path / "workflow.json", server.url, "a red ring", "a blue heart"]
+    command = example(tmp_path, drawing(), server.url, prompts=["a red ring", "like <image>", "a blue heart"])
     for steps in (["step 2 of 2"] * 2, []):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
         assert done.returncode == 0, done.stderr
         assert [line.strip() for line in done.stdout.splitlines() if "step 2" in line] == steps
-    for number, prompt in enumerate(["a red ring", "a blue heart"], 1):
+        assert "2: like <image>\n  failed: " in done.stdout and "more <image> than there are images" in done.stdout
+    for number, prompt in {1: "a red ring", 3: "a blue heart"}.items():
         with Image.open(tmp_path / f"{number:04d}_1.png") as picture:
             assert json.loads(picture.info["prompt"])["2"]["inputs"]["prompt"] == prompt
+
+
+def test_the_example_started_again_while_its_job_runs_follows_it(server, client, tmp_path):
+    workflow = drawing()
+    workflow[node_id(workflow, "FlowMatchSampler")]["inputs"]["steps"] = 400
+    command = example(tmp_path, workflow, server.url, prompts=["a green ring"])
+    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    until(lambda: "step" in first.stdout.readline())
+    first.kill()
+    first.communicate()
+    [job] = client.get("/queue")["queue_running"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0 and "step 400 of 400" in done.stdout, done.stderr
+    assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
+    assert client.get(f"/history/{job[1]}")[job[1]]["prompt"][0] == job[0]  # what was sent first, and nothing since
+    assert (tmp_path / "0001_1.png").is_file()
 
 
 def test_a_document_comes_with_its_pictures(server, tmp_path):

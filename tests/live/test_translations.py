@@ -87,6 +87,6 @@ def test_a_node_s_help_is_chinese(chinese_editor, screenshot):
     page.evaluate(ADD_ALL, ["SenseNovaCoreFlowMatchSampler"])
     page.evaluate("app.canvas.selectNode(app.rootGraph.nodes[0])")
     page.get_by_test_id("info-button").click()
-    page.get_by_text("直接在像素空间绘制图像，每一步都显示当前的预测。").wait_for()
+    page.get_by_text("直接在像素空间绘制图像，每一步都显示当前的预测").wait_for()
     screenshot(page, "chinese_help")
     assert page.get_by_text("translated from").count() == 0

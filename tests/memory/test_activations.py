@@ -160,7 +160,7 @@ def test_reading_at_full_size_is_estimated_closely_from_above(tokens, decoder):
         peak.leave_out(reader.model.parameters())
         reader.prefix(sequence)
     activations = Activations(config(decoder), 2)
-    estimate = activations.kv_bytes(tokens) + activations.layer_bytes(tokens)
+    estimate = activations.kv_bytes(tokens) + activations.reading_bytes(tokens)
     assert peak.most <= estimate <= 1.35 * peak.most
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import sensenova_core
-from sensenova_core.model.attention import RMSNorm
+from sensenova_core.model.attention import RMSNorm, rounds_once
 from tests.support.golden_set import (
     cases,
     checkpoint,
@@ -141,4 +141,6 @@ def test_a_norm_rounds_once():
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(1)).mul(30).bfloat16()
     exact = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight.double()
     same = (norm(x) == exact.bfloat16()).float().mean()
+    assert rounds_once()
+    assert torch.equal(norm(x), norm.float()(x.float()).bfloat16())
     assert same > 0.999  # rounding before the weight leaves 63% equal

@@ -102,6 +102,37 @@ def test_a_bad_cell_names_line_and_column(tmp_path, table, said):
     assert said in error_of(tmp_path, table)
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('{"prompt": "fine"}\n{"prompt": "cut emoji \\ud83d"}', r"line 2, column prompt: '\ud83d' is half a letter"),
+        ('{"prompt": "whole emoji \\ud83d\\ude00"}\n{"text": "\\udc00"}', r"line 2, column text: '\udc00' is half"),
+        ('{"prompt": NaN}', "line 1, column prompt: nan is no finite number"),
+        ('{"extra": {"sizes": [1, Infinity]}}', "line 1, column extra: {'sizes': [1, inf]} is no finite number"),
+        ('{"extra": "NaN"}', "line 1, column extra: nan is no finite number"),
+        ('{"extra": "{\\"a\\": 1}"}\n{"extra": {"\\ud800": 1}}', "line 2, column extra: '\\ud800' is half a letter"),
+    ],
+)
+def test_a_cell_that_no_server_can_be_sent_names_line_and_column(tmp_path, table, said):
+    workflow = deepcopy(WORKFLOW)
+    workflow["3"]["inputs"]["extra"] = None
+    assert said in error_of(tmp_path, table, name="t.jsonl", workflow=workflow)
+
+
+def test_what_no_server_can_be_sent_is_refused_in_a_workflow_too(tmp_path):
+    workflow = deepcopy(WORKFLOW)
+    workflow["1"]["inputs"]["prompt"] = "cut \ud83d"
+    with pytest.raises(SettingsError, match=r"workflow.json, node 1: '\\ud83d' is half a letter"):
+        read_workflow(written(tmp_path, workflow))
+
+
+def test_what_a_server_notes_in_a_workflow_is_not_sent_again(tmp_path):
+    """Prompts that are taken from pictures have it, mostly as NaN; with it a node would not look at its file again."""
+    workflow = deepcopy(WORKFLOW)
+    workflow["2"]["is_changed"] = [float("nan")]
+    assert read_workflow(written(tmp_path, workflow)).nodes == WORKFLOW
+
+
 def test_without_a_server_the_workflow_s_own_values_say_the_types(tmp_path):
     [job] = jobs_of(tmp_path, "prompt,seed,crop\n12,7,no\n", types=NodeTypes())
     assert inputs(job, "1")["prompt"] == "12" and inputs(job, "2")["seed"] == 7 and inputs(job, "2")["crop"] is False
@@ -121,6 +152,18 @@ def test_csv_as_spreadsheets_write_it(tmp_path, mark, delimiter):
     assert inputs(job, "1")["prompt"] == "a, b; c" and inputs(job, "2")["seed"] == 7
 
 
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_only_line_ends_end_a_line(tmp_path, letter):
+    first, second = jobs_of(tmp_path, f"prompt,seed\na red{letter}circle,1\na ring,7\n")
+    assert inputs(first, "1")["prompt"] == f"a red{letter}circle" and (first.line, second.line) == (2, 3)
+    assert "line 3, column seed" in error_of(tmp_path, f"prompt,seed\na{letter}b,1\nx,seven\n")
+
+
+def test_a_tsv_is_split_at_tabs_alone(tmp_path):
+    [job] = jobs_of(tmp_path, "prompt\na red, round, small circle\n", name="table.tsv")
+    assert inputs(job, "1")["prompt"] == "a red, round, small circle"
+
+
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [
@@ -129,7 +172,7 @@ def test_csv_as_spreadsheets_write_it(tmp_path, mark, delimiter):
         ("prompt\n", "t.csv", "no line with values"),
         ('{"seed": 1}\n[1]\n', "t.jsonl", "line 2: expected an object"),
         ('{"seed": 1}\n{"seed"\n', "t.jsonl", "line 2: not JSON"),
-        ("", "t.xlsx", "'.xlsx' is no table's ending"),
+        ("", "t.xlsx", "'.xlsx' is no table's ending; give a .csv, .tsv or .jsonl file"),
     ],
 )
 def test_a_table_that_is_none_is_named(tmp_path, text, name, said):

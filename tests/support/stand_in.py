@@ -62,6 +62,7 @@ class StandIn:
     def __enter__(self) -> "StandIn":
         """Also after `kill`, on the same port: with its files, and nothing in queue and history."""
         self.queue: list[tuple[str, dict]] = []
+        self.senders: dict[str, str] = {}  # prompt id -> client id
         self.history: dict[str, dict] = {}
         self.lock = threading.Lock()
         self.alive = True
@@ -149,7 +150,7 @@ def handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
                 if path == "/object_info":
                     self.answer(TYPES)
                 elif path == "/queue":
-                    items = [[0, id, nodes] for id, nodes in server.queue]
+                    items = [[0, id, nodes, {"client_id": server.senders.get(id)}] for id, nodes in server.queue]
                     self.answer({"queue_running": items[:1], "queue_pending": items[1:]})
                 elif path.startswith("/history/"):
                     id = Path(path).name
@@ -167,6 +168,7 @@ def handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
             with server.lock:
                 if path == "/prompt":
                     sent = json.loads(body)
+                    server.senders[sent["prompt_id"]] = sent["client_id"]
                     server.queue.append((sent["prompt_id"], sent["prompt"]))
                     self.answer({"prompt_id": sent["prompt_id"], "number": 1, "node_errors": {}})
                 elif path == "/upload/image":

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from sensenova_core import SettingsError
+from sensenova_core import SenseNovaError, SettingsError
 from sensenova_core.settings import DecodingSettings
 from sensenova_core.writing.decode import TextStream, chooser
 from tests.support.each import each
@@ -74,6 +74,45 @@ def test_tokens_are_chosen_as_often_as_they_are_likely():
     expected = (LOGITS / 2).softmax(-1) * 4000
     for token, times in enumerate(expected.tolist()):
         assert seen[token] == pytest.approx(times, abs=4 * times**0.5)
+
+
+def test_sampling_draws_as_torch_does():
+    """Which draws a token in the same way from the same random numbers on a CPU."""
+    logits = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    random, choose = torch.Generator().manual_seed(7), chooser(DecodingSettings(sample=True, temperature=1.0, seed=7))
+    for _ in range(200):
+        assert choose(logits, []) == int(torch.multinomial(logits.softmax(-1), 1, generator=random))
+
+
+def test_a_chooser_can_begin_anew():
+    """What it has marked as chosen is what it is told now, not what it was told before."""
+    choose = chooser(DecodingSettings(repetition_penalty=100.0))
+    logits = torch.tensor([3.0, 2.0, 1.0])
+    assert [choose(logits, chosen) for chosen in ([], [0], [0, 1], [1], [1, 0], [2, 0])] == [0, 1, 2, 0, 2, 1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("sample", [False, True])
+def test_logits_that_are_not_finite(value, sample):
+    with pytest.raises(SenseNovaError, match="after 2 tokens"):
+        chooser(DecodingSettings(sample=sample))(torch.tensor([0.0, value, 1.0]), [1, 1])
+
+
+def test_one_copy_to_the_host_for_a_token():
+    """On a card each is a wait. A tensor that counts what is asked of its numbers."""
+    counted = []
+
+    class Counted(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function.__name__ in ("tolist", "item", "__float__", "__int__", "__bool__", "cpu", "numpy"):
+                counted.append(function.__name__)
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    for settings in ({}, {"sample": True, "top_k": 3, "top_p": 0.9}, {"repetition_penalty": 1.2}):
+        counted.clear()
+        chooser(DecodingSettings(**settings))(LOGITS.as_subclass(Counted), [1, 2])
+        assert counted == ["tolist"]
 
 
 def naive_penalised(logits: torch.Tensor, chosen: list[int], penalty: float) -> torch.Tensor:

@@ -5,7 +5,8 @@
 Each becomes ../NAME.json beside its folder. Needs ComfyUI (COMFYUI_PATH), playwright and Chromium. A node's title is
 its `_meta.title`, its group `_meta.group`; `_meta.note`, in Markdown, becomes a note in that group. Nodes that are
 to be there bypassed stand in the `_meta.bypassed` of another one, in API form, and what is connected to them in
-`_meta.inputs`. `_meta.widgets` sets what only the editor knows, such as what becomes of a seed after a run.
+`_meta.inputs`. `_meta.widgets` sets what only the editor knows, such as what becomes of a seed after a run;
+`_meta.width` is for nodes that show what can only be read if it is wide.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from tools.workflows.opened import opened_editor  # noqa: E402
 VIEW = {"width": 1400, "height": 800}  # of a small window's canvas, which the saved view is to fit
 LEAST_SCALE = 0.7  # what does not fit then is below or to the right
 NOTE_TITLE = "Note"
-# A widget of each kind of node that shows text on itself -> the height for it. The box may be up to 48 higher, see
-# web/js/text_on_nodes.js: there is ROW_GAP below, and more of it below nodes that draw.
-SAYS = {"decoding": 100, "card": 100, "checkpoint": 84, "format": 60, "lora_name": 60}
+# A widget of each kind of node that shows text on itself -> the height for it: of as many lines as it mostly has, up to
+# the most that web/js/text_on_nodes.js gives it.
+SAYS = {"decoding": 152, "card": 200, "checkpoint": 152, "t_eps": 104, "scheduler": 72, "format": 88, "lora_name": 88}
 DRAWS = ["steps", "card"]  # likewise of nodes that show a picture
 AFTER_RUN = "control_after_generate"  # the widget that says what becomes of a seed
 BYPASSED = 4  # how LiteGraph calls that mode
@@ -47,19 +48,20 @@ SET = "([id, name, value]) => { app.rootGraph.getNodeById(id).widgets.find(one =
 BYPASS = "([id, mode]) => { app.rootGraph.getNodeById(id).mode = mode; }"
 HAS_PICTURES = "() => app.rootGraph.nodes.every(node => node.type !== 'LoadImage' || node.imgs?.length)"
 MEASURE = """([SAYS, DRAWS]) => app.rootGraph.nodes.map(node => {
-    const text = node.widgets?.find(widget => widget.element && typeof widget.value === "string");
+    const texts = (node.widgets ?? []).filter(widget => widget.element && typeof widget.value === "string");
+    const text = texts.toSorted((one, other) => other.value.length - one.value.length)[0];
     const definition = node.constructor.nodeData ?? {};
-    const ours = node => node.type.startsWith("SenseNovaCore");
     const isImage = slot => slot.type === "IMAGE";
     return {
         id: Number(node.id),
         needs: [...node.computeSize()],
         text: text?.value ?? null,
+        texts: texts.length,
         text_comes: Boolean(text && node.inputs.some(slot => slot.widget?.name === text.name && slot.link !== null)),
         keeps_picture: Boolean(definition.output_node) && node.inputs.some(isImage),
         keeps_text: node.type === "PreviewAny",
         draws: Boolean(node.widgets?.some(widget => DRAWS.includes(widget.name))),
-        writes: Math.max(0, ...(node.widgets ?? []).map(widget => ours(node) && SAYS[widget.name] || 0)),
+        writes: Math.max(0, ...(node.widgets ?? []).map(widget => SAYS[widget.name] || 0)),
     };
 })"""
 
@@ -114,7 +116,9 @@ def with_bypassed(api: dict[str, Any]) -> dict[str, Any]:
 def _box(measured: dict[str, Any], api: dict[str, Any], notes: dict[int, int]) -> Box:
     id = measured["id"]
     feeds = {int(other) for other, node in api.items() if str(id) in [value[0] for value in _links(node)]}
-    return Box(**measured, group=api[str(notes.get(id, id))]["_meta"]["group"], below=notes.get(id), feeds=feeds)
+    meta = api[str(notes.get(id, id))]["_meta"]
+    width = 0 if id in notes else meta.get("width", 0)
+    return Box(**measured, group=meta["group"], below=notes.get(id), feeds=feeds, width=width)
 
 
 def view(workflow: dict[str, Any]) -> dict[str, Any]:

@@ -17,20 +17,21 @@ from tools.workflows.wires import TITLE, Point, Rectangle, behind, curve, curves
 COLUMN_GAP = 60
 ROW_GAP = 50  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
 PAD, HEADING = 18, 34  # around the nodes of a group; of its title
-SAID_GAP = 50  # more, below a node that says how far it is above the picture that it draws
 COLOR = "#3f789e"
 GROUP_GAP = 44  # between groups, where wires turn
 LANE, LANES = 24, 4  # wires that run beside each other, and how many there may be between rows
 FIT, FRAME = (1200, 750), 20  # what the editor fits a workflow and a frame into, in a window of 1600 x 1000
 READABLE, ENOUGH = 0.575, 0.8  # the editor leaves all text out below 8 / 14
 MARGIN = 4  # that a wire keeps from nodes
+THROUGH_HEADING = 0.15  # the cost of a wire that runs through one
 MOST_WAYS = 100  # of a wire that turns at two heights
 WIDTH, NARROW, TEXT_WIDTH, PICTURE_SIDE = 280, 220, 360, 380
 CHARACTERS, LINE = 47, 16  # of a text box at TEXT_WIDTH
 TEXT_HEIGHT = (90, 480)
 NOTE_CHARACTERS, NOTE_LINE, NOTE_FRAME = 60, 14, 46
 KEPT_TEXT_HEIGHT = 210
-PREVIEW = 212  # height for what a node draws while it runs
+PREVIEW = 230  # height for what a node draws while it runs
+WIDE_PICTURE = 0.6  # height of what wide nodes show, charts, as a part of their width
 REROUTES = ("reroutes", "linkExtensions")  # what a saved workflow has of them, under "extra"
 RIGHT, BELOW, NEW_ROW = "right", "below", "new row"
 
@@ -42,12 +43,14 @@ class Box:
     id: int
     group: str
     needs: tuple[float, float]
-    text: str | None = None  # of its text box
+    text: str | None = None  # the longest of its text boxes
+    texts: int = 0  # how many boxes there are, all of one height
     text_comes: bool = False  # over a wire: the box stays empty
     keeps_picture: bool = False
     keeps_text: bool = False
     draws: bool = False
     writes: float = 0  # height for what it says while it runs
+    width: float = 0  # at the least
     below: int | None = None  # of a note: the node that it is about
     feeds: set[int] = field(default_factory=set)
 
@@ -58,14 +61,21 @@ class Box:
             width, height = WIDTH, max(height, NOTE_FRAME + _lines(self.text, NOTE_CHARACTERS) * NOTE_LINE)
         elif self.text is not None and not self.text_comes:
             least, most = TEXT_HEIGHT
-            width, height = max(width, TEXT_WIDTH), height + min(max(_lines(self.text, CHARACTERS) * LINE, least), most)
+            lines = self.texts * _lines(self.text, CHARACTERS)
+            width, height = max(width, TEXT_WIDTH), height + min(max(lines * LINE, least), most)
         if self.keeps_text:
             width, height = max(width, TEXT_WIDTH), height + KEPT_TEXT_HEIGHT
         if self.keeps_picture:
             width, height = max(width, PICTURE_SIDE), height + PICTURE_SIDE
         elif self.draws:
-            height += PREVIEW
-        return width, height + self.writes
+            height += max(PREVIEW, self.width * WIDE_PICTURE)
+        return max(width, self.width), height + self.writes
+
+    @property
+    def below_it(self) -> float:
+        """What a group has below this node: with "Nodes 2.0" those are taller that have no height to spare."""
+        spare = self.writes or self.keeps_picture or self.keeps_text or self.below is not None
+        return PAD if spare else ROW_GAP
 
 
 def _lines(text: str | None, characters: int) -> int:
@@ -86,7 +96,7 @@ class Group:
             width, y = max(nodes[id].size[0] for id in column), HEADING + TITLE + PAD / 2
             for id in column:
                 self.places[id] = (x, y), (width, nodes[id].size[1])
-                y += nodes[id].size[1] + TITLE + ROW_GAP + (SAID_GAP if nodes[id].draws else 0)
+                y += nodes[id].size[1] + TITLE + ROW_GAP
             ends.append((y, x, width))
             x += width + COLUMN_GAP
         for box in boxes:
@@ -95,7 +105,8 @@ class Group:
                 self.places[box.id] = (left, y), (width, box.size[1])
                 ends.append((y + box.size[1] + TITLE + ROW_GAP, left, width))
         self.width = x - COLUMN_GAP + PAD
-        self.height = max(y + size[1] for (_, y), size in self.places.values()) + PAD
+        by_id = {box.id: box for box in boxes}
+        self.height = max(y + size[1] + by_id[id].below_it for id, ((_, y), size) in self.places.items())
 
 
 def ranks(nodes: Mapping[int, Box]) -> dict[int, int]:
@@ -194,9 +205,11 @@ class Routing:
 
     def __init__(self, workflow: dict[str, Any], groups: list[Group], places: list[Point], most: float):
         self.nodes = {node["id"]: node for node in workflow["nodes"]}
-        headings = [(x, y, 14 * len(group.title), HEADING) for group, (x, y) in zip(groups, places, strict=True)]
+        titles = [(x, y, 14 * len(group.title), HEADING) for group, (x, y) in zip(groups, places, strict=True)]
+        headings = [(x, y, group.width, HEADING) for group, (x, y) in zip(groups, places, strict=True)]
         rectangles = [rectangle(node) for node in workflow["nodes"]]
-        self.boxes = np.array([*rectangles, *headings])
+        self.boxes = np.array([*rectangles, *titles])
+        self.with_headings = np.array([*rectangles, *headings])
         self.rows = sorted(_between(rectangles, groups, places))
         self.taken: dict[tuple[float, float], tuple[int, int]] = {}  # where wires run along: by which output
         self.cost, self.points = 0.0, {}
@@ -219,17 +232,18 @@ class Routing:
         return socket(self.nodes[source], output, is_input=False), socket(self.nodes[target], slot, is_input=True)
 
     def _route(self, link: list) -> list[Point]:
+        """Not through the heading of a group, where nodes have badges, if there is another way."""
         start, end = self._ends(link)
         owner = link[1], link[2]
-        for points in self._ways(start, end):
-            if any(self.taken.get(point, owner) != owner for point in _runs(points)):
-                continue
-            wire = curve([start, *points, end])
-            if behind(wire, self.boxes, MARGIN).any():
-                continue
-            self.taken.update(dict.fromkeys(_runs(points), owner))
-            self.cost += 0.03 * len(points)
-            return points
+        for boxes, cost in ((self.with_headings, 0), (self.boxes, THROUGH_HEADING)):
+            for points in self._ways(start, end):
+                if any(self.taken.get(point, owner) != owner for point in _runs(points)):
+                    continue
+                if behind(curve([start, *points, end]), boxes, MARGIN).any():
+                    continue
+                self.taken.update(dict.fromkeys(_runs(points), owner))
+                self.cost += 0.03 * len(points) + cost
+                return points
         self.cost += 5
         return []
 

@@ -44,7 +44,7 @@ def shown(client: Client, api: dict[str, Any]) -> tuple[list[Image.Image], list[
         texts += [(ASKED, text) for text in asked if kind != "SenseNovaCoreLoader"]
         if kind == "LoadImage":
             pictures.insert(0, client.view({"filename": inputs["image"], "type": "input"}))
-        elif kind == "SaveImage":
+        elif kind in ("SaveImage", "PreviewImage"):
             pictures += client.images(run, id)
         elif kind == "PreviewAny":
             texts += [(GIVEN, UNTOLD.sub("", text).strip()) for text in run.outputs[id]["text"]]
