@@ -21,6 +21,7 @@ USUAL_TEXT = 1024  # tokens between two pictures of a document
 # Beside a picture being drawn, in pictures of float32: with a mask its image as pixels and as tokens, noise, mask, and
 # which pixels are kept; with another solver z and guesses as it remembers them, and what it makes of them.
 PAINTING, SOLVING = 5, 8
+GROWING = 10  # one part in so many is lost where keys and values grew out of smaller places
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Activations:
 
     def writing(self, tokens: int, more: int, name: str) -> Task:
         """Up to `more` tokens of text after `tokens`: their keys and values, of which a growing layer exists twice."""
-        total = _blocks(tokens + more)
+        total = max(_blocks(tokens + more), tokens + BLOCK_TOKENS)  # it begins with room for a block of text
         layer = max(self.reading_bytes(tokens), self._repeated(total))
         reading = self.kv_bytes(total) + self._one_layer(total) + layer + self.captured
         work = Work(reading, stays=self._kept(total), uneven=True)
@@ -89,7 +90,8 @@ class Activations:
         sampling = settings.of_image(min(index, settings.max_images - 1))
         drawn = self.config.grid(width=sampling.width, height=sampling.height).tokens
         grown = {name: _blocks(tokens + drawn + USUAL_TEXT) for name, tokens in written.items()}
-        reading = self.kv_bytes(sum(grown.values())) + self._one_layer(max(grown.values()))
+        kept = self.kv_bytes(sum(grown.values()))
+        reading = kept + kept // GROWING + self._one_layer(max(grown.values()))
         layer = max(self.reading_bytes(max(written.values())), self.layer_bytes(drawn))
         reading += max(layer, self._repeated(max(grown.values()))) + self.captured
         prefixes = grown | ({UNCONDITIONAL: USUAL_PROMPT} if unconditional else {})

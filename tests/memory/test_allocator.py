@@ -9,6 +9,7 @@ from sensenova_core.memory.activations import Activations
 from sensenova_core.memory.allocator import MIB, POOLS, libraries, taken, taken_by
 from sensenova_core.memory.forecast import explained
 from sensenova_core.memory.plan import Work
+from sensenova_core.reading.prefix import BLOCK_TOKENS, Context
 from sensenova_core.settings import DocumentSettings
 from tests.memory.test_activations import config
 from tests.memory.test_plan_8b import GIB, PREFIXES, sizes_8b
@@ -59,6 +60,13 @@ def test_libraries_are_within_the_budget():
     assert make_plan(sizes_8b(), task, limits, system_free=48 * GIB).device_bytes <= least
     with pytest.raises(SettingsError, match="the smallest that works"):
         make_plan(sizes_8b(), task, Limits("auto", least - 1, libraries=beside), system_free=48 * GIB)
+
+
+def test_a_short_text_has_room_for_a_block_of_tokens():
+    """As contexts begin with: 69 MB of the 8B models were in no plan."""
+    activations, settings = Activations(config(), 2), config().decoder
+    room = Context(settings, device=torch.device("meta"), dtype=torch.bfloat16, tokens=400 + BLOCK_TOKENS)
+    assert activations.writing(400, 9, "text of").reading.activations >= room.nbytes
 
 
 # A document.
