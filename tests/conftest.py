@@ -17,9 +17,8 @@ REPOSITORY = Path(__file__).parent.parent
 # Files of tests/live that take long together: `make live` runs them, `make test` does not.
 LONG = {
     *("test_blueprints", "test_core_samplers", "test_editor", "test_editor_runs", "test_editor_text", "test_fresh"),
-    "test_hosts",
-    *("test_importing", "test_ksampler", "test_painting", "test_pretended_card", "test_queue", "test_streaming"),
-    *("test_translations", "test_widgets", "test_workflows"),
+    *("test_hosts", "test_importing", "test_ksampler", "test_painting", "test_pretended_card", "test_queue"),
+    *("test_streaming", "test_translations", "test_widgets", "test_workflows"),
 }
 
 
