@@ -1,4 +1,4 @@
-"""Take back what this pack put outside of its own folder: the two example pictures in ComfyUI's input folder.
+"""Take back what this pack put outside of its own folder: the three example pictures in ComfyUI's input folder.
 
 ComfyUI-Manager runs this before it removes a clone; otherwise: python uninstall.py [INPUT_FOLDER]. Pictures that were
 changed stay, and so does all that users made or fetched.

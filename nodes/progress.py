@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import comfy.model_management as mm
 import comfy.utils
@@ -58,6 +59,18 @@ class Board:
 _board: ContextVar[Board | None] = ContextVar("board", default=None)
 
 
+def _current() -> Board:
+    """Of the node that is running. One of somebody else's, such as KSampler, has no board around its run."""
+    board, context = _board.get(), get_executing_context()
+    return board or _board_of(*((context.prompt_id, context.node_id) if context else (None, None)))
+
+
+@lru_cache(maxsize=1)
+def _board_of(prompt_id: str | None, node_id: str | None) -> Board:
+    """Of the last such node."""
+    return Board()
+
+
 @contextmanager
 def own_board() -> Iterator[None]:
     """Around one node's run: what it says begins anew."""
@@ -74,7 +87,7 @@ def show(**parts: str) -> None:
     The graph editor would leave out <image>: it reads HTML, and Markdown with "Nodes 2.0", where a line that ends
     without two spaces goes on in the next one.
     """
-    board = _board.get() or Board()
+    board = _current()
     for name, words in parts.items():
         setattr(board, name, words)
     context = get_executing_context()
@@ -208,11 +221,10 @@ def warn(message: str) -> None:
 
 
 def _keep(message: str) -> None:
-    board = _board.get()
-    if board is None:  # a node of somebody else's
-        return show_text(message)
-    board.notes.append(message)
-    return show()
+    notes = _current().notes
+    if message not in notes:
+        notes.append(message)
+    show()
 
 
 def _preview(image: Tensor) -> Image.Image:

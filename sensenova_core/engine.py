@@ -216,6 +216,8 @@ class Engine:
     ) -> Task:
         """What `denoise` is to do, for `plan`."""
         used = _used(conditioning, settings, times, between=solver is not None)
+        if times is not None:
+            settings = replace(settings, steps=max(1, len(times) - 1))
         beside = PAINTING if canvas is not None and canvas.mask is not None else 0
         beside += 0 if solver is None else SOLVING
         unread = any(self.reader.key(sequence) not in self.remembered.prefixes for sequence in used.values())

@@ -144,7 +144,8 @@ class Reader:
 
     def _embedded(self, ids: Tensor, weights: Weights) -> Tensor:
         """Token ids (tokens,) -> (tokens, hidden)."""
-        return weights.embed(ids).to(self.model.device, self.model.dtype)
+        # The host need not wait: CUDA has taken what is not page-locked before it goes on.
+        return weights.embed(ids).to(self.model.device, self.model.dtype, non_blocking=True)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(1, hidden) -> float32 (vocabulary,)."""

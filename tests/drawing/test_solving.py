@@ -100,3 +100,9 @@ def test_calls_come_in_the_caller_s_own_thread_and_order():
             answer = seen[-1] * 10
     answers, thread = end.value.value
     assert seen == [0, 1, 2] and answers == [0, 10, 20] and thread != threading.get_ident()
+
+
+def test_a_schedule_is_planned_for_its_own_steps(engines):
+    engine, settings = engines("tiny-u15"), SamplingSettings(64, 64, steps=50)
+    task = engine.drawing_task(engine.encode("x"), settings, times=torch.linspace(0, 1, 4))
+    assert task.drawing is not None and task.drawing.passes == 3 and "3 steps" in task.name
