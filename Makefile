@@ -28,6 +28,7 @@ test: lint
 
 live: $(VENV)/.test
 	$(PY) -m pytest -q tests/live -rs
+	$(PY) -m pytest -q -m long --ignore tests/live tests
 
 # What follows from workflows/api: what the editor opens, thumbnails, and the nodes in subgraphs. Needs ComfyUI and Chromium.
 workflows: $(VENV)/.test

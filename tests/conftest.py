@@ -14,11 +14,13 @@ from sensenova_core.system.cache import FOLDER
 from tests.support.golden_set import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
-# Files of tests/live that take long together: `make live` runs them, `make test` does not.
+# Files that take long together: `make live` runs them, `make test` does not.
 LONG = {
-    *("test_blueprints", "test_core_samplers", "test_editor", "test_editor_runs", "test_editor_text", "test_fresh"),
-    *("test_hosts", "test_importing", "test_ksampler", "test_painting", "test_pretended_card", "test_queue"),
-    *("test_streaming", "test_translations", "test_widgets", "test_workflows"),
+    *("live/test_blueprints", "live/test_core_samplers", "live/test_door", "live/test_editor", "live/test_editor_runs"),
+    *("live/test_editor_text", "live/test_fresh", "live/test_hosts", "live/test_importing", "live/test_ksampler"),
+    *("live/test_listing", "live/test_memory", "live/test_painting", "live/test_patcher", "live/test_pretended_card"),
+    *("live/test_queue", "live/test_streaming", "live/test_translations", "live/test_widgets", "live/test_workflows"),
+    *("demo/test_demo_model", "hub/test_download", "model/test_compiled"),
 }
 
 
@@ -34,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """How several processes share the tests: what needs the running ComfyUI goes to one of them, which starts it, and
     first, as it takes longest; the other files go to whoever is free."""
     for item in items:
-        if item.path.parent.name == "live" and item.path.stem in LONG:
+        if f"{item.path.parent.name}/{item.path.stem}" in LONG:
             item.add_marker(pytest.mark.long)
     live = {item.path for item in items if "server" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path not in live)

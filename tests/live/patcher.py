@@ -10,6 +10,7 @@ import gc
 import hashlib
 import importlib.util
 import json
+import mmap
 import sys
 import threading
 import time
@@ -84,8 +85,11 @@ def draw(model, ready: bool = True) -> str:
 def buffers(engine) -> int:
     """How many buffers for a unit there really are, host's and device's: by what Python still knows of tensors."""
     slot = engine.memory.sizes.slot
+    on_pages = (-(-slot // mmap.PAGESIZE) + 1) * mmap.PAGESIZE  # one that has its pages to itself
     storages = [one.untyped_storage() for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
-    return len({storage.data_ptr() for storage in storages if storage.nbytes() == slot and storage.device != _META})
+    return len(
+        {storage.data_ptr() for storage in storages if storage.nbytes() in (slot, on_pages) and storage.device != _META}
+    )
 
 
 _META = torch.device("meta")

@@ -120,7 +120,7 @@ def test_memory_plan_on_the_cpu_asks_for_a_card(client):
     "inputs, planned",
     [
         ({"task": "understand", "images": 1, "max_tokens": 9}, "an answer of up to 9 tokens after 4496"),
-        ({"task": "interleave"}, "picture 1 of a document, 256 x 256"),
+        ({"task": "interleave"}, "picture 8 of a document, 256 x 256"),
     ],
 )
 def test_memory_plan_of_text(client, inputs, planned):
