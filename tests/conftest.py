@@ -20,7 +20,8 @@ LONG = {
     *("live/test_editor_text", "live/test_fresh", "live/test_hosts", "live/test_importing", "live/test_ksampler"),
     *("live/test_listing", "live/test_memory", "live/test_painting", "live/test_patcher", "live/test_pretended_card"),
     *("live/test_queue", "live/test_streaming", "live/test_translations", "live/test_widgets", "live/test_workflows"),
-    *("cli/test_streams", "demo/test_demo_model", "hub/test_download", "memory/test_changed_files", "model/test_compiled"),
+    *("cli/test_streams", "demo/test_demo_model", "hub/test_download"),
+    *("memory/test_changed_files", "model/test_compiled"),
 }
 
 
