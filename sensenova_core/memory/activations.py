@@ -167,7 +167,7 @@ class Activations:
         more."""
         decoder, itemsize = self.config.decoder, self.itemsize
         hidden, experts = decoder.hidden_size, decoder.generation_experts[0]
-        attention = rows * decoder.num_heads * decoder.head_dim * (2 * itemsize + 4 * 4)  # turned in float32
+        attention = rows * decoder.num_heads * decoder.head_dim * (2 * itemsize + 3 * 4)  # turned in float32
         if experts is None:
             beside = 3 if self.compiled else 2  # gate and up, and of compiled layers their product
             feed_forward = min(rows, ROWS) * beside * decoder.intermediate_size * itemsize

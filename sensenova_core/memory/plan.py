@@ -17,8 +17,8 @@ from .budget import Limits, in_words
 from .units import Units
 
 RING = {"auto": 3, "full": 3, "balanced": 3, "low": 2}  # buffers that stream and compute
-FRAGMENTATION = 1.15  # what an allocator reserves over what activations use that come and go
-UNEVEN = 1.15  # times that, where they are of many lengths
+FRAGMENTATION = 1.23  # what an allocator reserves over what activations use that come and go
+UNEVEN = 1.08  # times that, where they are of many lengths
 STAGING = 2  # page-locked buffers through which files are read
 
 

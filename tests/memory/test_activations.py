@@ -103,8 +103,7 @@ def test_drawing_at_full_size_is_estimated_closely_from_above(dtype, change, pre
     settings = replace(SamplingSettings(steps=2), **change)
     peak = drawing_peak(storageless(dtype), settings, prefixes)
     estimate = Activations(config(), dtype.itemsize).drawing_bytes(settings, prefixes)
-    # What an allocator has to reserve for it is nearer to the estimate: tests/pretend/test_walks.py holds that.
-    assert peak <= estimate <= 1.4 * peak, (peak / GIB, estimate / GIB)
+    assert peak <= estimate <= 1.35 * peak, (peak / GIB, estimate / GIB)
 
 
 @pytest.mark.parametrize("decoder", [DENSE, FEW_EXPERTS], ids=["dense", "experts"])
@@ -149,7 +148,7 @@ def test_drawing_by_experts_is_estimated_from_above(change):
     settings = replace(SamplingSettings(steps=1), **change)
     peak = drawing_peak(storageless(torch.bfloat16, FEW_EXPERTS), settings, PREFIXES)
     estimate = Activations(config(FEW_EXPERTS), 2).drawing_bytes(settings, PREFIXES)
-    assert peak <= estimate <= 1.65 * peak, (peak / GIB, estimate / GIB)
+    assert peak <= estimate <= 1.55 * peak, (peak / GIB, estimate / GIB)
 
 
 @pytest.mark.parametrize("decoder", [DENSE, pytest.param(FEW_EXPERTS, marks=grouped)], ids=["dense", "experts"])
