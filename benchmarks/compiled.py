@@ -24,7 +24,7 @@ from statistics import median
 import torch
 from checkpoint import write_checkpoint
 from geometry import GEOMETRIES, model_config
-from machine import machine
+from machine import save
 from turns import clock
 
 PROMPT = "a red circle to the left of a blue square"
@@ -153,11 +153,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
     print(json.dumps(rows, indent=2))
-    run = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine(torch.device(options.device)), "run": run, "rows": rows}
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(options.output)
+    save(options, rows=rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from checkpoint import write_checkpoint
 from geometry import GEOMETRIES, model_config
-from machine import machine
+from machine import save
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from turns import in_turns
@@ -130,11 +130,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         figures = measure(options, Path(folder))
     print(json.dumps(figures, indent=2))
-    run = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine(torch.device(options.device)), "run": run, **figures}
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(options.output)
+    save(options, **figures)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""What a benchmark ran on: date, device and versions, for its result file."""
+"""What a benchmark ran on (date, device, versions), and its result file."""
 
+import argparse
+import json
 import os
 import platform
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -22,6 +26,15 @@ def machine(device: torch.device) -> dict:
         "torch": torch.__version__,
         "sensenova_core": sensenova_core.__version__,
     }
+
+
+def save(options: argparse.Namespace, **figures: Any) -> None:
+    """Write figures to options.output, with the machine and the options, of which `device` is one, beside them."""
+    run = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    result = {"machine": machine(torch.device(options.device)), "run": run, **figures}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(options.output)
 
 
 def processor_name() -> str:

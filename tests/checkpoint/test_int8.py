@@ -13,17 +13,13 @@ from sensenova_core.checkpoint import Packed, checkpoint_name, open_checkpoint
 from sensenova_core.lora.merging import merge
 from sensenova_core.report.inspect import inspect, report
 from tests.support.geometries import geometry, write_checkpoint
+from tests.support.instructions import few_instructions  # noqa: F401  # for all tests here
 from tests.support.int8 import FP8, KINDS, as_bytes, is_layer, said, write_int8
 from tests.support.loras import matrices, merged, write_lora
 from tests.support.packing import tensors_of, wide
 from tests.support.streaming import WAYS, check_same, draw_short, story
 
 FLOATS = {"compute": "bf16", "dtype": "float32"}
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import torch
 import sensenova_core
 from sensenova_core import Engine
 from tests.support.geometries import TOKENIZER, write_checkpoint
+from tests.support.instructions import few_instructions  # noqa: F401  # for all tests here
 from tools.tiny_checkpoint import CONFIG
 
 LAYERS = 6
@@ -30,12 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cuda)
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    """This model's tokenizer makes 1200 tokens of the instructions for drawing."""
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 @pytest.fixture(autouse=True)

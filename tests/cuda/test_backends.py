@@ -12,10 +12,6 @@ from sensenova_core.selftest import WRONG, all_checks, outcomes
 from sensenova_core.settings import BACKENDS
 from sensenova_core.system.cache import FOLDER, remembered
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card here"),
-]
 HALVES = (torch.bfloat16, torch.float16)
 
 

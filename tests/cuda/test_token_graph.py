@@ -1,58 +1,21 @@
 """Tokens as CUDA graphs on a real card: what they write, when there are none, and what they take."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-import sensenova_core
 from sensenova_core import DecodingSettings, Engine
 from sensenova_core.model.attention import BLOCK_TOKENS, sdpa
 from sensenova_core.model.capture import BYTES, CudaGraphs
 from sensenova_core.reading.block import over_blocks
-from tests.support.geometries import TOKENIZER, write_checkpoint
 from tests.support.golden_set import relative_error
-from tools.tiny_checkpoint import CONFIG
-
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device that this torch can use"),
-]
-DECODER = {
-    "num_hidden_layers": 6,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "vocab_size": TOKENIZER.get_vocab_size(),
-}
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
-    config = CONFIG | {"llm_config": CONFIG["llm_config"] | DECODER}
-    return write_checkpoint(tmp_path_factory.mktemp("graphs"), config, dtype=torch.bfloat16, norms=torch.bfloat16)
 
 
 @pytest.fixture
-def load(folder) -> Iterator:
-    loaded: list[Engine] = []
-
-    def engine(**settings) -> Engine:
-        loaded.append(sensenova_core.load(folder, device="cuda:0", **{"vram_mode": "full"} | settings))
-        return loaded[-1]
-
-    yield engine
-    for each in loaded:
-        each.release()
+def load(load):
+    """All layers stay, unless a test says otherwise."""
+    return lambda **settings: load(**{"vram_mode": "full"} | settings)
 
 
 def asked(engine: Engine, tokens: int) -> torch.Tensor:

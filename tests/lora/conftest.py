@@ -11,14 +11,10 @@ import sensenova_core
 from sensenova_core import Engine
 from tests.lora.telling import SINGLE
 from tests.support.geometries import geometry, save_aligned, write_checkpoint
+from tests.support.instructions import few_instructions  # noqa: F401  # for all tests here
 from tests.support.loras import Deltas, matrices, write_lora
 from tests.support.packing import mixed, tensors_of, wide, write_fp8, write_gguf
 from tests.support.streaming import allow
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 @pytest.fixture(scope="session")

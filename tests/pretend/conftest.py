@@ -12,6 +12,7 @@ from sensenova_core import DecodingSettings, DocumentSettings, Engine, SamplingS
 from sensenova_core.settings import Guidance
 from sensenova_core.writing.document import Drawing
 from tests.support.geometries import EXPERTS, geometry, write_checkpoint
+from tests.support.instructions import few_instructions  # noqa: F401  # for all tests here
 from tests.support.loras import matrices, write_lora
 from tests.support.packing import everywhere, wide, write_gguf
 from tests.support.pictures import picture
@@ -41,12 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.path.is_relative_to(Path(__file__).parent):
                 item.add_marker(reason)
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    """These models' tokenizer makes 1200 tokens of the instructions for drawing, which would take all the time."""
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 @pytest.fixture(scope="session")

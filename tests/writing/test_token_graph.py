@@ -16,17 +16,13 @@ from sensenova_core.writing import pen
 from sensenova_core.writing.document import Drawing
 from sensenova_core.writing.token_graph import TokenGraph
 from tests.support.golden_set import checkpoint, relative_error
+from tests.support.instructions import few_instructions  # noqa: F401  # for all tests here
 from tests.support.loras import matrices, write_lora
 from tests.support.pictures import picture
 from tests.support.recorded import Recording
 from tests.support.watch import last_of, saying, thought_through
 
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 class Heard:

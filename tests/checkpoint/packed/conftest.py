@@ -8,15 +8,11 @@ import pytest
 import sensenova_core
 from sensenova_core import Engine
 from tests.support.geometries import write_checkpoint
+from tests.support.instructions import few_instructions  # noqa: F401  # for all tests here
 from tests.support.packing import everywhere, mixed, wide, write_fp8, write_gguf
 from tests.support.streaming import allow
 
 SCALINGS = ["plain", "scale_weight", "weight_scale", "rows", "weight_scale_inv"]
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 @pytest.fixture(scope="session")

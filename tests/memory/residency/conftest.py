@@ -9,17 +9,12 @@ import sensenova_core
 from sensenova_core import Engine
 from tests.support.geometries import geometry, write_checkpoint
 from tests.support.golden_set import checkpoint
+from tests.support.instructions import few_instructions  # noqa: F401  # for all tests here
 from tests.support.streaming import DEEP, TINY, allow, story
 
 # MKL rounds a product with one row of float32 otherwise where the matrix begins at no multiple of 16 bytes. In buffers
 # all do; in a mapped file they may not, as in that of tiny-u1.
 ROUNDS = 16
-
-
-@pytest.fixture(autouse=True)
-def few_instructions(monkeypatch):
-    """These models' tokenizer makes 1200 tokens of the instructions for drawing, which would take all the time."""
-    monkeypatch.setattr("sensenova_core.reading.prompt.system_message", lambda kind: kind)
 
 
 @pytest.fixture(scope="session")
