@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import first_line, out_of_memory
+from ..system.cache import cache_folder
 from . import pieces
 from .attention import Attend, Attention, RMSNorm
 from .decoder import LAST_TOKENS, DecoderLayer
@@ -220,11 +221,11 @@ class Compiler:
 
 
 def keep_in_cache_folder() -> None:
-    """Have torch keep what it compiles beside what it downloads, unless somebody has said where."""
+    """Have torch keep what it compiles where we keep what is found out, unless somebody has said where."""
     said = os.environ.get(CACHE)
     if said and Path(said).parent != Path(tempfile.gettempdir()):
         return
-    folder = Path(torch.hub.get_dir()).with_name("sensenova-compiled")
+    folder = cache_folder() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

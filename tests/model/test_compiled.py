@@ -19,6 +19,7 @@ from sensenova_core.cli import main
 from sensenova_core.model import compiled
 from sensenova_core.model.compiled import CompiledLayer, Pieces
 from sensenova_core.settings import DecodingSettings
+from sensenova_core.system.cache import FOLDER
 from tests.support.golden_set import cases, checkpoint, manifest, relative_error, sample_settings, tensors
 from tests.support.int8 import write_int8
 
@@ -167,13 +168,13 @@ def test_where_compiled_pieces_are_kept(said, kept, monkeypatch, tmp_path):
     """In the user's cache folder, unless the user says where; torch itself says a temporary folder."""
     temporary = tmp_path / "tmp"
     monkeypatch.setattr(compiled.tempfile, "gettempdir", lambda: str(temporary))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache/hub"))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
     folders = {"temporary": temporary / "torchinductor_me", "mine": tmp_path / "mine"}
     monkeypatch.delenv(compiled.CACHE, raising=False)
     if said:
         monkeypatch.setenv(compiled.CACHE, str(folders[said]))
     compiled.keep_in_cache_folder()
-    own = tmp_path / "cache/sensenova-compiled"
+    own = tmp_path / "cache/compiled"
     assert os.environ[compiled.CACHE] == str(own if kept else folders[said or ""])
     assert own.is_dir() == kept
 
