@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=MODES, help="vram_mode, or a size for max_memory")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--rows", type=int, default=0, help="print so many of the lines that take longest in a step")
-    parser.add_argument("--output", type=Path, default=Path("rehearsal.json"))
+    parser.add_argument("--output", type=Path, default=Path("build/bench/rehearsal.json"))
     options = parser.parse_args()
     result = {
         "machine": machine(torch.device("cpu")),
@@ -118,6 +118,7 @@ def main() -> None:
                 result["rows"].append(row)
                 sizes = " | ".join(f"{row[f'{name}_gib']:.2f}" for name in ("planned", "reserved", "allocated"))
                 print(f"| {task} | {mode} | {sizes} |", flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
