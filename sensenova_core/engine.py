@@ -163,10 +163,10 @@ class Engine:
         self._compiler = (
             Compiler(self.model, self.device, self._say) if settings.compile and not settings.enforce_eager else None
         )
-        self._work = self.memory.run if self._compiler is None else self._compiler.around(self.memory.run)
+        run = self.memory.run if self._compiler is None else self._compiler.around(self.memory.run)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.decoder.vocab_size)
         self.prompts = PromptBuilder(self.tokenizer, self.config.decoder.max_positions, self.config.token_pixels)
-        self.reader = Reader(self.model, self._kernel, run=self._work, remembered=self.remembered)
+        self.reader = Reader(self.model, self._kernel, run=run, remembered=self.remembered)
         self.reader.capture = capture
         decoder = self.config.decoder
         # A LoRA of the whole model may change the output head too.
@@ -450,7 +450,7 @@ class Engine:
                     settings,
                     kernel=self._kernel,
                     edit=conditioning.is_edit,
-                    run=self._work,
+                    run=self.reader.run,
                     canvas=canvas,
                     times=times,
                     solver=solver,
@@ -491,9 +491,10 @@ class Engine:
         self._start(self.guessing_task(sequences, settings), needed=keys)
         prefixes = self.reader.prefixes_of({str(index): each for index, each in enumerate(sequences)})
         edit = any(each.images for each in sequences)
+        run = self.reader.run
         return self.memory.run(
             "drawing",
-            lambda weights: Denoiser(self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=self._work),
+            lambda weights: Denoiser(self.model, prefixes, settings, kernel=self._kernel, edit=edit, run=run),
         )
 
     def guessing_task(self, sequences: Sequence[TokenSequence], settings: SamplingSettings) -> Task:

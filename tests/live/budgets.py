@@ -21,9 +21,9 @@ def budget(api: dict[str, Any]) -> str:
     [model] = {reference.loader(**node["inputs"])[0] for node in api.values() if node["class_type"].endswith("Loader")}
     start, tasks = model.memory.start, []
 
-    def noted(task, held=0):
+    def noted(task, held=0, later=()):
         tasks.append(task)
-        return start(task, held)
+        return start(task, held, later)
 
     model.memory.start = noted
     try:

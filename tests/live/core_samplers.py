@@ -201,7 +201,7 @@ def begun_from_a_picture(model, asked) -> dict[str, Any]:
     for name, each in (("kept", out[0]), ("kept by differential diffusion", diff)):
         for denoise in (1.0, 0.6):
             result = ksampler((each, *out[1:]), steps=5, denoise=denoise, latent=masked)
-            (after,) = nodes.VAEDecode().decode(out[4], result)
+            (after,) = nodes.VAEDecode().decode(out[4], {"samples": result})
             kept = torch.equal(after[0, ~inside], picture[0, ~inside])
             seen[f"{name}, denoise {denoise:g}"] = [kept, apart(after[0, inside], picture[0, inside])]
     return seen
@@ -210,7 +210,7 @@ def begun_from_a_picture(model, asked) -> dict[str, Any]:
 def passes(model, asked) -> dict[str, list[int]]:
     """(through the generation expert, through the understanding expert) of runs of STEPS steps."""
     counted = {"drawing": 0, "reading": 0}
-    run = model.engine.memory.run
+    run = model.engine.reader.run
 
     def counting(phase: str, work: Callable) -> Any:
         """Passes are where layers are asked for."""
@@ -234,7 +234,7 @@ def passes(model, asked) -> dict[str, list[int]]:
         draw()
         return [counted["drawing"], counted["reading"]]
 
-    model.engine.memory.run = model.engine.reader.run = counting
+    model.engine.reader.run = counting
     try:
         edit = outputs(model, asked["edit"], negative="nothing")
         batch = outputs(model, asked["text"], batch_size=3)
@@ -247,7 +247,7 @@ def passes(model, asked) -> dict[str, list[int]]:
             "heun": count(lambda: ksampler(edit, sampler="heun")),
         }
     finally:
-        model.engine.memory.run = model.engine.reader.run = run
+        model.engine.reader.run = run
 
 
 def in_turns(model, asked) -> dict[str, Any]:
