@@ -48,7 +48,7 @@ def test_a_mask_keeps_the_picture_around_it(client):
     left, top, right, bottom = BOX
     square = {"value": 1.0, "width": right - left, "height": bottom - top}
     api |= {
-        "photo": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
+        "photo": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
         "piece": {"class_type": "ImageCrop", "inputs": piece},
         "encoded": {"class_type": "VAEEncode", "inputs": {"pixels": ["piece", 0], "vae": [BRIDGE, 4]}},
         "empty": {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": SMALL, "height": SMALL}},
