@@ -18,10 +18,11 @@ COLUMN_GAP = 60
 ROW_GAP = 50  # nodes are up to 50 taller where the editor draws them with "Nodes 2.0"
 PAD, HEADING = 18, 34  # around the nodes of a group; of its title
 COLOR = "#3f789e"
-GROUP_GAP = 44  # between groups, where wires turn
+GROUP_GAP = 36  # between groups, where wires turn
 LANE, LANES = 24, 4  # wires that run beside each other, and how many there may be between rows
 FIT, FRAME = (1200, 750), 20  # what the editor fits a workflow and a frame into, in a window of 1600 x 1000
 READABLE, ENOUGH = 0.575, 0.8  # the editor leaves all text out below 8 / 14
+NO_TEXT = 5  # the cost of that: more than wires come to, where another place for groups avoids it
 MARGIN = 4  # that a wire keeps from nodes
 THROUGH_HEADING = 0.15  # the cost of a wire that runs through one
 MOST_WAYS = 100  # of a wire that turns at two heights
@@ -188,7 +189,7 @@ def _unreadable(points: list[Point]) -> float:
     """The cost of what is too large to be read when all of it is in view. points: its extent."""
     extent = np.ptp(points, axis=0) + FRAME
     scale = min(FIT / extent)
-    return 2 * max(0, ENOUGH - scale) + 60 * max(0, READABLE - scale)
+    return 2 * max(0, ENOUGH - scale) + 60 * max(0, READABLE - scale) + (NO_TEXT if scale < READABLE else 0)
 
 
 def place(nodes: Mapping[int, dict[str, Any]], groups: list[Group], places: list[Point]) -> None:
