@@ -235,7 +235,9 @@ def larger_picture() -> list[int]:
         draw(model)
         before = on_card(engine)
         beside = RESERVED - mm.extra_reserved_memory() + 3 * sizes.slot
-        model.make_ready(lambda: core.memory.Task("large", core.memory.Work(int(beside / core.memory.plan.FRAGMENTATION))))
+        model.make_ready(
+            lambda: core.memory.Task("large", core.memory.Work(int(beside / core.memory.plan.FRAGMENTATION)))
+        )
         return [before, on_card(engine)]
 
 
